@@ -1,0 +1,129 @@
+"""What a checkpoint says about itself: limits, default size and presets. Torch-free."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a request. Sizes in pixels, each side; the defaults are the published model's."""
+
+    min_size: int = 256
+    max_size: int = 2048
+    multiple_of: int = 16
+    max_aspect_ratio: float = 6.0
+    max_prompt_tokens: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Named sampling parameters; `guidance_schedule` has one value per step, in the order of sampling."""
+
+    guidance_schedule: tuple[float, ...]
+    mu: float
+    std: float
+
+    @property
+    def num_inference_steps(self) -> int:
+        return len(self.guidance_schedule)
+
+
+PUBLISHED_PRESETS: Mapping[str, Preset] = {
+    "V4_QUALITY_48": Preset((7.0,) * 45 + (3.0,) * 3, mu=0.0, std=1.5),
+    "V4_DEFAULT_20": Preset((7.0,) * 18 + (3.0,) * 2, mu=0.0, std=1.75),
+    "V4_TURBO_12": Preset((7.0,) * 11 + (3.0,) * 1, mu=0.5, std=1.75),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One served checkpoint: its folder, name, fingerprint, limits, default size (pixels) and presets."""
+
+    path: Path
+    model_id: str
+    created: int
+    fingerprint: str
+    limits: Limits = field(default_factory=Limits)
+    default_width: int = 1024
+    default_height: int = 1024
+    presets: Mapping[str, Preset] = field(default_factory=lambda: PUBLISHED_PRESETS)
+
+    @property
+    def default_preset(self) -> str:
+        """V4_DEFAULT_20 where the checkpoint has it, else its first preset."""
+        return "V4_DEFAULT_20" if "V4_DEFAULT_20" in self.presets else next(iter(self.presets))
+
+    @classmethod
+    def load(cls, path: Path, model_id: str | None = None) -> "ModelConfig":
+        """Read `ideoserve.json` (optional) and the identity of the checkpoint in `path`.
+
+        Raises CheckpointError if the folder is no checkpoint or the file is malformed.
+        """
+        index = path / "model_index.json"
+        if not index.is_file():
+            raise CheckpointError(f"{index}: no such file; --model needs a checkpoint folder")
+        file = path / "ideoserve.json"
+        declared = _read_object(file) if file.is_file() else {}
+        try:
+            return cls(
+                path=path,
+                model_id=model_id or declared.pop("id", path.resolve().name),
+                created=int(index.stat().st_mtime),
+                fingerprint=_fingerprint(path),
+                **_parse(declared),
+            )
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{file}: {error}") from error
+
+
+def _parse(declared: dict[str, Any]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    declared.pop("id", None)
+    if "limits" in declared:
+        parsed["limits"] = Limits(**declared.pop("limits"))
+    if "default_size" in declared:
+        width, height = map(int, declared.pop("default_size").split("x"))
+        parsed |= {"default_width": width, "default_height": height}
+    if "presets" in declared:
+        parsed["presets"] = {name: _parse_preset(value) for name, value in declared.pop("presets").items()}
+        if not parsed["presets"]:
+            raise ValueError("presets: at least one is needed")
+    if declared:
+        raise ValueError(f"unknown key {next(iter(declared))!r}")
+    return parsed
+
+
+def _parse_preset(value: dict[str, Any]) -> Preset:
+    schedule = tuple(float(scale) for scale, repeat in value["guidance_schedule"] for _ in range(repeat))
+    if len(schedule) != value["num_inference_steps"]:
+        raise ValueError(
+            f"guidance_schedule covers {len(schedule)} steps, num_inference_steps is {value['num_inference_steps']}"
+        )
+    return Preset(schedule, mu=float(value["mu"]), std=float(value["std"]))
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: an object is needed")
+    return value
+
+
+def _fingerprint(path: Path) -> str:
+    """12 hex digits over every config and the head (at most 1 MiB) and size of every weight file."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("**/*")):
+        if file.suffix in {".json", ".safetensors", ".jinja"}:
+            with file.open("rb") as stream:
+                digest.update(f"{file.relative_to(path)}:{file.stat().st_size}".encode())
+                digest.update(stream.read(1 << 20))
+    return digest.hexdigest()[:12]

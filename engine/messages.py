@@ -1,0 +1,115 @@
+"""What crosses the process boundary: small frozen dataclasses, nothing else. Torch-free."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Priority = Literal["interactive", "batch"]
+UnitKind = Literal["encode", "denoise", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """`guidance_schedule` has one value per step, in the order of sampling; `mu` is before the size shift."""
+
+    guidance_schedule: tuple[float, ...]
+    mu: float
+    std: float
+
+    @property
+    def num_inference_steps(self) -> int:
+        return len(self.guidance_schedule)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One accepted request. `width` and `height` in pixels; one image per seed.
+
+    `deadline` is in seconds of `time.monotonic()`, which all processes of a machine share;
+    `num_previews` is how many previews each image sends while it is made.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    width: int
+    height: int
+    seeds: tuple[int, ...]
+    sampling: SamplingParams
+    num_previews: int = 0
+    deadline: float | None = None
+    priority: Priority = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop this request wherever it is; nothing is answered."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """End the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Image `image_index` finished step `step` (1..num_steps)."""
+
+    request_id: str
+    image_index: int
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewReady:
+    """A small RGB picture (`width` x `height` x 3 bytes, row-major) of the image so far."""
+
+    request_id: str
+    image_index: int
+    preview_index: int
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDone:
+    """One finished image, `width` x `height` x 3 bytes of RGB, row-major."""
+
+    request_id: str
+    image_index: int
+    seed: int
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Seconds a request spent waiting and in each stage; its first to its last image."""
+
+    queue: float
+    encode: float
+    denoise: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDone:
+    """The last message of a request that was answered in full."""
+
+    request_id: str
+    times: StageTimes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """The last message of a request that was not. `code` names an error class of `engine.errors`."""
+
+    request_id: str
+    code: Literal["deadline_exceeded", "generation_failed", "worker_crashed"]
+    message: str
+
+
+RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone | RequestFailed
