@@ -1,0 +1,45 @@
+"""`python -m server`: settings, engine, HTTP."""
+
+import sys
+from pathlib import Path
+
+from engine.client import EngineClient
+
+from engine.config import EngineOptions, ModelConfig
+from engine.errors import CheckpointError
+from server.serving import serve
+from server.settings import Settings, read_settings
+
+BAD_CHECKPOINT = 2
+
+
+def main(argv: list[str]) -> int:
+    """The exit code."""
+    settings = read_settings(argv)
+    try:
+        return serve(settings, _engine(settings))
+    except CheckpointError as error:
+        print(f"ideoserve: {error}", file=sys.stderr)
+        return BAD_CHECKPOINT
+
+
+def _engine(settings: Settings) -> EngineClient:
+    options = EngineOptions(
+        devices=settings.device_list, uncond_device=settings.uncond_device, dtype=settings.dtype
+    )
+    config = ModelConfig.load(_checkpoint(settings.model), settings.model_name)
+    return EngineClient(config, options)
+
+
+def _checkpoint(model: str) -> Path:
+    """A local folder as it is; a repository id through the hub."""
+    folder = Path(model)
+    if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""A generation to bytes on the wire: JSON, one raw image, or server-sent events (`streaming`)."""
+
+import base64
+import json
+from dataclasses import dataclass
+
+from engine.messages import StageTimes
+from server.generation import Finished, Generation, Picture
+from server.images import ImageEncoder
+from server.protocol import InputTokensDetails, Usage
+
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+IMAGE_TOKEN_PIXELS = 16 * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A generation that came to its end."""
+
+    pictures: list[Picture]
+    finished: Finished
+
+
+async def collect(generation: Generation) -> Result:
+    """Wait for the last image. Raises ApiError."""
+    pictures: list[Picture] = []
+    finished = Finished(StageTimes(0, 0, 0, 0), 0)
+    async for event in generation.follow():
+        if isinstance(event, Picture):
+            pictures.append(event)
+        elif isinstance(event, Finished):
+            finished = event
+    return Result(sorted(pictures, key=lambda picture: picture.image_index), finished)
+
+
+def usage(generation: Generation, images: int) -> Usage:
+    """Tokens of the prompt, and one token per 16x16 pixels made."""
+    text = len(generation.request.token_ids)
+    made = images * generation.request.width * generation.request.height // IMAGE_TOKEN_PIXELS
+    return Usage(
+        input_tokens=text,
+        input_tokens_details=InputTokensDetails(image_tokens=0, text_tokens=text),
+        output_tokens=made,
+        total_tokens=text + made,
+    )
+
+
+async def json_body(
+    generation: Generation, pictures: list[Picture], model: str, encoder: ImageEncoder
+) -> bytes:
+    """The ImagesResponse. Written off the event loop: images are megabytes."""
+    parameters = generation.parameters
+    tail = {
+        "id": generation.request.request_id,
+        "created": generation.created,
+        "model": model,
+        "output_format": parameters.output_format,
+        "quality": parameters.quality,
+        "size": parameters.size,
+        "background": "opaque",
+        "usage": usage(generation, len(pictures)).model_dump(),
+    }
+    data = [await encoder.run(_image_json, picture) for picture in pictures]
+    return b'{"data":[' + b",".join(data) + b"]," + json.dumps(tail).encode()[1:]
+
+
+def _image_json(picture: Picture) -> bytes:
+    # Base64 needs no escaping, so the megabytes are joined instead of going through json.
+    return b'{"b64_json":"%b","seed":%d}' % (base64.b64encode(picture.data), picture.seed)
+
+
+def server_timing(finished: Finished) -> str:
+    times = finished.times
+    stages = {
+        "queue": times.queue,
+        "encode": times.encode,
+        "denoise": times.denoise,
+        "decode": times.decode,
+        "image": finished.image,
+    }
+    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items())

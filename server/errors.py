@@ -1,0 +1,97 @@
+"""Every error the wire knows, and the one table from the engine's errors to them."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from engine.errors import (
+    DeadlineExceededError,
+    EngineDeadError,
+    EngineError,
+    GenerationError,
+    PromptTooLongError,
+    WorkerCrashedError,
+)
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `param` names the field or header at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every error response."""
+
+    error: ErrorDetail
+
+
+class ApiError(Exception):
+    """An answer that is an error. `retry` False tells SDKs that a retry would only burn device time."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        retry: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(min(max(retry_after, 1), 60))
+        if retry is not None:
+            self.headers["x-should-retry"] = str(retry).lower()
+
+    def body(self) -> ErrorBody:
+        detail = ErrorDetail(
+            message=self.message, type=_error_type(self.status), param=self.param, code=self.code
+        )
+        return ErrorBody(error=detail)
+
+
+class ClientDisconnectedError(Exception):
+    """The client went away; there is nobody to answer."""
+
+
+def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
+    """A 400 about one field."""
+    return ApiError(400, code, message, param=param)
+
+
+def from_engine(error: EngineError) -> ApiError:
+    """The engine's words to a status code."""
+    match error:
+        case PromptTooLongError():
+            message = f"The prompt has {error.count} tokens; the limit is {error.limit}."
+            return invalid(message, "prompt", "string_above_max_length")
+        case DeadlineExceededError():
+            message = "The deadline passed before the image was done."
+            return ApiError(504, "deadline_exceeded", message, retry=False)
+        case WorkerCrashedError() | EngineDeadError():
+            message = "The worker died and could not finish this request."
+            return ApiError(500, "worker_crashed", message, retry=False)
+        case GenerationError():
+            return ApiError(500, "generation_failed", "The model failed on this request.", retry=False)
+        case _:
+            return internal_error()
+
+
+def internal_error() -> ApiError:
+    return ApiError(500, "internal_error", "The server failed on this request.", retry=False)
+
+
+def _error_type(status: int) -> str:
+    by_status = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    return by_status.get(status, "server_error" if status >= 500 else "invalid_request_error")

@@ -1,0 +1,114 @@
+"""Wire types: the request of `POST /v1/images` and what answers it."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
+
+from engine.config import ModelConfig
+
+MAX_PROMPT_CHARACTERS = 32_000
+MAX_SEED = 2**31 - 1
+
+OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-100, le=100)]
+Guidance = Annotated[float, Field(allow_inf_nan=False, ge=1, le=20)]
+
+
+class ImageRequest(BaseModel):
+    """A request as sent. Null means absent; `limited_to` adds what the served model and server allow."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    prompt: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="Text, or a structured caption as a JSON string.",
+    )
+    json_prompt: dict[str, JsonValue] | None = Field(
+        None, description="A structured caption; exactly one of `prompt` and `json_prompt`."
+    )
+    model: str | None = Field(None, description="Id of the served model.")
+    n: int | None = Field(None, ge=1, le=10, description="Images; image k uses seed + k.")
+    size: str | None = Field(None, pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$", description="`WxH` or `auto`.")
+    width: int | None = Field(None, description="Pixels; together with `height`, instead of `size`.")
+    height: int | None = Field(None, description="Pixels; together with `width`, instead of `size`.")
+    preset: str | None = Field(None, description="Named sampling parameters.")
+    rendering_speed: Literal["TURBO", "DEFAULT", "QUALITY"] | None = None
+    quality: Literal["low", "medium", "standard", "auto", "high", "hd"] | None = None
+    num_inference_steps: int | None = Field(None, ge=1, le=100)
+    guidance_scale: Guidance | None = Field(None, description="One guidance for all steps.")
+    guidance_schedule: list[Guidance] | None = Field(
+        None, min_length=1, max_length=100, description="One guidance per step, in the order of sampling."
+    )
+    mu: Finite | None = Field(None, description="Mean of the noise schedule, before the size shift.")
+    std: Annotated[float, Field(allow_inf_nan=False, gt=0, le=10)] | None = Field(
+        None, description="Spread of the noise schedule."
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Random if absent; always returned.")
+    output_format: OutputFormat | None = None
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of jpeg and webp; 100 is best."
+    )
+    response_format: Literal["b64_json"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    partial_images: int | None = Field(
+        None, ge=0, le=3, description="Previews of each image; needs `stream`."
+    )
+    progress: bool | None = Field(None, description="Send `image_generation.progress` events.")
+    user: str | None = Field(None, description="Accepted, ignored.")
+    safety_identifier: str | None = Field(None, description="Accepted, ignored.")
+    moderation: str | None = Field(None, description="Accepted, ignored.")
+    style: str | None = Field(None, description="Accepted, ignored.")
+
+
+def limited_to(config: ModelConfig, max_n: int) -> type[ImageRequest]:
+    """ImageRequest with the limits of this model and server, for checking and for the schema alike."""
+    limits = config.limits
+    side = Field(None, ge=limits.min_size, le=limits.max_size, multiple_of=limits.multiple_of)
+    preset: Any = Literal[tuple(config.presets)]
+    return create_model(
+        "ImageRequest",
+        __base__=ImageRequest,
+        __doc__=f"A request for {config.model_id}.",
+        n=(int | None, Field(None, ge=1, le=max_n, description="Images; image k uses seed + k.")),
+        width=(int | None, side),
+        height=(int | None, side),
+        preset=(preset | None, None),
+    )
+
+
+class ImageData(BaseModel):
+    """One image, base64."""
+
+    b64_json: str
+    seed: int
+
+
+class InputTokensDetails(BaseModel):
+    image_tokens: int
+    text_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens read and image tokens made."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    total_tokens: int
+
+
+class ImagesResponse(BaseModel):
+    """The JSON answer."""
+
+    id: str
+    created: int
+    model: str
+    data: list[ImageData]
+    output_format: OutputFormat
+    quality: str
+    size: str
+    background: str
+    usage: Usage

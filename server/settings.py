@@ -1,0 +1,155 @@
+"""The one reader of flags and environment: every field is `--name` and `IDEOSERVE_NAME`."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import annotated_types
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Limits of a request come from the checkpoint, not from here."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="IDEOSERVE_", frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    model: str = Field(description="checkpoint folder, or a Hugging Face repository id")
+    model_name: str | None = Field(
+        None, description="name served under /v1/models; the checkpoint's own if unset"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+
+    device: Literal["cpu", "cuda"] | None = Field(
+        None, description="where the model runs; cuda where there is one"
+    )
+    devices: str | None = Field(
+        None, description="comma-separated devices, one replica each, such as cuda:0,cuda:1"
+    )
+    uncond_device: str | None = Field(
+        None, description="device of the unconditional transformer, such as cuda:1"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="compute type; the engine's choice if unset"
+    )
+
+    api_keys_file: Path | None = Field(
+        None, description="JSON file of API keys, read again when it changes; none: open"
+    )
+    max_n: int = Field(10, ge=1, le=10, description="most images of one request")
+    max_request_seconds: Seconds = Field(300, description="longest deadline of a request, in seconds")
+    max_backlog_seconds: Seconds = Field(
+        120, description="most predicted work waiting before 429, in seconds"
+    )
+    batch_backlog_share: float = Field(
+        0.5, gt=0, le=1, description="part of the backlog that priority `batch` may fill"
+    )
+
+    max_body_bytes: int = Field(1 << 20, ge=1024, le=64 << 20, description="largest request body, in bytes")
+    body_timeout_seconds: Seconds = Field(10, description="longest time to receive a body, in seconds")
+    header_timeout_seconds: Seconds = Field(
+        20,
+        description="longest time to the end of a request's headers, in seconds",
+    )
+    max_header_bytes: int = Field(32 << 10, ge=1024, le=1 << 20, description="largest request head, in bytes")
+    max_header_count: int = Field(100, ge=10, le=1000, description="most headers of a request")
+    keep_alive_seconds: int = Field(
+        75, ge=1, le=3600, description="idle keep-alive; longer than the balancer's, in seconds"
+    )
+    ping_seconds: float = Field(
+        10, gt=0, le=15, description="silence before an event stream sends a ping, in seconds"
+    )
+    drain_delay_seconds: float = Field(
+        0,
+        ge=0,
+        le=300,
+        description="after SIGTERM, least time to answer 503 before the listener closes, in seconds",
+    )
+
+    idempotency_seconds: Seconds = Field(
+        600, description="how long an answer is kept for its Idempotency-Key, in seconds"
+    )
+    idempotency_bytes: int = Field(
+        256 << 20, ge=0, le=1 << 40, description="most memory for kept answers, in bytes"
+    )
+
+    image_threads: int = Field(
+        min(4, os.cpu_count() or 1), ge=1, le=64, description="images encoded at the same time"
+    )
+    png_compress_level: int = Field(1, ge=0, le=9, description="zlib level of PNG; 1 is fast, 9 small")
+    embed_prompt: bool = Field(False, description="write the prompt into the image's metadata")
+    log_prompts: bool = Field(False, description="write the prompt into the request log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severity that is logged"
+    )
+
+    @property
+    def device_list(self) -> tuple[str, ...]:
+        """The replicas' devices; empty: the engine chooses."""
+        if self.devices:
+            return tuple(name.strip() for name in self.devices.split(",") if name.strip())
+        return (self.device,) if self.device else ()
+
+
+def read_settings(argv: Sequence[str]) -> Settings:
+    """Flags over environment over defaults. A bad value ends the process with exit code 2 and one line."""
+    parser = _parser()
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parser.error(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve an Ideogram 4 checkpoint over HTTP. Each flag is also IDEOSERVE_<NAME>.",
+    )
+    for name, field in Settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_help(field))
+        else:
+            parser.add_argument(flag, metavar=_metavar(field), default=None, help=_help(field))
+    return parser
+
+
+def _help(field: FieldInfo) -> str:
+    default = (
+        "required"
+        if field.is_required()
+        else f"default {'unset' if field.default is None else field.default}"
+    )
+    facts = [fact for fact in (_bounds(field), default) if fact]
+    return f"{field.description} ({'; '.join(facts)})".replace("%", "%%")
+
+
+def _bounds(field: FieldInfo) -> str:
+    low = high = ""
+    for rule in field.metadata:
+        if isinstance(rule, annotated_types.Ge):
+            low = f"from {rule.ge}"
+        elif isinstance(rule, annotated_types.Gt):
+            low = f"above {rule.gt}"
+        elif isinstance(rule, annotated_types.Le):
+            high = f"to {rule.le}"
+    return f"{low} {high}".strip()
+
+
+def _metavar(field: FieldInfo) -> str:
+    choices = [value for part in (field.annotation, *get_args(field.annotation)) for value in _literals(part)]
+    return "{" + ",".join(choices) + "}" if choices else "VALUE"
+
+
+def _literals(annotation: Any) -> list[str]:
+    return [value for value in get_args(annotation) if isinstance(value, str)]

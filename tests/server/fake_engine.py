@@ -1,0 +1,177 @@
+"""An engine with the interface of `engine.client.EngineClient` and no model: flat colours, made step by step.
+
+A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `release()`,
+`deadline`, `fail` and `crash` end in that error, `slow` takes 50 ms a step, `die` kills the engine.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config import Limits, ModelConfig
+from engine.errors import (
+    DeadlineExceededError,
+    EngineDeadError,
+    GenerationError,
+    PromptTooLongError,
+    WorkerCrashedError,
+)
+from engine.messages import (
+    EngineRequest,
+    ImageDone,
+    PreviewReady,
+    RequestDone,
+    RequestOutput,
+    StageTimes,
+    StepDone,
+    UnitKind,
+)
+
+CONFIG = ModelConfig(
+    path=Path("fake"),
+    model_id="fake-model",
+    created=1_750_000_000,
+    fingerprint="0123456789ab",
+    limits=Limits(min_size=64, max_size=256, multiple_of=16, max_aspect_ratio=4.0, max_prompt_tokens=2048),
+    default_width=128,
+    default_height=128,
+)
+ERRORS = {
+    "deadline": DeadlineExceededError("the deadline passed"),
+    "fail": GenerationError("NaN in /secret/path"),
+    "crash": WorkerCrashedError("twice"),
+}
+
+
+@dataclass
+class FakeStats:
+    running: int = 0
+    waiting: int = 0
+    restarts: int = 0
+    device_memory_bytes: int = 1 << 30
+    cache_hits: int = 0
+    cache_misses: int = 0
+
+
+@dataclass
+class FakeEngine:
+    """`seconds_per_step` is what its cost model predicts; it really takes no time."""
+
+    config: ModelConfig = CONFIG
+    is_ready: bool = True
+    seconds_per_step: float = 0.1
+    finished: int = 0
+    aborted: int = 0
+    requests: list[EngineRequest] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._running: dict[str, EngineRequest] = {}
+        self._words: dict[tuple[int, ...], str] = {}
+        self._listeners: list[Callable[[UnitKind, int, float], None]] = []
+        self._released = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._death: EngineDeadError | None = None
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def wait_dead(self) -> EngineDeadError:
+        await self.wait_for(lambda: self._death is not None)
+        assert self._death
+        return self._death
+
+    def tokenize(self, prompt: str) -> tuple[int, ...]:
+        words = prompt.split()
+        if len(words) > self.config.limits.max_prompt_tokens:
+            raise PromptTooLongError(len(words), self.config.limits.max_prompt_tokens)
+        token_ids = tuple(abs(hash(word)) % 50_000 for word in words) or (0,)
+        self._words[token_ids] = words[0].rstrip(":") if words else ""
+        return token_ids
+
+    def predict_seconds(self, request: EngineRequest) -> float:
+        return self.seconds_per_step * request.sampling.num_inference_steps * len(request.seeds)
+
+    def backlog_seconds(self) -> float:
+        return sum(map(self.predict_seconds, self._running.values()))
+
+    def stats(self) -> FakeStats:
+        return FakeStats(running=len(self._running))
+
+    def subscribe(self, listener: Callable[[UnitKind, int, float], None]) -> None:
+        self._listeners.append(listener)
+
+    async def release(self) -> None:
+        """Let every held request go on."""
+        self._released.set()
+        self._released = asyncio.Event()
+
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Until something this engine counts is so."""
+        async with self._changed:
+            await self._changed.wait_for(predicate)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        self.requests.append(request)
+        self._running[request.request_id] = request
+        await self._notify()
+        done = False
+        try:
+            async for output in self._outputs(request):
+                yield output
+            done = True
+        finally:
+            del self._running[request.request_id]
+            self.finished += done
+            self.aborted += not done
+            await self._notify()
+
+    async def _outputs(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        word = self._words.get(request.token_ids, "")
+        started = time.monotonic()
+        self._unit("encode")
+        for index, seed in enumerate(request.seeds):
+            async for output in self._steps(request, word, index):
+                yield output
+            self._unit("decode")
+            rgb = bytes((seed % 256, 64 + index, 128)) * (request.width * request.height)
+            yield ImageDone(request.request_id, index, seed, request.width, request.height, rgb)
+        yield RequestDone(request.request_id, StageTimes(0.001, 0.002, time.monotonic() - started, 0.004))
+
+    async def _steps(
+        self, request: EngineRequest, word: str, index: int
+    ) -> AsyncGenerator[StepDone | PreviewReady, None]:
+        steps = request.sampling.num_inference_steps
+        for step in range(1, steps + 1):
+            self._unit("denoise")
+            yield StepDone(request.request_id, index, step, steps)
+            if step <= request.num_previews:
+                rgb = bytes((255, step, 0)) * 64
+                yield PreviewReady(request.request_id, index, step - 1, 8, 8, rgb)
+            await self._act(word, step)
+
+    async def _act(self, word: str, step: int) -> None:
+        if word in ERRORS:
+            raise ERRORS[word]
+        if word == "die":
+            self._death = EngineDeadError("the worker cannot be started again")
+            raise self._death
+        if word == "hold" and step == 1:
+            await self._released.wait()
+        await asyncio.sleep(0.05 if word == "slow" else 0)
+
+    def _unit(self, kind: UnitKind) -> None:
+        for listener in self._listeners:
+            listener(kind, 1, 0.01)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
