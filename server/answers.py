@@ -70,12 +70,4 @@ def _image_json(picture: Picture) -> bytes:
 
 
 def server_timing(finished: Finished) -> str:
-    times = finished.times
-    stages = {
-        "queue": times.queue,
-        "encode": times.encode,
-        "denoise": times.denoise,
-        "decode": times.decode,
-        "image": finished.image,
-    }
-    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items())
+    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in finished.stages().items())

@@ -9,7 +9,6 @@ from typing import Any
 
 from engine.errors import EngineError, GenerationError
 from engine.messages import (
-    EngineRequest,
     ImageDone,
     PreviewReady,
     RequestDone,
@@ -18,6 +17,7 @@ from engine.messages import (
     StageTimes,
     StepDone,
 )
+from server.admission import Ticket
 from server.engine_port import Engine
 from server.errors import from_engine
 from server.images import ImageEncoder
@@ -49,6 +49,18 @@ class Finished:
     times: StageTimes
     image: float
 
+    def stages(self) -> dict[str, float]:
+        """By the names that `Server-Timing` and the log give them, in the order they happen."""
+        times = self.times
+        stages = {
+            "queue": times.queue,
+            "encode": times.encode,
+            "denoise": times.denoise,
+            "decode": times.decode,
+            "image": self.image,
+        }
+        return {name: round(seconds, 4) for name, seconds in stages.items()}
+
 
 Event = StepDone | Preview | Picture | Finished
 
@@ -63,11 +75,12 @@ class Generation:
         self,
         engine: Engine,
         encoder: ImageEncoder,
-        request: EngineRequest,
+        ticket: Ticket,
         parameters: Parameters,
         facts: dict[str, Any],
     ) -> None:
-        self.request = request
+        self.request = ticket.request
+        self._ticket = ticket
         self.parameters = parameters
         self.created = int(time.time())
         self._engine = engine
@@ -88,6 +101,15 @@ class Generation:
         if self._followers == 0:
             self.task.cancel()
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Its last follower left before it was done."""
+        return self.task.cancelled() or self.task.cancelling() > 0
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(len(event.data) for event in self._events if isinstance(event, Preview | Picture))
+
     async def follow(self, idle_seconds: float | None = None) -> AsyncIterator[Event | None]:
         """All events from the first; None after each `idle_seconds` of silence. Raises ApiError."""
         index = 0
@@ -105,6 +127,7 @@ class Generation:
                 yield None
 
     async def _run(self) -> None:
+        self._ticket.begin()
         try:
             async with aclosing(self._engine.generate(self.request)) as outputs:
                 async for output in outputs:
@@ -124,6 +147,7 @@ class Generation:
             case RequestDone():
                 return Finished(output.times, self._image_seconds)
             case StepDone():
+                self._ticket.step(output.image_index, output.step, output.num_steps)
                 return output
             case RequestFailed():
                 raise GenerationError(output.message)

@@ -46,8 +46,8 @@ class Parameters:
         return QUALITY_OF_PRESET.get(self.preset, "medium")
 
 
-def resolve(wanted: ImageRequest, config: ModelConfig) -> Parameters:
-    """Raises ApiError where fields contradict each other or the model."""
+def resolve(wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | None = None) -> Parameters:
+    """Raises ApiError where fields contradict each other or the model. `accepted` is the format of Accept."""
     if wanted.model is not None and wanted.model != config.model_id:
         raise ApiError(404, "model_not_found", "This server does not serve that model.", param="model")
     width, height = _size(wanted, config)
@@ -59,7 +59,7 @@ def resolve(wanted: ImageRequest, config: ModelConfig) -> Parameters:
         seeds=_seeds(wanted.seed, wanted.n or 1),
         preset=preset,
         sampling=_sampling(wanted, config.presets[preset]),
-        output_format=wanted.output_format or "png",
+        output_format=wanted.output_format or accepted or "png",
         compression=100 if wanted.output_compression is None else wanted.output_compression,
         num_previews=wanted.partial_images or 0,
     )

@@ -1,18 +1,80 @@
-"""What every route shares, made once per application."""
+"""The application's parts, made once and shared by the routes."""
 
-from dataclasses import dataclass
+from typing import Protocol
 
+from starlette.requests import Request
+
+from server import logs
+from server.admission import Admission
+from server.auth import Caller, Keys
 from server.engine_port import Engine
+from server.gate import Gate
+from server.idempotency import KeptAnswers
 from server.images import ImageEncoder
-from server.protocol import ImageRequest
+from server.metrics import Metrics
+from server.protocol import limited_to
+from server.record import Record
 from server.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The application's parts."""
+class _Spans(Protocol):
+    def export(self, record: Record) -> None: ...
+    def close(self) -> None: ...
 
-    settings: Settings
-    engine: Engine
-    encoder: ImageEncoder
-    request_model: type[ImageRequest]
+
+class Service:
+    """Raises KeyFileError if the settings name a bad key file."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.keys = Keys(settings.api_keys_file)
+        self.gate = Gate(engine)
+        self.admission = Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share)
+        self.kept = KeptAnswers(settings.idempotency_seconds, settings.idempotency_bytes)
+        self.encoder = ImageEncoder(settings.image_threads, settings.png_compress_level)
+        self.metrics = Metrics(engine, self.admission)
+        self.request_model = limited_to(engine.config, settings.max_n)
+        self._spans = _spans(settings.otlp_endpoint)
+
+    async def start(self) -> None:
+        await self.engine.start()
+
+    async def close(self) -> None:
+        await self.engine.close()
+        self.encoder.close()
+        if self._spans:
+            self._spans.close()
+
+    def authenticate(self, request: Request, record: Record) -> Caller:
+        """Raises ApiError 401."""
+        caller = self.keys.authenticate(request.headers)
+        record.key = caller.name
+        return caller
+
+    def enter(self, record: Record) -> None:
+        """Raises ApiError 503; else the drain waits for this request."""
+        self.gate.check()
+        self.gate.enter()
+        record.is_in_flight = True
+
+    def finish(self, record: Record) -> None:
+        """The request of `record` has its answer, or will not get one."""
+        if record.is_in_flight:
+            self.gate.leave()
+        if record.is_image_request:
+            self.metrics.finish(record)
+        self._log(record)
+
+    def _log(self, record: Record) -> None:
+        logs.log_request(record, self.settings.log_prompts)
+        if self._spans and record.is_image_request:
+            self._spans.export(record)
+
+
+def _spans(endpoint: str | None) -> _Spans | None:
+    if endpoint is None:
+        return None
+    from server.tracing import Spans  # an optional extra, so only where it is wanted
+
+    return Spans(endpoint)

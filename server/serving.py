@@ -1,51 +1,97 @@
-"""The process: uvicorn around the application, its listening line, its end and its exit code."""
+"""The process: uvicorn around the application, its listening line, its drain and its exit code."""
 
 import asyncio
+import resource
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
+from server import logs
 from server.app import create_app
+from server.connection import GuardedConnection
 from server.engine_port import Engine
+from server.gate import Gate
 from server.settings import Settings
 
 
-class Server(uvicorn.Server):
-    """Says where it listens, since port 0 takes a free one."""
+class DrainingServer(uvicorn.Server):
+    """On a signal: readiness fails, what was accepted finishes, the listener closes. On a second: now."""
+
+    def __init__(self, config: uvicorn.Config, gate: Gate, settings: Settings) -> None:
+        super().__init__(config)
+        self._gate = gate
+        self._settings = settings
+        self._drain: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not noted in uvicorn's list of signals, which it raises again at its end: this is exit code 0.
+        self._loop.call_soon_threadsafe(self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._finish())
+        else:
+            self.should_exit = self.force_exit = True
+
+    async def _finish(self) -> None:
+        self._gate.drain()
+        await asyncio.sleep(self._settings.drain_delay_seconds)
+        try:
+            await asyncio.wait_for(self._gate.empty(), self._settings.max_request_seconds)
+        finally:
+            self.should_exit = True
 
 
 def serve(settings: Settings, engine: Engine) -> int:
     """Serve until a signal or the engine's death; the exit code."""
+    logs.configure(settings.log_level)
+    _raise_descriptor_limit()
+    app = create_app(settings, engine)
     config = uvicorn.Config(
-        create_app(settings, engine),
+        app,
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=_connection_type(settings),
         ws="none",
         access_log=False,
-        log_level=settings.log_level,
+        log_config=None,
         server_header=False,
         backlog=4096,
         timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=int(settings.write_timeout_seconds),
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
-    return asyncio.run(_run(Server(config), engine))
+    return asyncio.run(_run(DrainingServer(config, app.state.service.gate, settings), engine))
 
 
-async def _run(server: Server, engine: Engine) -> int:
+async def _run(server: uvicorn.Server, engine: Engine) -> int:
     death = asyncio.create_task(engine.wait_dead())
     death.add_done_callback(lambda _: setattr(server, "should_exit", True))
-    try:
-        await server.serve()
-    finally:
-        died = death.done()
-        death.cancel()
-    if died:
+    await server.serve()
+    if death.done():
         print(f"ideoserve: {death.result()}", file=sys.stderr, flush=True)
-    return 1 if died else 0
+        return 1
+    death.cancel()
+    return 0
+
+
+def _connection_type(settings: Settings) -> type[GuardedConnection]:
+    class Connection(GuardedConnection):
+        header_seconds = settings.header_timeout_seconds
+        write_seconds = settings.write_timeout_seconds
+
+    return Connection
+
+
+def _raise_descriptor_limit() -> None:
+    """Each idle connection holds a descriptor; the soft limit is often only 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

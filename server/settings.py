@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         20,
         description="longest time to the end of a request's headers, in seconds",
     )
+    write_timeout_seconds: Seconds = Field(
+        30, description="longest time that a client may not read, in seconds"
+    )
     max_header_bytes: int = Field(32 << 10, ge=1024, le=1 << 20, description="largest request head, in bytes")
     max_header_count: int = Field(100, ge=10, le=1000, description="most headers of a request")
     keep_alive_seconds: int = Field(
@@ -87,6 +90,10 @@ class Settings(BaseSettings):
     png_compress_level: int = Field(1, ge=0, le=9, description="zlib level of PNG; 1 is fast, 9 small")
     embed_prompt: bool = Field(False, description="write the prompt into the image's metadata")
     log_prompts: bool = Field(False, description="write the prompt into the request log")
+    otlp_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector for spans, such as http://collector:4318; needs the extra otel",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severity that is logged"
     )

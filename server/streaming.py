@@ -2,44 +2,89 @@
 
 import base64
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
 from engine.messages import StepDone
 from server.answers import server_timing, usage
+from server.disconnect import unless_disconnected
 from server.errors import ApiError, internal_error
 from server.generation import Event, Finished, Generation, Picture, Preview
 from server.images import PREVIEW_FORMAT, ImageEncoder
+from server.record import Record
 
+logger = logging.getLogger(__name__)
 ACCEPTED, PING = b": accepted\n\n", b": ping\n\n"
 
 
-async def events(
-    generation: Generation, encoder: ImageEncoder, ping_seconds: float, with_progress: bool
-) -> AsyncIterator[bytes]:
-    """The whole stream; an error is its last event. All validation lies before it."""
-    yield ACCEPTED
-    try:
-        async for event in generation.follow(ping_seconds):
-            yield PING if event is None else await _render(encoder, generation, event, with_progress)
-    except ApiError as error:
-        yield _frame("error", {"type": "error", **error.body().model_dump()})
-    except Exception:
-        yield _frame("error", {"type": "error", **internal_error().body().model_dump()})
-        raise
+class EventStream(Response):
+    """All validation lies before it; an error from here on is its last event. Leaves its generation."""
 
+    media_type = "text/event-stream"
 
-async def _render(encoder: ImageEncoder, generation: Generation, event: Event, with_progress: bool) -> bytes:
-    match event:
-        case StepDone():
-            return _progress(event, with_progress)
-        case Preview():
-            return await encoder.run(_partial, generation, event)
-        case Picture():
-            return await encoder.run(_completed, generation, event)
-        case Finished():
-            return f": server-timing {server_timing(event)}\n\n".encode()
+    def __init__(
+        self,
+        generation: Generation,
+        encoder: ImageEncoder,
+        record: Record,
+        *,
+        ping_seconds: float,
+        with_progress: bool,
+    ) -> None:
+        self.status_code = 200
+        self.body = b""
+        self.background = None
+        self.init_headers({"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._generation = generation
+        self._encoder = encoder
+        self._record = record
+        self._ping_seconds = ping_seconds
+        self._with_progress = with_progress
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_disconnected(receive, self._send(send))
+        finally:
+            self._generation.leave()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for frame in self._frames():
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        yield ACCEPTED
+        try:
+            async for event in self._generation.follow(self._ping_seconds):
+                yield PING if event is None else await self._frame(event)
+        except ApiError as error:
+            yield self._failed(error)
+        except Exception:
+            logger.exception("a stream failed", extra={"fields": {"request_id": self._record.request_id}})
+            yield self._failed(internal_error())
+
+    async def _frame(self, event: Event) -> bytes:
+        match event:
+            case StepDone():
+                return _progress(event, self._with_progress)
+            case Preview():
+                return await self._encoder.run(_partial, self._generation, event)
+            case Picture():
+                return await self._encoder.run(_completed, self._generation, event)
+            case Finished():
+                self._record.finished = event
+                return f": server-timing {server_timing(event)}\n\n".encode()
+
+    def _failed(self, error: ApiError) -> bytes:
+        self._record.fail(error)
+        return _frame("error", {"type": "error", **error.body().model_dump()})
 
 
 def _progress(event: StepDone, as_event: bool) -> bytes:

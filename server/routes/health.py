@@ -1,24 +1,49 @@
-"""Probes: live, and ready to take work."""
+"""Probes, metrics and the drain: no authentication."""
+
+import ipaddress
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from server.errors import ApiError
 from server.service import Service
 
 router = APIRouter()
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
-@router.get("/healthz")
+@router.get("/healthz", operation_id="healthz")
 async def healthz() -> JSONResponse:
     """The process answers."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", operation_id="readyz")
 async def readyz(request: Request) -> JSONResponse:
-    """The worker is warm and admission is open."""
+    """The worker has loaded and warmed up, and admission is open."""
     service: Service = request.app.state.service
-    if not service.engine.is_ready:
-        raise ApiError(503, "model_not_ready", "The model is loading.", retry_after=5)
+    service.gate.check()
     return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics", operation_id="metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus text."""
+    service: Service = request.app.state.service
+    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.post("/drain", operation_id="drain")
+async def drain(request: Request) -> JSONResponse:
+    """For a preStop hook: readiness fails from now on. Only from this machine, and not through a proxy."""
+    if not _is_local(request):
+        raise ApiError(403, "forbidden", "Only from this machine.")
+    gate = request.app.state.service.gate
+    gate.drain()
+    return JSONResponse({"status": "draining", "in_flight": gate.in_flight})
+
+
+def _is_local(request: Request) -> bool:
+    if request.client is None or any(name in request.headers for name in PROXY_HEADERS):
+        return False
+    return ipaddress.ip_address(request.client.host).is_loopback

@@ -1,0 +1,49 @@
+"""Whether new requests may come in, and whether any is still inside."""
+
+import asyncio
+
+from server.engine_port import Engine
+from server.errors import ApiError
+
+CLOSE = {"Connection": "close"}
+
+
+class Gate:
+    """Open once the engine is ready, shut for good when the drain begins."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._in_flight = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.is_draining = False
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def check(self) -> None:
+        """Raises ApiError 503."""
+        if self.is_draining:
+            message = "The server is shutting down."
+            raise ApiError(503, "server_draining", message, retry_after=1, headers=CLOSE)
+        if not self._engine.is_ready:
+            message = "The model is loading."
+            raise ApiError(503, "model_not_ready", message, retry_after=5, headers=CLOSE)
+
+    def enter(self) -> None:
+        self._in_flight += 1
+        self._empty.clear()
+
+    def leave(self) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._empty.set()
+
+    def drain(self) -> None:
+        """From now on nothing new; what is inside finishes."""
+        self.is_draining = True
+
+    async def empty(self) -> None:
+        """Until nobody is inside."""
+        await self._empty.wait()
