@@ -1,0 +1,246 @@
+"""The diffusion transformer, on a packed row of tokens: no padding, no mask.
+
+Follows the published Ideogram 4 transformer (`Ideogram4Transformer2DModel` in diffusers).
+Shapes: T tokens of all samples in one row, B samples, N image tokens, D width, H heads of K.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.models.attention import Packing, packed_attention
+
+# Image positions start here on every axis, out of the way of the text's.
+IMAGE_POSITION_OFFSET = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class DiTConfig:
+    """Sizes as in the checkpoint's `config.json`; the defaults are the published model's."""
+
+    in_channels: int = 128
+    num_layers: int = 34
+    attention_head_dim: int = 256
+    num_attention_heads: int = 18
+    intermediate_size: int = 12288
+    adaln_dim: int = 512
+    llm_features_dim: int = 53248
+    rope_theta: float = 5_000_000
+    mrope_section: tuple[int, int, int] = (24, 20, 20)
+    norm_eps: float = 1e-5
+
+    @property
+    def hidden_size(self) -> int:
+        return self.attention_head_dim * self.num_attention_heads
+
+
+@dataclass(frozen=True, slots=True)
+class Modulation:
+    """What the blocks take from t alone, for each of S times: `blocks` (S, layers, 4, D), `final` (S, D).
+
+    The four are scale and gate of attention, scale and gate of the MLP; 1 + s and tanh are applied.
+    """
+
+    blocks: Tensor
+    final: Tensor
+
+    def at(self, step: int) -> "Modulation":
+        return Modulation(self.blocks[step : step + 1], self.final[step : step + 1])
+
+    @staticmethod
+    def stack(parts: list["Modulation"]) -> "Modulation":
+        if len(parts) == 1:
+            return parts[0]
+        return Modulation(torch.cat([p.blocks for p in parts]), torch.cat([p.final for p in parts]))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, in float32 inside."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Bidirectional self-attention inside each sample, with q/k norms and rotary positions."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, self.head_dim = config.hidden_size, config.attention_head_dim
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.o = nn.Linear(width, width, bias=False)
+        self.norm_q = RMSNorm(self.head_dim, eps=1e-5)
+        self.norm_k = RMSNorm(self.head_dim, eps=1e-5)
+
+    def forward(self, x: Tensor, rotary: Tensor, packing: Packing) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(1)  # (T, H, K) each
+        q = apply_rotary(self.norm_q(q), rotary)
+        k = apply_rotary(self.norm_k(k), rotary)
+        return self.o(packed_attention(q, k, v, packing).flatten(1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU; the gate and up projections are one matrix (`w1` above `w3`)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.w13 = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.w2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.w13(x).chunk(2, dim=-1)
+        return self.w2(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Sandwich-normed attention and MLP, each scaled and gated by t."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.norm_eps
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm1 = RMSNorm(width, eps)
+        self.attention_norm2 = RMSNorm(width, eps)
+        self.ffn_norm1 = RMSNorm(width, eps)
+        self.ffn_norm2 = RMSNorm(width, eps)
+        self.adaln_modulation = nn.Linear(config.adaln_dim, 4 * width)
+
+    def modulate(self, adaln: Tensor) -> Tensor:
+        """(S, adaln) -> (S, 4, D): scale and gate of attention, scale and gate of the MLP."""
+        scale_msa, gate_msa, scale_mlp, gate_mlp = self.adaln_modulation(adaln).chunk(4, dim=-1)
+        return torch.stack((1 + scale_msa, gate_msa.tanh(), 1 + scale_mlp, gate_mlp.tanh()), dim=1)
+
+    def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor, packing: Packing) -> Tensor:
+        """x (T, D); modulation (B, 4, D)."""
+        scale_msa, gate_msa, scale_mlp, gate_mlp = packing.per_token(modulation).unbind(1)
+        attended = self.attention(self.attention_norm1(x) * scale_msa, rotary, packing)
+        x = x + gate_msa * self.attention_norm2(attended)
+        mixed = self.feed_forward(self.ffn_norm1(x) * scale_mlp)
+        return x + gate_mlp * self.ffn_norm2(mixed)
+
+
+class TimeEmbedding(nn.Module):
+    """t in [0, 1] -> sinusoids of 1e4 t (sines first) -> two-layer MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp_in = nn.Linear(width, width)
+        self.mlp_out = nn.Linear(width, width)
+        self.width = width
+
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        half = self.width // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=t.device) * -(math.log(1e4) / (half - 1))
+        angles = (1e4 * t.float()).unsqueeze(-1) * exponents.exp()
+        sinusoids = torch.cat((angles.sin(), angles.cos()), dim=-1).to(dtype)
+        return self.mlp_out(F.silu(self.mlp_in(sinusoids)))
+
+
+class FinalLayer(nn.Module):
+    """LayerNorm without affine, scaled by t, to latent channels."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.hidden_size, config.in_channels)
+        self.adaln_modulation = nn.Linear(config.adaln_dim, config.hidden_size)
+
+    def modulate(self, adaln: Tensor) -> Tensor:
+        # adaln went through SiLU once already; the published model applies it again here.
+        return 1 + self.adaln_modulation(F.silu(adaln))
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.linear(F.layer_norm(x, x.shape[-1:], eps=1e-6) * scale)
+
+
+class DiT(nn.Module):
+    """Predicts the velocity (data minus noise) of each image token.
+
+    What does not change over a request's steps is asked for once and passed back in:
+    `project_text`, `modulate` and `rotary`.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.input_proj = nn.Linear(config.in_channels, width)
+        self.llm_cond_norm = RMSNorm(config.llm_features_dim, eps=1e-6)
+        self.llm_cond_proj = nn.Linear(config.llm_features_dim, width)
+        self.t_embedding = TimeEmbedding(width)
+        self.adaln_proj = nn.Linear(width, config.adaln_dim)
+        self.embed_image_indicator = nn.Embedding(2, width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_layer = FinalLayer(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype; quantised weights are cast to it at use."""
+        return self.embed_image_indicator.weight.dtype
+
+    def project_text(self, features: Tensor) -> Tensor:
+        """Text features (L, features) in float32 -> tokens (L, D) of the sequence."""
+        normed = self.llm_cond_norm(features.to(self.dtype))
+        return self.llm_cond_proj(normed) + self.embed_image_indicator.weight[0]
+
+    def modulate(self, t: Tensor) -> Modulation:
+        """Times (S,) in [0, 1], 0 = noise -> the modulations of every block at each."""
+        adaln = F.silu(self.adaln_proj(self.t_embedding(t, self.dtype)))
+        blocks = torch.stack([block.modulate(adaln) for block in self.layers], dim=1)
+        return Modulation(blocks, self.final_layer.modulate(adaln))
+
+    def rotary(self, text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:
+        """Rotary table of one sample, (2, L, 1, K/2) float32: cosines and sines, text first."""
+        positions = position_ids(text_len, grid_h, grid_w, device)
+        return rotary_table(positions, self.config)
+
+    def forward(
+        self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
+    ) -> Tensor:
+        """Velocity (N, C) of the image tokens of all samples.
+
+        latents: (N, C) float32, the samples' image tokens in a row; text: each sample's projected
+        tokens (L_b, D), empty for the unconditional pass; rotary: (2, T, 1, K/2).
+        """
+        image = self.input_proj(latents.to(self.dtype)) + self.embed_image_indicator.weight[1]
+        x = packing.interleave(text, image) if text else image
+        for index, block in enumerate(self.layers):
+            x = block(x, modulation.blocks[:, index], rotary, packing)
+        x = packing.image_rows(x)
+        return self.final_layer(x, packing.per_image_token(modulation.final)).float()
+
+
+def position_ids(text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:
+    """(L, 3) of t, h, w: text (i, i, i), then the image grid (0, row, column) past the offset."""
+    text = torch.arange(text_len, device=device).unsqueeze(1).expand(-1, 3)
+    rows = torch.arange(grid_h, device=device).repeat_interleave(grid_w)
+    columns = torch.arange(grid_w, device=device).repeat(grid_h)
+    image = torch.stack((torch.zeros_like(rows), rows, columns), dim=1) + IMAGE_POSITION_OFFSET
+    return torch.cat((text, image))
+
+
+def rotary_table(positions: Tensor, config: DiTConfig) -> Tensor:
+    """Interleaved multi-axis RoPE: (L, 3) -> (2, L, 1, K/2). Float32 always: bf16 merges far positions."""
+    dim = config.attention_head_dim
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
+    angles = positions.float().unsqueeze(-1) * (1.0 / config.rope_theta**exponents)  # (L, 3, K/2)
+    mixed = angles[:, 0].clone()
+    for axis in (1, 2):
+        taken = slice(axis, 3 * config.mrope_section[axis], 3)
+        mixed[:, taken] = angles[:, axis, taken]
+    return torch.stack((mixed.cos(), mixed.sin())).unsqueeze(2)
+
+
+def apply_rotary(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the two halves of each head; x (T, H, K), rotary (2, T, 1, K/2) float32."""
+    cos, sin = rotary
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
