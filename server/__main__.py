@@ -7,20 +7,22 @@ from engine.client import EngineClient
 
 from engine.config import EngineOptions, ModelConfig
 from engine.errors import CheckpointError
+from server.app import create_app
+from server.auth import KeyFileError
 from server.serving import serve
 from server.settings import Settings, read_settings
 
-BAD_CHECKPOINT = 2
+UNUSABLE = 2
 
 
 def main(argv: list[str]) -> int:
     """The exit code."""
     settings = read_settings(argv)
     try:
-        return serve(settings, _engine(settings))
-    except CheckpointError as error:
+        return serve(create_app(settings, _engine(settings)))
+    except (CheckpointError, KeyFileError) as error:
         print(f"ideoserve: {error}", file=sys.stderr)
-        return BAD_CHECKPOINT
+        return UNUSABLE
 
 
 def _engine(settings: Settings) -> EngineClient:

@@ -7,7 +7,7 @@ from typing import NoReturn
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 
-from server import VERSION
+from server import VERSION, openapi
 from server.engine_port import Engine
 from server.envelope import Envelope
 from server.errors import ApiError
@@ -34,6 +34,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_exception_handler(HTTPException, _raise_api_error)
     for router in (images.router, models.router, health.router):
         app.include_router(router)
+    app.openapi = lambda: openapi.describe(app, service)  # type: ignore[method-assign]
     return app
 
 

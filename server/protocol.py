@@ -1,10 +1,11 @@
 """Wire types: the request of `POST /v1/images` and what answers it."""
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
-from engine.config import ModelConfig
+from engine.config import ModelConfig, Preset
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SEED = 2**31 - 1
@@ -112,3 +113,60 @@ class ImagesResponse(BaseModel):
     size: str
     background: str
     usage: Usage
+
+
+class ModelPreset(BaseModel):
+    num_inference_steps: int
+    guidance_schedule: list[float]
+    mu: float
+    std: float
+
+
+class ModelLimits(BaseModel):
+    """Sizes in pixels."""
+
+    min_size: int
+    max_size: int
+    multiple_of: int
+    max_aspect_ratio: float
+    max_prompt_tokens: int
+    max_n: int
+
+
+class Model(BaseModel):
+    """The served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "ideoserve"
+    fingerprint: str
+    default_size: str
+    default_preset: str
+    presets: dict[str, ModelPreset]
+    limits: ModelLimits
+
+    @classmethod
+    def of(cls, config: ModelConfig, max_n: int) -> "Model":
+        return cls(
+            id=config.model_id,
+            created=config.created,
+            fingerprint=config.fingerprint,
+            default_size=f"{config.default_width}x{config.default_height}",
+            default_preset=config.default_preset,
+            presets={
+                name: ModelPreset.model_validate(_preset(value)) for name, value in config.presets.items()
+            },
+            limits=ModelLimits(**asdict(config.limits), max_n=max_n),
+        )
+
+
+class ModelList(BaseModel):
+    """One model."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+def _preset(preset: Preset) -> dict[str, Any]:
+    return asdict(preset) | {"num_inference_steps": preset.num_inference_steps}

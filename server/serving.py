@@ -7,12 +7,13 @@ import sys
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from server import logs
-from server.app import create_app
 from server.connection import GuardedConnection
 from server.engine_port import Engine
 from server.gate import Gate
+from server.service import Service
 from server.settings import Settings
 
 
@@ -50,11 +51,12 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
 
-def serve(settings: Settings, engine: Engine) -> int:
+def serve(app: FastAPI) -> int:
     """Serve until a signal or the engine's death; the exit code."""
+    service: Service = app.state.service
+    settings = service.settings
     logs.configure(settings.log_level)
     _raise_descriptor_limit()
-    app = create_app(settings, engine)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -69,7 +71,7 @@ def serve(settings: Settings, engine: Engine) -> int:
         timeout_graceful_shutdown=int(settings.write_timeout_seconds),
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
-    return asyncio.run(_run(DrainingServer(config, app.state.service.gate, settings), engine))
+    return asyncio.run(_run(DrainingServer(config, service.gate, settings), service.engine))
 
 
 async def _run(server: uvicorn.Server, engine: Engine) -> int:

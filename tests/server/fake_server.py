@@ -3,16 +3,59 @@
 `/_fake/...` lets a test see the engine and steer it without guessing at times.
 """
 
+import dataclasses
 import sys
+from typing import Any
 
+from fastapi import APIRouter, Request
+
+from server.app import create_app
+from server.auth import KeyFileError
 from server.serving import serve
 from server.settings import read_settings
 from tests.server.fake_engine import FakeEngine
 
 
+def control(engine: FakeEngine) -> APIRouter:
+    router = APIRouter(prefix="/_fake", include_in_schema=False)
+
+    @router.get("/state")
+    async def state() -> dict[str, Any]:
+        requests = [dataclasses.asdict(request) for request in engine.requests[-50:]]
+        return {"requests": requests, **counts(engine)}
+
+    @router.get("/wait")
+    async def wait(request: Request) -> dict[str, int]:
+        """Until every count named in the query has its value."""
+        wanted = {name: int(value) for name, value in request.query_params.items()}
+        await engine.wait_for(lambda: wanted.items() <= counts(engine).items())
+        return counts(engine)
+
+    @router.post("/release")
+    async def release() -> None:
+        await engine.release()
+
+    @router.post("/set")
+    async def set_(request: Request) -> None:
+        for name, value in (await request.json()).items():
+            setattr(engine, name, value)
+
+    return router
+
+
+def counts(engine: FakeEngine) -> dict[str, int]:
+    return {"running": engine.running, "finished": engine.finished, "aborted": engine.aborted}
+
+
 def main() -> int:
     engine = FakeEngine()
-    return serve(read_settings(["--model", "fake", *sys.argv[1:]]), engine)
+    try:
+        app = create_app(read_settings(["--model", "fake", *sys.argv[1:]]), engine)
+    except KeyFileError as error:
+        print(f"ideoserve: {error}", file=sys.stderr)
+        return 2
+    app.include_router(control(engine))
+    return serve(app)
 
 
 if __name__ == "__main__":

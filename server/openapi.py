@@ -1,0 +1,120 @@
+"""/openapi.json: what the code does, with the served model's limits."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from server.answers import MEDIA_TYPES
+from server.errors import ErrorBody
+from server.protocol import ImageRequest, ImagesResponse, Model, ModelList
+from server.record import IMAGE_PATHS
+from server.service import Service
+
+Schema = dict[str, Any]
+ERRORS = {
+    400: "bad JSON, unknown field, wrong type, bad value, or a prompt that is too long or was rejected",
+    401: "no or a wrong API key",
+    403: "this key may not do that",
+    404: "unknown model",
+    406: "no type in Accept can be served",
+    408: "the body took too long",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    422: "the Idempotency-Key was used with another body",
+    429: "queue full, deadline unreachable, or this key's requests in flight",
+    431: "too many headers",
+    500: "the worker died, the model failed on this request, or a bug",
+    503: "loading or draining",
+    504: "the deadline passed after the request was accepted",
+}
+HEADERS: dict[str, tuple[str, Schema]] = {
+    "X-Request-Id": ("Echoed if it matches.", {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}),
+    "X-Request-Timeout": ("The client's patience, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
+    "X-Priority": ("Which queue.", {"type": "string", "enum": ["interactive", "batch"]}),
+    "Idempotency-Key": (
+        "The same key and body join the request in flight or repeat its answer.",
+        {"type": "string", "minLength": 1, "maxLength": 256},
+    ),
+    "traceparent": ("W3C trace context.", {"type": "string"}),
+}
+
+
+def describe(app: FastAPI, service: Service) -> Schema:
+    """The whole document."""
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    document["components"] = {
+        "schemas": _schemas(service.request_model, ErrorBody, ImagesResponse, Model, ModelList),
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "apiKey": {"type": "apiKey", "in": "header", "name": "Api-Key"},
+        },
+    }
+    for path in IMAGE_PATHS:
+        _describe_images(document["paths"][path]["post"])
+    _describe_models(document["paths"])
+    _describe_probes(document["paths"])
+    if service.settings.api_keys_file:
+        for path in ("/v1/models", "/v1/models/{model_id}", *IMAGE_PATHS):
+            for operation in document["paths"][path].values():
+                operation["security"] = [{"bearer": []}, {"apiKey": []}]
+    return document
+
+
+def _describe_images(operation: Schema) -> None:
+    operation["requestBody"] = {"required": True, "content": _json(ImageRequest)}
+    operation["parameters"] = [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in HEADERS.items()
+    ]
+    image = {"schema": {"type": "string", "format": "binary"}}
+    operation["responses"] = {
+        "200": {
+            "description": "The images.",
+            "content": _json(ImagesResponse)
+            | {"text/event-stream": {"schema": {"type": "string"}}}
+            | dict.fromkeys(MEDIA_TYPES.values(), image),
+        }
+    } | _errors(*ERRORS)
+
+
+def _describe_models(paths: Schema) -> None:
+    paths["/v1/models"]["get"]["responses"] = _ok(ModelList) | _errors(401, 431)
+    retrieve = paths["/v1/models/{model_id}"]["get"]
+    retrieve["responses"] = _ok(Model) | _errors(401, 404, 431)
+    retrieve["parameters"] = [
+        {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    ]
+
+
+def _describe_probes(paths: Schema) -> None:
+    state = {"application/json": {"schema": {"type": "object"}}}
+    for path, errors in {"/healthz": (431,), "/readyz": (431, 503), "/drain": (403, 431)}.items():
+        (operation,) = paths[path].values()
+        operation["responses"] = {"200": {"description": "Yes.", "content": state}} | _errors(*errors)
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    paths["/metrics"]["get"]["responses"] = {"200": {"description": "Metrics.", "content": text}} | _errors(
+        431
+    )
+
+
+def _schemas(*models: type[BaseModel]) -> Schema:
+    _, root = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schemas: Schema = root["$defs"]
+    return schemas
+
+
+def _ok(model: type[BaseModel]) -> Schema:
+    return {"200": {"description": "OK", "content": _json(model)}}
+
+
+def _errors(*statuses: int) -> Schema:
+    return {str(status): {"description": ERRORS[status], "content": _json(ErrorBody)} for status in statuses}
+
+
+def _json(model: type[BaseModel]) -> Schema:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}

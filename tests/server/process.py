@@ -1,0 +1,90 @@
+"""A server as a process of its own, and what a test asks of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class ServerProcess:
+    """Listens on a free port once made; `log` is its stderr."""
+
+    def __init__(self, *flags: str, module: str = "tests.server.fake_server", **environment: str) -> None:
+        self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, "--port", "0", *flags],
+            cwd=REPOSITORY,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            raise RuntimeError(f"the server did not start: {line}{self.log}")
+        self.url = line.removeprefix("listening on ").strip()
+        self.port = int(self.url.rpartition(":")[2])
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+
+    @property
+    def log(self) -> str:
+        return Path(self._log.name).read_text()
+
+    def log_lines(self, **fields: Any) -> list[dict[str, Any]]:
+        """The JSON lines that have these fields."""
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if fields.items() <= line.items()]
+
+    def create(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+        """POST /v1/images, a small picture of a cat unless `body` says else."""
+        return self.http.post("/v1/images", json=small(**body), headers=headers)
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.http.get("/_fake/state").json()
+        return state
+
+    def wait(self, **counts: int) -> None:
+        """Until the engine's counts (running, finished, aborted) are these."""
+        self.http.get("/_fake/wait", params=counts).raise_for_status()
+
+    def release(self) -> None:
+        self.http.post("/_fake/release").raise_for_status()
+
+    def set(self, **attributes: Any) -> None:
+        self.http.post("/_fake/set", json=attributes).raise_for_status()
+
+    def metric(self, name: str) -> float:
+        """The value of one sample, labels included in `name`."""
+        for line in self.http.get("/metrics").text.splitlines():
+            if line.rpartition(" ")[0] == name:
+                return float(line.rpartition(" ")[2])
+        raise KeyError(name)
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def exit_code(self) -> int:
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+        self._log.close()
+
+
+def small(**body: Any) -> dict[str, Any]:
+    prompt = {} if "prompt" in body or "json_prompt" in body else {"prompt": "a cat"}
+    return {"size": "64x64", **prompt, **body}
