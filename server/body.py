@@ -3,13 +3,11 @@
 import asyncio
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import ApiError, ClientDisconnectedError, invalid
 from server.protocol import ImageRequest
-
-INVALID_JSON = "The body is not valid JSON."
 
 
 async def read_body(request: Request, max_bytes: int, max_seconds: float) -> bytes:
@@ -41,15 +39,15 @@ async def _receive(request: Request, max_bytes: int) -> bytes:
 def parse(body: bytes, model: type[ImageRequest]) -> ImageRequest:
     """The body as a request. No message repeats what was sent."""
     try:
-        return model.model_validate_json(body)
+        return model.model_validate(from_json(body, allow_inf_nan=False))
     except ValidationError as error:
-        raise _from_pydantic(error.errors(include_url=False, include_input=True)[0]) from None
+        raise _from_pydantic(error.errors(include_url=False)[0]) from None
+    except ValueError:
+        raise ApiError(400, "invalid_json", "The body is not valid JSON.") from None
 
 
 def _from_pydantic(error: ErrorDetails) -> ApiError:
     kind = error["type"]
-    if kind == "json_invalid":
-        return ApiError(400, "invalid_json", INVALID_JSON)
     param = ".".join(str(part) for part in error["loc"])[:64] or None
     if kind == "extra_forbidden":
         return invalid("Unknown parameter.", param, "unknown_parameter")

@@ -1,7 +1,7 @@
 """An engine with the interface of `engine.client.EngineClient` and no model: flat colours, made step by step.
 
 A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `release()`,
-`deadline`, `fail` and `crash` end in that error, `slow` takes 50 ms a step, `die` kills the engine.
+`deadline`, `fail`, `crash` and `bug` end in that error, `slow` takes 50 ms a step, `die` kills the engine.
 """
 
 import asyncio
@@ -34,14 +34,15 @@ CONFIG = ModelConfig(
     model_id="fake-model",
     created=1_750_000_000,
     fingerprint="0123456789ab",
-    limits=Limits(min_size=64, max_size=256, multiple_of=16, max_aspect_ratio=4.0, max_prompt_tokens=2048),
+    limits=Limits(min_size=64, max_size=256, multiple_of=16, max_aspect_ratio=3.0, max_prompt_tokens=2048),
     default_width=128,
     default_height=128,
 )
-ERRORS = {
+ERRORS: dict[str, Exception] = {
     "deadline": DeadlineExceededError("the deadline passed"),
     "fail": GenerationError("NaN in /secret/path"),
     "crash": WorkerCrashedError("twice"),
+    "bug": KeyError("/secret/path"),
 }
 
 
