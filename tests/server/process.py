@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,14 @@ class ServerProcess:
         assert self.process.stdout
         self.process.stdout.close()
         self._log.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """For what no event tells: ask again and again, and fail after half a minute."""
+    give_up = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 def small(**body: Any) -> dict[str, Any]:

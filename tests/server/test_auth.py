@@ -1,0 +1,137 @@
+"""Keys: who may ask, how much at once, and with which priority."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.process import REPOSITORY, ServerProcess, small
+
+Start = Callable[..., ServerProcess]
+
+
+def write_keys(file: Path, *keys: dict[str, Any]) -> None:
+    """As a secret is rotated: a new file in the old one's place."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps({"keys": keys}))
+    os.replace(fresh, file)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    file = tmp_path / "keys.json"
+    web = {"name": "web", "sha256": hashlib.sha256(b"web-secret").hexdigest(), "max_concurrency": 1}
+    batch = {"name": "nightly", "key": "nightly-secret", "priorities": ["batch"]}
+    live = {"name": "live", "key": "live-secret", "priorities": ["interactive"]}
+    write_keys(file, web, batch, live)
+    return file
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_wrong_or_no_key(start: Start, keys: Path) -> None:
+    server = start("--api-keys-file", str(keys))
+    wrong = (
+        {},
+        bearer("web"),
+        {"Authorization": "Bearer"},
+        {"Api-Key": "x"},
+        {"Authorization": "Basic web-secret"},
+    )
+    for headers in wrong:
+        for response in (server.create(headers), server.http.get("/v1/models", headers=headers)):
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert response.headers["www-authenticate"] == "Bearer"
+    assert server.http.get("/v1/models/fake-model").status_code == 401
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        assert server.http.get(path).status_code == 200
+    assert server.metric('ideoserve_rejected_total{reason="invalid_api_key"}') == len(wrong)
+
+
+def test_both_headers_and_both_ways_to_write_a_key(start: Start, keys: Path) -> None:
+    server = start("--api-keys-file", str(keys))
+    for headers in (
+        bearer("web-secret"),
+        {"Api-Key": "nightly-secret"},
+        {"Authorization": "bearer live-secret"},
+    ):
+        assert server.create(headers).status_code == 200
+    names = [line["key"] for line in server.log_lines(message="request", outcome="ok")]
+    assert names == ["web", "nightly", "live"]
+    assert "secret" not in server.log
+
+
+def test_rotation_without_restart(start: Start, keys: Path) -> None:
+    server = start("--api-keys-file", str(keys))
+    write_keys(keys, {"name": "web", "key": "second"})
+    assert server.create(bearer("web-secret")).status_code == 401
+    assert server.create(bearer("second")).status_code == 200
+    keys.write_text("{broken")
+    assert server.create(bearer("second")).status_code == 200
+    assert server.log_lines(level="error", logger="server.auth")
+    keys.unlink()
+    assert server.create(bearer("second")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "key": "hush", "sha256": "0"}]}', None],
+)
+def test_a_bad_file_ends_the_start(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "keys.json"
+    if content is not None:
+        file.write_text(content)
+    command = [sys.executable, "-m", "tests.server.fake_server", "--api-keys-file", str(file)]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert str(file) in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert "hush" not in run.stderr
+
+
+def test_a_key_cannot_have_more_in_flight_than_it_may(start: Start, keys: Path) -> None:
+    server = start("--api-keys-file", str(keys))
+    held = small(prompt="hold: a", stream=True)
+    with server.http.stream("POST", "/v1/images", json=held, headers=bearer("web-secret")) as stream:
+        server.wait(running=1)
+        response = server.create(bearer("web-secret"))
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "concurrency_limit")
+        assert 1 <= int(response.headers["retry-after"]) <= 60
+        assert server.create(bearer("live-secret")).status_code == 200
+        server.release()
+        stream.read()
+    assert server.create(bearer("web-secret")).status_code == 200
+
+
+def test_priorities_are_allowed_per_key(start: Start, keys: Path) -> None:
+    server = start("--api-keys-file", str(keys))
+
+    def priority(key: str, wanted: str | None) -> str | int:
+        headers = bearer(key) | ({"X-Priority": wanted} if wanted else {})
+        response = server.create(headers)
+        if response.status_code != 200:
+            assert response.json()["error"]["code"] == "priority_not_allowed"
+            return response.status_code
+        return str(server.state()["requests"][-1]["priority"])
+
+    assert priority("web-secret", None) == "interactive"
+    assert priority("web-secret", "batch") == "batch"
+    assert priority("nightly-secret", None) == "batch"
+    assert priority("nightly-secret", "interactive") == 403
+    assert priority("live-secret", "batch") == 403
+
+
+def test_the_document_says_that_a_key_is_needed(start: Start, keys: Path, server: ServerProcess) -> None:
+    def security(process: ServerProcess) -> Any:
+        return process.http.get("/openapi.json").json()["paths"]["/v1/images"]["post"].get("security")
+
+    assert security(server) is None
+    assert security(start("--api-keys-file", str(keys))) == [{"bearer": []}, {"apiKey": []}]
