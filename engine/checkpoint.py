@@ -119,7 +119,8 @@ def dit_layout(files: WeightFiles) -> str:
         if f"layers.0.{name}" in files:
             return layout
     raise CheckpointError(
-        f"{files.folder}: unknown layout: neither layers.0.attention.to_q.weight nor layers.0.attention.qkv.weight"
+        f"{files.folder}: unknown layout: "
+        "neither layers.0.attention.to_q.weight nor layers.0.attention.qkv.weight"
     )
 
 
@@ -249,7 +250,9 @@ def _read_config(folder: Path, kind: type[Config]) -> Config:
     declared = _read_json(file)
     known = {f.name for f in fields(kind)}
     try:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in declared.items() if k in known}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in declared.items() if k in known
+        }
         return kind(**values)
     except TypeError as error:
         raise CheckpointError(f"{file}: {error}") from error

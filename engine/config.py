@@ -34,6 +34,26 @@ class Preset:
         return len(self.guidance_schedule)
 
 
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How the engine runs. One worker per device; no devices: cuda where there is one, else cpu.
+
+    `uncond_device` holds the unconditional transformer apart, both passes in parallel; `dtype` None:
+    bfloat16 on cuda, float32 on a cpu. `max_batch_size` 1..64 samples a step; `max_running` 1..1024
+    samples in memory; `hang_seconds`: least silence of a worker before it counts as hung;
+    `load_seconds`: longest load; `max_start_failures` in a row before the engine is dead.
+    """
+
+    devices: tuple[str, ...] = ()
+    uncond_device: str | None = None
+    dtype: str | None = None
+    max_batch_size: int = 8
+    max_running: int = 64
+    hang_seconds: float = 30.0
+    load_seconds: float = 1800.0
+    max_start_failures: int = 3
+
+
 PUBLISHED_PRESETS: Mapping[str, Preset] = {
     "V4_QUALITY_48": Preset((7.0,) * 45 + (3.0,) * 3, mu=0.0, std=1.5),
     "V4_DEFAULT_20": Preset((7.0,) * 18 + (3.0,) * 2, mu=0.0, std=1.75),
@@ -103,7 +123,8 @@ def _parse_preset(value: dict[str, Any]) -> Preset:
     schedule = tuple(float(scale) for scale, repeat in value["guidance_schedule"] for _ in range(repeat))
     if len(schedule) != value["num_inference_steps"]:
         raise ValueError(
-            f"guidance_schedule covers {len(schedule)} steps, num_inference_steps is {value['num_inference_steps']}"
+            f"guidance_schedule covers {len(schedule)} steps, "
+            f"num_inference_steps is {value['num_inference_steps']}"
         )
     return Preset(schedule, mu=float(value["mu"]), std=float(value["std"]))
 

@@ -27,7 +27,11 @@ class WorkerCrashedError(EngineError):
 
 
 class EngineDeadError(EngineError):
-    """The worker cannot be started again; the process must end."""
+    """The worker cannot be started again; the process must end, with `exit_code`."""
+
+    def __init__(self, reason: str, exit_code: int = 1) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 class CheckpointError(Exception):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.cost import CostModel
+
 Priority = Literal["interactive", "batch"]
 UnitKind = Literal["encode", "denoise", "decode"]
 
@@ -24,8 +26,9 @@ class SamplingParams:
 class EngineRequest:
     """One accepted request. `width` and `height` in pixels; one image per seed.
 
-    `deadline` is in seconds of `time.monotonic()`, which all processes of a machine share;
-    `num_previews` is how many previews each image sends while it is made.
+    `deadline` and `submitted` are in seconds of `time.monotonic()`, which all processes of a machine
+    share; `num_previews` is how many previews each image sends while it is made. A request that runs
+    again after its worker died has its done images in `skip`, and `is_suspect` if the worker died on it.
     """
 
     request_id: str
@@ -37,6 +40,9 @@ class EngineRequest:
     num_previews: int = 0
     deadline: float | None = None
     priority: Priority = "interactive"
+    submitted: float = 0.0
+    skip: frozenset[int] = frozenset()
+    is_suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +118,43 @@ class RequestFailed:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """The worker has loaded and warmed up."""
+
+    cost_model: CostModel
+    device_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed:
+    """The worker could not load, and ends; `is_checkpoint_error` if trying again is of no use."""
+
+    reason: str
+    is_checkpoint_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStarted:
+    """A sign of life before each unit of work: whose it is and how long it should take, in seconds."""
+
+    kind: UnitKind
+    request_ids: tuple[str, ...]
+    expected_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDone:
+    """`seconds` it took, for `batch_size` samples; counters are since the worker's start."""
+
+    kind: UnitKind
+    batch_size: int
+    seconds: float
+    device_memory_bytes: int
+    cache_hits: int
+    cache_misses: int
+
+
 RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone | RequestFailed
+ToWorker = EngineRequest | Abort | Shutdown
+FromWorker = RequestOutput | WorkerReady | WorkerFailed | UnitStarted | UnitDone

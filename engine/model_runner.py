@@ -1,96 +1,163 @@
 """Runs the model on a batch of samples: the only place that stacks tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from engine.checkpoint import Pipeline
+from engine.conditioning_cache import ConditioningCache
 from engine.messages import EngineRequest
 from engine.models.attention import Packing
 from engine.models.dit import DiT, Modulation
-from engine.request import Conditioning, SampleState
+from engine.preview import PreviewMap
+from engine.request import Conditioning, Preview, RequestState, SampleState
 from engine.sampling import euler_step, guide, initial_noise, time_schedule
 
 PATCH = 2
+CACHE_BYTES = 256 << 20  # of projected prompts
 
 
 class ModelRunner:
-    """encode_prompt -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size."""
+    """encode_prompt -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
 
-    def __init__(self, pipeline: Pipeline, device: torch.device | str) -> None:
+    With an `uncond_device` the unconditional pass runs there, beside the conditional one.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        device: torch.device | str,
+        uncond_device: torch.device | str | None = None,
+    ) -> None:
         self.pipeline = pipeline
         self.device = torch.device(device)
+        self.uncond_device = torch.device(uncond_device or device)
         self.pixels_per_token = PATCH * pipeline.vae.config.scale_factor
+        self._beside = ThreadPoolExecutor(1) if uncond_device else None
+        self._cache = ConditioningCache(CACHE_BYTES)
         self._modulation = lru_cache(maxsize=32)(self._build_modulation)
         self._layout = lru_cache(maxsize=64)(self._build_layout)
+        norm = pipeline.latent_norm
+        self._preview_map = PreviewMap.fit(pipeline.vae, norm.scale, norm.shift)
+
+    @property
+    def cache_hits(self) -> int:
+        return self._cache.hits
+
+    @property
+    def cache_misses(self) -> int:
+        return self._cache.misses
 
     @torch.inference_mode()
-    def encode_prompt(self, request: EngineRequest) -> Conditioning:
-        """Run the text encoder and everything else that does not depend on the image."""
-        features = self.pipeline.text_encoder(request.token_ids)
+    def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]:
+        """Everything that does not depend on the image; yields between layers of the text encoder."""
+        text = self._cache.get(request.token_ids)
+        if text is None:
+            features = yield from self.pipeline.text_encoder.encode(request.token_ids)
+            text = self.pipeline.conditional.project_text(features)
+            self._cache.put(request.token_ids, text)
         sampling = request.sampling
         schedule = (sampling.num_inference_steps, request.width, request.height, sampling.mu, sampling.std)
         guided = any(scale != 1 for scale in sampling.guidance_schedule)
         return Conditioning(
-            text=self.pipeline.conditional.project_text(features),
+            text=text,
             times=time_schedule(*schedule),
             conditional=self._modulation(self.pipeline.conditional, schedule),
             unconditional=self._modulation(self.pipeline.unconditional, schedule) if guided else None,
         )
 
-    def new_sample(self, request: EngineRequest, image_index: int, conditioning: Conditioning) -> SampleState:
+    def new_sample(self, state: RequestState, image_index: int) -> SampleState:
         """A sample at step 0: the noise of its seed."""
+        request = state.request
         rows, columns = self._grid(request.width, request.height)
         channels = self.pipeline.conditional.config.in_channels
         noise = initial_noise(request.seeds[image_index], rows * columns, channels)
-        return SampleState(request, image_index, conditioning, noise.to(self.device))
+        return SampleState(state, image_index, noise.to(self.device))
 
     @torch.inference_mode()
     def denoise_step(self, samples: Sequence[SampleState]) -> None:
-        """Advance each sample by one step, in place. All must have the same batch key."""
-        latents = torch.cat([sample.latents for sample in samples])  # (B * N, C)
-        velocity = self._predict(samples, latents).unflatten(0, (len(samples), -1))
-        steps = [sample.conditioning.times[sample.step_index : sample.step_index + 2] for sample in samples]
-        dt = torch.stack(steps).diff().float().to(self.device).unsqueeze(-1)  # (B, 1, 1)
-        stepped = euler_step(latents.unflatten(0, (len(samples), -1)), velocity, dt)
-        for sample, advanced in zip(samples, stepped.unbind(), strict=True):
-            sample.latents = advanced
+        """Advance each sample by one step, in place, or none of them. All must have one batch key."""
+        latents = torch.stack([sample.latents for sample in samples])  # (B, N, C)
+        velocity = self._predict(samples, latents)
+        times = torch.stack([_times(sample) for sample in samples])  # (B, 2)
+        dt = times.diff().float().unsqueeze(-1).to(self.device)  # (B, 1, 1)
+        stepped = euler_step(latents, velocity, dt)
+        for index, sample in enumerate(samples):
+            sample.latents = stepped[index]
             sample.step_index += 1
+            if sample.preview_due is not None:
+                sample.clean = stepped[index] + velocity[index] * (1 - float(times[index, 1]))
 
     @torch.inference_mode()
-    def decode(self, sample: SampleState) -> bytes:
-        """The finished sample's RGB bytes, row-major."""
-        pixels = self.pipeline.vae.decode(self._to_vae_latents(sample))[0]
-        rgb = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return rgb.permute(1, 2, 0).contiguous().cpu().numpy().tobytes()
+    def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
+        """The finished sample's RGB bytes, row-major. Raises FloatingPointError on NaN or infinity."""
+        latents = self._to_vae_latents(sample.latents, *sample.batch_key)
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError("the latents are not finite")
+        vae = self.pipeline.vae
+        yield
+        pixels = vae.decode(latents.unsqueeze(0).to(vae.decoder.conv_in.weight.dtype))
+        rgb = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return _to_bytes(rgb.permute(1, 2, 0))
+
+    @torch.inference_mode()
+    def preview(self, sample: SampleState) -> Preview:
+        """One pixel per latent of the clean image predicted at the step just taken."""
+        assert sample.clean is not None, "no preview is due"
+        latents = self._to_vae_latents(sample.clean, *sample.batch_key)
+        sample.clean = None
+        pixels = self._preview_map(latents)
+        return Preview(pixels.shape[1], pixels.shape[0], _to_bytes(pixels))
+
+    def memory_bytes(self) -> int:
+        """Device memory in use; 0 on a CPU."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+    def release_memory(self) -> None:
+        """Give cached blocks back to the device."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        # The CPU allocator raises a plain RuntimeError.
+        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
+            error
+        )
+
+    def is_fatal(self, error: Exception) -> bool:
+        """After a device error (not out of memory) the process is of no more use."""
+        return isinstance(error, torch.AcceleratorError) and not self.is_out_of_memory(error)
 
     def _predict(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
-        """Guided velocity (B * N, C) of each sample's next step."""
-        conditional = self._run(
-            self.pipeline.conditional,
-            samples,
-            latents,
-            [sample.conditioning.text for sample in samples],
-            [sample.conditioning.conditional.at(sample.step_index) for sample in samples],
-        )
+        """Guided velocity (B, N, C) of each sample's next step."""
         guided = [index for index, sample in enumerate(samples) if sample.guidance != 1]
         if not guided:
-            return conditional
-        conditional = conditional.unflatten(0, (len(samples), -1))
-        latents = latents.unflatten(0, (len(samples), -1))
+            return self._conditional(samples, latents)
         chosen = [samples[index] for index in guided]
-        unconditional = self._run(
-            self.pipeline.unconditional,
-            chosen,
-            latents[guided].flatten(0, 1),
-            [],
-            [_required(sample.conditioning.unconditional).at(sample.step_index) for sample in chosen],
-        ).unflatten(0, (len(guided), -1))
+        pending = self._beside.submit(self._unconditional, chosen, latents[guided]) if self._beside else None
+        conditional = self._conditional(samples, latents)
+        unconditional = pending.result() if pending else self._unconditional(chosen, latents[guided])
         scale = torch.tensor([sample.guidance for sample in chosen], device=self.device).view(-1, 1, 1)
-        conditional[guided] = guide(conditional[guided], unconditional, scale)
-        return conditional.flatten(0, 1)
+        mixed = guide(conditional[guided], unconditional, scale)
+        return (
+            mixed
+            if len(guided) == len(samples)
+            else conditional.index_copy(0, torch.tensor(guided, device=self.device), mixed)
+        )
+
+    def _conditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
+        text = [_conditioning(sample).text for sample in samples]
+        modulations = [_conditioning(sample).conditional.at(sample.step_index) for sample in samples]
+        return self._run(self.pipeline.conditional, samples, latents, text, modulations)
+
+    @torch.inference_mode()  # again, since it may run in a thread of its own
+    def _unconditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
+        modulations = [_required(_conditioning(s).unconditional).at(s.step_index) for s in samples]
+        moved = latents.to(self.uncond_device)
+        return self._run(self.pipeline.unconditional, samples, moved, [], modulations).to(self.device)
 
     def _run(
         self,
@@ -100,36 +167,53 @@ class ModelRunner:
         text: list[Tensor],
         modulations: list[Modulation],
     ) -> Tensor:
+        """Velocity (B, N, C) from one transformer."""
         text_lens = tuple(map(len, text)) or (0,) * len(samples)
         packing, rotary = self._layout(dit, text_lens, *samples[0].batch_key)
-        return dit(latents, text, Modulation.stack(modulations), rotary, packing)
+        velocity = dit(latents.flatten(0, 1), text, Modulation.stack(modulations), rotary, packing)
+        return velocity.view_as(latents)
 
     def _build_layout(
         self, dit: DiT, text_lens: tuple[int, ...], width: int, height: int
     ) -> tuple[Packing, Tensor]:
         rows, columns = self._grid(width, height)
         image_lens = [rows * columns] * len(text_lens)
-        tables = [dit.rotary(length, rows, columns, self.device) for length in text_lens]
-        return Packing.build(list(text_lens), image_lens, self.device), torch.cat(tables, dim=1)
+        device = dit.embed_image_indicator.weight.device
+        tables = [dit.rotary(length, rows, columns, device) for length in text_lens]
+        return Packing.build(list(text_lens), image_lens, device), torch.cat(tables, dim=1)
 
     @torch.inference_mode()
     def _build_modulation(self, dit: DiT, schedule: tuple[int, int, int, float, float]) -> Modulation:
-        return dit.modulate(time_schedule(*schedule)[:-1].float().to(self.device))
+        device = dit.embed_image_indicator.weight.device
+        return dit.modulate(time_schedule(*schedule)[:-1].float().to(device))
 
-    def _to_vae_latents(self, sample: SampleState) -> Tensor:
-        """Tokens (N, 4 * c), patch pixels outermost, -> (1, c, 2 * rows, 2 * columns) in VAE units."""
-        rows, columns = self._grid(*sample.batch_key)
-        norm, vae = self.pipeline.latent_norm, self.pipeline.vae
-        z = sample.latents * norm.scale + norm.shift
-        z = z.view(rows, columns, PATCH, PATCH, -1).permute(4, 0, 2, 1, 3)
-        z = z.reshape(1, -1, rows * PATCH, columns * PATCH)
-        return z.to(vae.decoder.conv_in.weight.dtype)
+    def _to_vae_latents(self, tokens: Tensor, width: int, height: int) -> Tensor:
+        """Tokens (N, 4 * c), patch pixels outermost, -> (c, 2 * rows, 2 * columns) in VAE units."""
+        rows, columns = self._grid(width, height)
+        norm = self.pipeline.latent_norm
+        z = (tokens * norm.scale + norm.shift).view(rows, columns, PATCH, PATCH, -1)
+        return z.permute(4, 0, 2, 1, 3).reshape(-1, rows * PATCH, columns * PATCH)
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of image tokens."""
         return height // self.pixels_per_token, width // self.pixels_per_token
 
 
+def _conditioning(sample: SampleState) -> Conditioning:
+    assert sample.state.conditioning is not None, "the prompt is not encoded"
+    return sample.state.conditioning
+
+
 def _required(modulation: Modulation | None) -> Modulation:
     assert modulation is not None, "a guided step needs the unconditional modulation"
     return modulation
+
+
+def _times(sample: SampleState) -> Tensor:
+    """The next step's start and end, (2,)."""
+    return _conditioning(sample).times[sample.step_index : sample.step_index + 2]
+
+
+def _to_bytes(pixels: Tensor) -> bytes:
+    data: bytes = pixels.contiguous().cpu().numpy().tobytes()
+    return data

@@ -1,11 +1,15 @@
 """State of the work in flight; the model itself keeps none."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from engine.messages import EngineRequest
-from engine.models.dit import Modulation
+
+if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
+    from torch import Tensor
+
+    from engine.models.dit import Modulation
 
 BatchKey = tuple[int, int]
 
@@ -17,21 +21,55 @@ class Conditioning:
     The modulations hold every step of the schedule; `unconditional` is None if no step is guided.
     """
 
-    text: Tensor
-    times: Tensor
-    conditional: Modulation
-    unconditional: Modulation | None
+    text: "Tensor"
+    times: "Tensor"
+    conditional: "Modulation"
+    unconditional: "Modulation | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A small picture, `width` x `height` x 3 bytes of RGB, row-major."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(eq=False, slots=True)
+class RequestState:
+    """One accepted request. `due` orders it among its resolution's; `work` is an encode under way.
+
+    `times` are seconds of device time by stage; `started` when its first unit ran.
+    """
+
+    request: EngineRequest
+    due: float = 0.0
+    work: Generator[None, None, Conditioning] | None = None
+    conditioning: Conditioning | None = None
+    images_left: int = 0
+    started: float = 0.0
+    is_failed: bool = False
+    times: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
 
 
 @dataclass(eq=False, slots=True)
 class SampleState:
-    """One image on its way: `latents` (N, C) float32 after `step_index` steps."""
+    """One image on its way: `latents` (N, C) float32 after `step_index` steps.
 
-    request: EngineRequest
+    `clean` is the predicted end of it, kept only where a preview is due; `work` a decode under way.
+    """
+
+    state: RequestState
     image_index: int
-    conditioning: Conditioning
-    latents: Tensor
+    latents: "Tensor"
     step_index: int = 0
+    clean: "Tensor | None" = None
+    work: Generator[None, None, bytes] | None = None
+
+    @property
+    def request(self) -> EngineRequest:
+        return self.state.request
 
     @property
     def batch_key(self) -> BatchKey:
@@ -51,10 +89,11 @@ class SampleState:
     def is_finished(self) -> bool:
         return self.step_index == self.num_steps
 
-
-@dataclass(eq=False, slots=True)
-class RequestState:
-    """One accepted request; `samples` is empty until its prompt is encoded."""
-
-    request: EngineRequest
-    samples: list[SampleState] = field(default_factory=list)
+    @property
+    def preview_due(self) -> int | None:
+        """The index of the preview to send after the step just taken: they are spread evenly."""
+        previews = self.request.num_previews
+        for index in range(previews):
+            if self.step_index == max(1, (index + 1) * self.num_steps // (previews + 1)):
+                return index
+        return None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
+from jinja2 import Template, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -16,12 +16,9 @@ class Tokenizer:
     """Counts and encodes prompts; used before admission, so an over-long prompt never queues."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
-        """Read `tokenizer.json` and the chat template. Raises CheckpointError if either is missing."""
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise CheckpointError(f"{file}: no such file")
+        """Read `tokenizer.json` and the chat template. Raises CheckpointError if either is of no use."""
         self.max_tokens = max_tokens
-        self._tokenizer = FastTokenizer.from_file(str(file))
+        self._tokenizer = _load_tokenizer(folder / "tokenizer.json")
         self._template = _load_template(folder)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
@@ -37,22 +34,39 @@ class Tokenizer:
         return tuple(ids)
 
 
+def _load_tokenizer(file: Path) -> FastTokenizer:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file")
+    try:
+        return FastTokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{file}: {error}") from error
+
+
 def _load_template(folder: Path) -> Template:
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
-        source = file.read_text("utf-8")
-    else:
-        source = _embedded_template(config)
+        return _compile(file, file.read_text("utf-8"))
+    return _compile(config, _embedded_template(config))
+
+
+def _compile(file: Path, source: str) -> Template:
     # The settings transformers renders chat templates with.
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment.from_string(source)
+    try:
+        return environment.from_string(source)
+    except TemplateSyntaxError as error:
+        raise CheckpointError(f"{file}: chat_template: {error}") from error
 
 
 def _embedded_template(config: Path) -> str:
-    declared: dict[str, Any] = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    try:
+        declared: dict[str, Any] = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{config}: {error}") from error
     template = declared.get("chat_template")
     if not isinstance(template, str):
         raise CheckpointError(f"{config}: chat_template: missing, and there is no chat_template.jinja")

@@ -39,7 +39,7 @@ class WeightFiles:
             self._handle = safe_open(file, framework="pt")
             self._open_file, self._mapped = file, 0
         try:
-            tensor: Tensor = self._handle.get_tensor(key)
+            tensor: Tensor = self._handle.get_tensor(key)  # type: ignore[no-untyped-call]
         except SafetensorError as error:
             raise self.error(key, str(error)) from error
         self._mapped += tensor.nbytes

@@ -81,4 +81,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
 
     longest = max(end - start for start, end in pairwise(packing.offsets))
     cu = packing.cu_seqlens
-    return varlen_attn(q, k, v, cu, cu, longest, longest)
+    attended = varlen_attn(q, k, v, cu, cu, longest, longest)
+    assert isinstance(attended, Tensor), "without return_aux there is one result"
+    return attended

@@ -5,7 +5,9 @@ Shapes: T tokens of all samples in one row, B samples, N image tokens, D width, 
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -194,13 +196,16 @@ class DiT(nn.Module):
     def modulate(self, t: Tensor) -> Modulation:
         """Times (S,) in [0, 1], 0 = noise -> the modulations of every block at each."""
         adaln = F.silu(self.adaln_proj(self.t_embedding(t, self.dtype)))
-        blocks = torch.stack([block.modulate(adaln) for block in self.layers], dim=1)
+        blocks = torch.stack([block.modulate(adaln) for block in self._blocks()], dim=1)
         return Modulation(blocks, self.final_layer.modulate(adaln))
 
     def rotary(self, text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:
         """Rotary table of one sample, (2, L, 1, K/2) float32: cosines and sines, text first."""
         positions = position_ids(text_len, grid_h, grid_w, device)
         return rotary_table(positions, self.config)
+
+    def _blocks(self) -> Iterator[Block]:
+        yield from cast(Iterable[Block], self.layers)
 
     def forward(
         self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
@@ -212,7 +217,7 @@ class DiT(nn.Module):
         """
         image = self.input_proj(latents.to(self.dtype)) + self.embed_image_indicator.weight[1]
         x = packing.interleave(text, image) if text else image
-        for index, block in enumerate(self.layers):
+        for index, block in enumerate(self._blocks()):
             x = block(x, modulation.blocks[:, index], rotary, packing)
         x = packing.image_rows(x)
         return self.final_layer(x, packing.per_image_token(modulation.final)).float()

@@ -1,6 +1,6 @@
 """The Qwen3-VL text model, tapped at thirteen layers. The vision tower is never built."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,16 @@ class TextEncoder(nn.Module):
 
     def forward(self, token_ids: Sequence[int]) -> Tensor:
         """One prompt's features (L, hidden * taps) as the layers leave them, taps innermost."""
+        work = self.encode(token_ids)
+        while True:
+            try:
+                next(work)
+            except StopIteration as stop:
+                features: Tensor = stop.value
+                return features
+
+    def encode(self, token_ids: Sequence[int]) -> Generator[None, None, Tensor]:
+        """The same, layer by layer: whoever drives it may do other work in between."""
         model = self.language_model
         ids = torch.tensor([token_ids], device=self.device)
         hidden = model.embed_tokens(ids)
@@ -47,4 +57,5 @@ class TextEncoder(nn.Module):
             hidden = layer(hidden, attention_mask=None, position_ids=positions[0], position_embeddings=rotary)
             if index in self.taps:
                 tapped.append(hidden[0])
+            yield
         return torch.stack(tapped, dim=-1).flatten(1).float()

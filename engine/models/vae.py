@@ -1,12 +1,17 @@
 """The KL VAE's decoder (`AutoencoderKLFlux2` in diffusers): latents to pixels.
 
-Only what decoding needs; the encoder's weights are never loaded.
+Only what decoding needs; the encoder's weights are never loaded. Activations are (B, C, h, w).
 """
 
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# A result with pauses before it, so that other work may run between two parts.
+Parts = Generator[None, None, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,10 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return h + self.shortcut(x)
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return x if self.conv_shortcut is None else self.conv_shortcut(x)
 
 
 class AttentionBlock(nn.Module):
@@ -91,7 +99,11 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(self.enlarge(x))
+
+    @staticmethod
+    def enlarge(x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class UpBlock(nn.Module):
@@ -122,15 +134,19 @@ class Decoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(z))
+    def decode_whole(self, x: Tensor) -> Parts:
+        """The mid block's output to pixels."""
         for block in self.up_blocks:
             x = block(x)
+            yield
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 class VAE(nn.Module):
     """Decodes latents (B, C, h, w) to pixels (B, 3, h * scale, w * scale), about [-1, 1]."""
+
+    # Latents of more positions are decoded in strips: images above 1024 x 1024 at the published scale of 8.
+    max_whole_area = 128 * 128
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -140,4 +156,87 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        parts = self.decode_parts(z)
+        while True:
+            try:
+                next(parts)
+            except StopIteration as done:
+                pixels: Tensor = done.value
+                return pixels
+
+    def decode_parts(self, z: Tensor) -> Parts:
+        """Like `decode`, with a pause after each block or strip."""
+        x = self.decoder.conv_in(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        x = self.decoder.mid_block(x)
+        yield
+        if z.shape[2] * z.shape[3] > self.max_whole_area:
+            return (yield from decode_strips(self.decoder, x))
+        return (yield from self.decoder.decode_whole(x))
+
+
+# Elements of a strip, but a row at least: 64 rows of the widest activation at 2048 pixels.
+STRIP_ELEMENTS = 1 << 25
+
+
+def decode_strips(decoder: Decoder, x: Tensor, strip_elements: int = STRIP_ELEMENTS) -> Parts:
+    """`decoder.decode_whole` in a fraction of the memory; overwrites `x`.
+
+    Between layers an activation is whole; inside a layer (norm, SiLU, upsampling, convolution) only a strip
+    of its rows is. GroupNorm's statistics are those of the whole activation and a convolution
+    reads one row beyond its strip, so that nothing is approximated and there are no seams. At the peak there
+    are the widest activation and half of it again: 3.2 GB in bfloat16 for the published VAE at 2048 x 2048.
+    """
+    for layer in decoder.up_blocks.modules():  # in the order they run
+        if isinstance(layer, ResnetBlock):
+            x = yield from _resnet_strips(layer, x, strip_elements)
+        elif isinstance(layer, Upsample):
+            x = yield from _convolve(layer.conv, x, layer.enlarge, strip_elements, scale=2)
+    activate = _norm_silu(decoder.conv_norm_out, x)
+    return (yield from _convolve(decoder.conv_out, x, activate, strip_elements))
+
+
+def _resnet_strips(block: ResnetBlock, x: Tensor, strip_elements: int) -> Parts:
+    """The result takes the place of `x`: each of its rows needs the same row of `x` and no other."""
+    h = yield from _convolve(block.conv1, x, _norm_silu(block.norm1, x), strip_elements)
+    out = x[:, : h.shape[1]] if h.shape[1] <= x.shape[1] else torch.empty_like(h)
+    for rows, strip in _strips(block.conv2, h, _norm_silu(block.norm2, h), strip_elements):
+        out[:, :, rows] = strip + block.shortcut(x[:, :, rows])
+        yield
+    return out
+
+
+Before = Callable[[Tensor], Tensor]
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, scale: int = 1) -> Parts:
+    """conv(before(x)); `before` multiplies rows and columns by `scale`."""
+    out = x.new_empty(len(x), conv.out_channels, x.shape[2] * scale, x.shape[3] * scale)
+    for rows, strip in _strips(conv, x, before, strip_elements, scale):
+        out[:, :, rows] = strip
+        yield
+    return out
+
+
+def _strips(
+    conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, scale: int = 1
+) -> Iterator[tuple[slice, Tensor]]:
+    """conv(before(x)) strip by strip, and the rows of each; the row of `x` beyond either end is cropped."""
+    height = x.shape[2]
+    step = max(1, strip_elements // (x.shape[1] * x.shape[3] * scale**2))
+    for start in range(0, height, step):
+        end = min(start + step, height)
+        low, high = max(start - 1, 0), min(end + 1, height)
+        strip = conv(before(x[:, :, low:high]))
+        yield slice(start * scale, end * scale), strip[:, :, (start - low) * scale : (end - low) * scale]
+
+
+def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Before:
+    """SiLU(norm(.)) of any part of `x`, by the statistics of all of it; in float32 inside, as the norm is."""
+    groups = x.unflatten(1, (norm.num_groups, -1)).unbind(1)
+    measured = [torch.var_mean(group.float(), dim=(1, 2, 3), correction=0) for group in groups]
+    variance, mean = (torch.stack(each, dim=1) for each in zip(*measured, strict=True))  # (B, groups)
+    size = x.shape[1] // norm.num_groups
+    scale = torch.rsqrt(variance + norm.eps).repeat_interleave(size, dim=1) * norm.weight.float()
+    shift = norm.bias.float() - mean.repeat_interleave(size, dim=1) * scale
+    scale, shift = scale[..., None, None], shift[..., None, None]
+    return lambda part: F.silu(torch.addcmul(shift, part.float(), scale).to(part.dtype))

@@ -1,0 +1,210 @@
+"""EngineCore: requests in, one unit of work at a time, outputs out."""
+
+import time
+from collections.abc import Callable, Generator
+from typing import Protocol, TypeVar
+
+from engine.messages import (
+    EngineRequest,
+    FromWorker,
+    ImageDone,
+    PreviewReady,
+    RequestDone,
+    RequestFailed,
+    StageTimes,
+    StepDone,
+    UnitDone,
+    UnitKind,
+    UnitStarted,
+)
+from engine.request import Conditioning, Preview, RequestState, SampleState
+from engine.scheduler import Decode, Denoise, Encode, Scheduler, Unit
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """What the core asks of a model runner. Work that yields may be interrupted there."""
+
+    @property
+    def cache_hits(self) -> int: ...
+    @property
+    def cache_misses(self) -> int: ...
+    def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]: ...
+    def new_sample(self, state: RequestState, image_index: int) -> SampleState: ...
+    def denoise_step(self, samples: list[SampleState]) -> None: ...
+    def decode(self, sample: SampleState) -> Generator[None, None, bytes]: ...
+    def preview(self, sample: SampleState) -> Preview: ...
+    def memory_bytes(self) -> int: ...
+    def release_memory(self) -> None: ...
+    def is_out_of_memory(self, error: Exception) -> bool: ...
+    def is_fatal(self, error: Exception) -> bool: ...
+
+
+class EngineCore:
+    """Owns the state of every request it was given; `emit` sends what comes of them."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        emit: Callable[[FromWorker], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._emit = emit
+        self._clock = clock
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def add(self, request: EngineRequest) -> None:
+        self._scheduler.add(request)
+
+    def abort(self, request_id: str) -> None:
+        """Its seat is free from the next step on; nothing more is sent for it."""
+        self._scheduler.remove(request_id)
+
+    def step(self) -> None:
+        """Run one unit of work, if there is any. A failure ends only the request it is traced to."""
+        unit = self._scheduler.next_unit()
+        if unit is None:
+            return
+        kind, requests = _describe(unit)
+        self._emit(UnitStarted(kind, requests, self._scheduler.seconds(unit)))
+        started = self._clock()
+        match unit:
+            case Encode(state):
+                self._encode(state)
+            case Denoise(samples):
+                self._denoise(samples)
+            case Decode(sample):
+                self._decode(sample)
+        self._report(kind, len(requests), self._clock() - started)
+
+    def _report(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
+        runner = self._runner
+        memory = runner.memory_bytes()
+        self._emit(UnitDone(kind, batch_size, seconds, memory, runner.cache_hits, runner.cache_misses))
+
+    def _encode(self, state: RequestState) -> None:
+        started = self._clock()
+        state.started = state.started or started
+        try:
+            state.work = state.work or self._runner.encode_prompt(state.request)
+            conditioning = self._advance(state.work)
+            state.times["encode"] += self._clock() - started
+            if conditioning is None:
+                return
+            state.conditioning, state.work = conditioning, None
+            indices = [i for i in range(len(state.request.seeds)) if i not in state.request.skip]
+            samples = [self._runner.new_sample(state, index) for index in indices]
+        except Exception as error:
+            self._fail(state, error)
+            return
+        state.images_left = len(samples)
+        self._scheduler.encoded(state, samples)
+        if not samples:  # a second run, after all images of the first were sent
+            self._finish(state)
+
+    def _denoise(self, samples: list[SampleState]) -> None:
+        """One step for all; if that fails, for each half, down to the guilty."""
+        started = self._clock()
+        try:
+            self._runner.denoise_step(samples)
+        except Exception as error:
+            if self._runner.is_out_of_memory(error):
+                self._runner.release_memory()
+                self._scheduler.limits.ran_out_of_memory(samples[0].batch_key, len(samples))
+            if len(samples) == 1:
+                self._fail(samples[0].state, error)
+                return
+            middle = len(samples) // 2
+            self._denoise(samples[:middle])
+            self._denoise([sample for sample in samples[middle:] if not sample.state.is_failed])
+            return
+        self._scheduler.limits.stepped(samples[0].batch_key)
+        seconds = self._clock() - started
+        for sample in samples:
+            self._after_step(sample, seconds)
+
+    def _after_step(self, sample: SampleState, seconds: float) -> None:
+        sample.state.times["denoise"] += seconds
+        request = sample.request
+        self._emit(StepDone(request.request_id, sample.image_index, sample.step_index, sample.num_steps))
+        self._scheduler.stepped(sample)
+        if sample.preview_due is not None:
+            preview = self._runner.preview(sample)
+            self._emit(
+                PreviewReady(
+                    request.request_id,
+                    sample.image_index,
+                    sample.preview_due,
+                    preview.width,
+                    preview.height,
+                    preview.rgb,
+                )
+            )
+
+    def _decode(self, sample: SampleState) -> None:
+        state, started = sample.state, self._clock()
+        try:
+            sample.work = sample.work or self._runner.decode(sample)
+            rgb = self._advance(sample.work)
+        except Exception as error:
+            self._fail(state, error)
+            return
+        state.times["decode"] += self._clock() - started
+        if rgb is None:
+            return
+        self._scheduler.decoded(sample)
+        self._emit_image(sample, rgb)
+        state.images_left -= 1
+        if state.images_left == 0:
+            self._finish(state)
+
+    def _finish(self, state: RequestState) -> None:
+        self._scheduler.remove(state.request.request_id)
+        self._emit(RequestDone(state.request.request_id, _stage_times(state)))
+
+    def _emit_image(self, sample: SampleState, rgb: bytes) -> None:
+        request, index = sample.request, sample.image_index
+        self._emit(
+            ImageDone(request.request_id, index, request.seeds[index], request.width, request.height, rgb)
+        )
+
+    def _advance(self, work: Generator[None, None, T]) -> T | None:
+        """Run `work` for one slice, or to its end; its result, or None if it is not done."""
+        until = self._clock() + self._scheduler.slice_seconds()
+        while True:
+            try:
+                next(work)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if self._clock() >= until:
+                return None
+
+    def _fail(self, state: RequestState, error: Exception) -> None:
+        if self._runner.is_fatal(error):
+            raise error
+        state.is_failed = True
+        if self._scheduler.remove(state.request.request_id):
+            message = f"{type(error).__name__}: {error}"
+            self._emit(RequestFailed(state.request.request_id, "generation_failed", message))
+
+
+def _describe(unit: Unit) -> tuple[UnitKind, tuple[str, ...]]:
+    match unit:
+        case Encode(state):
+            return "encode", (state.request.request_id,)
+        case Denoise(samples):
+            return "denoise", tuple(sample.request.request_id for sample in samples)
+        case Decode(sample):
+            return "decode", (sample.request.request_id,)
+
+
+def _stage_times(state: RequestState) -> StageTimes:
+    return StageTimes(queue=state.started - state.request.submitted, **state.times)

@@ -1,0 +1,212 @@
+"""Which unit of work runs next: plain Python, no tensors, no clock.
+
+Between resolutions: deficit round robin by predicted cost. Within one: earliest virtual due time
+first, where a request is due at `submitted + STRETCH * its cost alone`; so a short request passes a long
+one that came little earlier, equal ones run in order of arrival, and none waits for ever.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import chain
+
+from engine.cost import CostModel
+from engine.limits import BatchLimits
+from engine.messages import EngineRequest
+from engine.request import BatchKey, RequestState, SampleState
+
+# How many times its own cost a request may take before it goes first.
+STRETCH = 5.0
+# Priority `batch`: due this many seconds later, and a tenth of an interactive resolution's share.
+BATCH_DELAY = 3600.0
+BATCH_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Run (a part of) the text encoder for a request."""
+
+    request: RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class Denoise:
+    """Advance these samples, all of one resolution, by one step."""
+
+    samples: list[SampleState]
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Run (a part of) the VAE for a finished sample."""
+
+    sample: SampleState
+
+
+Unit = Encode | Denoise | Decode
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """All work of one resolution. `deficit` is the seconds of device time it is owed."""
+
+    key: BatchKey
+    waiting: list[RequestState] = field(default_factory=list)
+    running: list[SampleState] = field(default_factory=list)
+    finished: deque[SampleState] = field(default_factory=deque)
+    deficit: float = 0.0
+    is_step_next: bool = False
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running or self.finished)
+
+    @property
+    def is_interactive(self) -> bool:
+        samples = chain(self.running, self.finished)
+        requests = chain((state.request for state in self.waiting), (sample.request for sample in samples))
+        return any(request.priority == "interactive" for request in requests)
+
+
+class Scheduler:
+    """`waiting` requests are encoded, their samples run, finished samples are decoded.
+
+    Bound: while a resolution has work, the others together run at most two quanta each between two
+    of its turns, a quantum being the greatest predicted cost of one unit now at hand.
+    """
+
+    def __init__(self, cost: CostModel, limits: BatchLimits, max_running: int) -> None:
+        self.cost = cost
+        self.limits = limits
+        self.max_running = max_running
+        self._lanes: deque[Lane] = deque()
+        self._requests: dict[str, RequestState] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    @property
+    def num_running(self) -> int:
+        return sum(len(lane.running) + len(lane.finished) for lane in self._lanes)
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request."""
+        state = RequestState(request, due=self._due(request))
+        self._requests[request.request_id] = state
+        lane = self._lane((request.width, request.height))
+        lane.waiting.append(state)
+        lane.waiting.sort(key=lambda waiting: waiting.due)
+
+    def remove(self, request_id: str) -> RequestState | None:
+        """Forget a request wherever it is: done, failed or aborted. None if it is not known."""
+        state = self._requests.pop(request_id, None)
+        if state is None:
+            return None
+        lane = self._lane((state.request.width, state.request.height))
+        lane.waiting = [waiting for waiting in lane.waiting if waiting is not state]
+        lane.running = [sample for sample in lane.running if sample.state is not state]
+        lane.finished = deque(sample for sample in lane.finished if sample.state is not state)
+        if not lane.has_work:
+            self._lanes.remove(lane)
+        return state
+
+    def encoded(self, state: RequestState, samples: list[SampleState]) -> None:
+        """The request's prompt is encoded: its samples join the next step."""
+        lane = self._lane((state.request.width, state.request.height))
+        lane.waiting.remove(state)
+        lane.running.extend(samples)
+        lane.running.sort(key=lambda sample: sample.state.due)
+
+    def stepped(self, sample: SampleState) -> None:
+        """The sample has taken a step; after its last one it waits to be decoded."""
+        if sample.is_finished:
+            lane = self._lane(sample.batch_key)
+            lane.running.remove(sample)
+            lane.finished.append(sample)
+
+    def decoded(self, sample: SampleState) -> None:
+        """The sample's pixels are out."""
+        self._lane(sample.batch_key).finished.remove(sample)
+
+    def next_unit(self) -> Unit | None:
+        """The next unit of work, or None if there is none."""
+        units = {lane.key: unit for lane in self._lanes if (unit := self._peek(lane)) is not None}
+        if not units:
+            return None
+        costs = {key: self.seconds(unit) for key, unit in units.items()}
+        quantum = max(costs.values())
+        while True:
+            lane = self._lanes[0]
+            if lane.key not in units:
+                lane.deficit = 0.0
+            elif costs[lane.key] <= lane.deficit:
+                return self._take(lane, units[lane.key], costs[lane.key])
+            self._lanes.rotate(-1)
+            following = self._lanes[0]
+            share = 1.0 if following.is_interactive else BATCH_SHARE
+            following.deficit += quantum * share
+
+    def slice_seconds(self) -> float:
+        """How long an encode or decode may run before a waiting step has its turn: one step's time."""
+        steps = [self.seconds(Denoise(self._batch(lane))) for lane in self._lanes if lane.running]
+        return min(steps, default=float("inf"))
+
+    def seconds(self, unit: Unit) -> float:
+        """Predicted cost."""
+        match unit:
+            case Denoise(samples):
+                tokens = self.cost.image_tokens(*samples[0].batch_key)
+                lens = [len(sample.request.token_ids) for sample in samples]
+                guided = sum(sample.guidance != 1 for sample in samples)
+                return self.cost.step_seconds(tokens, lens, guided)
+            case Encode(state):
+                whole = self.cost.encode.seconds([len(state.request.token_ids)])
+            case Decode(sample):
+                whole = self.cost.decode.seconds([self.cost.image_tokens(*sample.batch_key)])
+        return min(whole, self.slice_seconds())
+
+    def _take(self, lane: Lane, unit: Unit, cost: float) -> Unit:
+        lane.deficit -= cost
+        lane.is_step_next = not isinstance(unit, Denoise)
+        return unit
+
+    def _peek(self, lane: Lane) -> Unit | None:
+        """Decode before encode, and a step after each of them while any sample runs."""
+        if lane.running and lane.is_step_next:
+            return Denoise(self._batch(lane))
+        if lane.finished:
+            return Decode(lane.finished[0])
+        if lane.waiting and (lane.waiting[0].work or self._has_seat(lane.waiting[0])):
+            return Encode(lane.waiting[0])
+        return Denoise(self._batch(lane)) if lane.running else None
+
+    def _has_seat(self, state: RequestState) -> bool:
+        seats = len(state.request.seeds) - len(state.request.skip)
+        running = self.num_running
+        return running == 0 or running + seats <= self.max_running
+
+    def _batch(self, lane: Lane) -> list[SampleState]:
+        """The samples due first; one that its worker died on runs alone."""
+        if lane.running[0].request.is_suspect:
+            return lane.running[:1]
+        sound = [sample for sample in lane.running if not sample.request.is_suspect]
+        return sound[: self.limits.of(lane.key)]
+
+    def _due(self, request: EngineRequest) -> float:
+        alone = self.cost.request_seconds(
+            request.width,
+            request.height,
+            len(request.token_ids),
+            request.sampling.guidance_schedule,
+            len(request.seeds),
+        )
+        delay = BATCH_DELAY if request.priority == "batch" else 0.0
+        return request.submitted + STRETCH * alone + delay
+
+    def _lane(self, key: BatchKey) -> Lane:
+        for lane in self._lanes:
+            if lane.key == key:
+                return lane
+        lane = Lane(key)
+        self._lanes.append(lane)
+        return lane

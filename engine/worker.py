@@ -1,0 +1,79 @@
+"""The worker process: loads one model and runs its step loop. Torch is imported only inside it."""
+
+import os
+import signal
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from engine.channel import Channel
+from engine.config import EngineOptions, ModelConfig
+from engine.errors import CheckpointError
+from engine.messages import Abort, EngineRequest, Shutdown, WorkerFailed, WorkerReady
+
+if TYPE_CHECKING:
+    from engine.core import EngineCore
+    from engine.model_runner import ModelRunner
+
+
+def main(connection: Connection, config: ModelConfig, options: EngineOptions, device: str | None) -> None:
+    """Entry of the spawned process; ends on Shutdown or when the server's side of the pipe is gone."""
+    # Ctrl-C reaches the whole group; the server decides when its workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(connection)
+    try:
+        core = _load(channel, config, options, device)
+    except Exception as error:
+        reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        channel.send(WorkerFailed(reason, isinstance(error, CheckpointError)))
+        channel.flush(seconds=10)
+        return
+    _loop(channel, core)
+    channel.flush(seconds=10)
+
+
+def _load(channel: Channel, config: ModelConfig, options: EngineOptions, device: str | None) -> "EngineCore":
+    from engine.core import EngineCore
+    from engine.limits import BatchLimits
+    from engine.scheduler import Scheduler
+    from engine.warmup import measure
+
+    runner = _build_runner(config, options, device)
+    cost = measure(runner, config)
+    limits = BatchLimits(cost, options.max_batch_size)
+    core = EngineCore(runner, Scheduler(cost, limits, options.max_running), channel.send)
+    channel.send(WorkerReady(cost, runner.memory_bytes()))
+    return core
+
+
+def _build_runner(config: ModelConfig, options: EngineOptions, device: str | None) -> "ModelRunner":
+    import torch
+
+    from engine.checkpoint import load_pipeline
+    from engine.model_runner import ModelRunner
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # The workers share the cores.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(1, len(options.devices))))
+    default = "bfloat16" if device.startswith("cuda") else "float32"
+    dtype: torch.dtype = getattr(torch, options.dtype or default)
+    pipeline = load_pipeline(config.path, device, dtype, options.uncond_device)
+    return ModelRunner(pipeline, device, options.uncond_device)
+
+
+def _loop(channel: Channel, core: "EngineCore") -> None:
+    while True:
+        # Take in all that has come; wait only when there is nothing to do.
+        while channel.poll(0 if core.has_work else None):
+            try:
+                message = channel.receive()
+            except EOFError:
+                return
+            match message:
+                case EngineRequest():
+                    core.add(message)
+                case Abort(request_id):
+                    core.abort(request_id)
+                case Shutdown():
+                    return
+        core.step()
