@@ -8,6 +8,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.errors import ApiError
 
+LEAST_BYTES_PER_SECOND = 4096
+
 
 class GuardedConnection(H11Protocol):
     """Closes a connection whose client is late: with its first or next headers, with the rest of a body
@@ -81,9 +83,9 @@ class GuardedConnection(H11Protocol):
         return not is_pause or bool(self.conn.trailing_data[0])
 
     def _watch_reader(self, before: int | None = None) -> None:
-        """Give up on a reader that took nothing since the last look; a slow one may take its time."""
+        """Give up on a reader that took next to nothing since the last look; a slow one may take its time."""
         unread = self.transport.get_write_buffer_size()
-        if before is not None and unread >= before:
+        if before is not None and before - unread < LEAST_BYTES_PER_SECOND * self.write_seconds:
             self.transport.abort()
         else:
             self._write_timer = self.loop.call_later(self.write_seconds, self._watch_reader, unread)

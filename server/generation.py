@@ -114,15 +114,15 @@ class Generation:
         """All events from the first; None after each `idle_seconds` of silence. Raises ApiError."""
         index = 0
         while True:
-            for event in self._events[index:]:
-                yield event
+            while index < len(self._events):
+                yield self._events[index]
                 index += 1
-            if self.task.done() and index == len(self._events):
+            if self.task.done():
                 self.task.result()
                 return
-            news = self._news
+            # Nothing is awaited since the last look at the events, so no news can be missed.
             try:
-                await asyncio.wait_for(news.wait(), idle_seconds)
+                await asyncio.wait_for(self._news.wait(), idle_seconds)
             except TimeoutError:
                 yield None
 

@@ -46,6 +46,11 @@ class ServerProcess:
         lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line for line in lines if fields.items() <= line.items()]
 
+    def logged(self, **fields: Any) -> list[dict[str, Any]]:
+        """The same, once there are any: a line is written just after the response."""
+        until(lambda: bool(self.log_lines(**fields)))
+        return self.log_lines(**fields)
+
     def create(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         """POST /v1/images, a small picture of a cat unless `body` says else."""
         return self.http.post("/v1/images", json=small(**body), headers=headers)

@@ -35,7 +35,7 @@ def test_disconnect_aborts(server: ServerProcess, accept: str, how: str) -> None
         client.close()
     server.wait(running=0, aborted=aborted + 1)
     client.close()
-    lines = server.log_lines(message="request", outcome="client_disconnected")
+    lines = server.logged(message="request", outcome="client_disconnected")
     assert lines[-1]["mode"] in ("json", "image", "events")
     assert server.metric("ideoserve_aborts_total") == counted + 1
     assert server.metric("ideoserve_backlog_seconds") == 0

@@ -1,0 +1,174 @@
+"""Clients that mean harm, or behave as if they did."""
+
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tests.server.process import ServerProcess, until
+
+Start = Callable[..., ServerProcess]
+HEAD = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@contextmanager
+def connection(server: ServerProcess, sent: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(sent)
+        yield client
+
+
+def everything(client: socket.socket) -> bytes:
+    """Until the server closes."""
+    received = b""
+    try:
+        while chunk := client.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def answer(client: socket.socket) -> None:
+    """One `GET /healthz` that went well."""
+    received = b""
+    while not received.endswith(b"}"):
+        received += client.recv(65536) or pytest.fail("closed")
+    assert received.startswith(b"HTTP/1.1 200")
+
+
+def check_alive(server: ServerProcess) -> None:
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert not server.log_lines(level="error")
+
+
+def test_slow_body(start: Start) -> None:
+    server = start("--body-timeout-seconds", "0.2")
+    with connection(server, HEAD + b'Content-Length: 99\r\n\r\n{"prompt"') as client:
+        received = everything(client)
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in received
+    assert b"x-should-retry: false" in received
+    check_alive(server)
+
+
+def test_body_that_never_ends(start: Start) -> None:
+    server = start("--max-body-bytes", "1024")
+    with connection(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n") as client:
+        client.sendall(b"400\r\n" + b" " * 1024 + b"\r\n" + b"1\r\n \r\n")
+        received = everything(client)
+    assert received.startswith(b"HTTP/1.1 413 ")
+    check_alive(server)
+
+
+def test_rest_of_a_refused_body_is_not_awaited_for_ever(start: Start) -> None:
+    server = start("--header-timeout-seconds", "0.2")
+    head = HEAD.replace(b"application/json", b"text/plain")
+    with connection(server, head + b"Content-Length: 99999\r\n\r\nx") as client:
+        received = everything(client)
+    assert received.startswith(b"HTTP/1.1 415 ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /he"],
+)
+def test_slow_headers(start: Start, sent: bytes) -> None:
+    server = start("--header-timeout-seconds", "0.2")
+    with connection(server, sent) as client:
+        everything(client)
+    check_alive(server)
+
+
+def test_keep_alive_pause_is_not_slow_headers(start: Start) -> None:
+    server = start("--header-timeout-seconds", "0.1", "--keep-alive-seconds", "60")
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connection(server, request) as client, connection(server) as idle:
+        answer(client)
+        everything(idle)  # by now the header timeout has passed
+        client.sendall(request)
+        answer(client)
+
+
+def test_client_that_does_not_read(start: Start) -> None:
+    """The largest picture there is, often enough to fill the socket's buffers, to one who never reads."""
+    server = start(
+        "--write-timeout-seconds", "0.5", "--png-compress-level", "0", "--header-timeout-seconds", "600"
+    )
+    body = b'{"prompt":"a","size":"256x256","n":10,"num_inference_steps":1,"stream":true}'
+    head = HEAD + b"Content-Length: %d\r\n\r\n" % len(body)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall((head + body) * 20)
+        until(lambda: bool(server.log_lines(message="request", outcome="client_disconnected")))
+    until(lambda: server.state()["running"] == 0)
+
+
+def test_too_many_headers(server: ServerProcess) -> None:
+    response = server.http.get("/healthz", headers=[(f"X-{number}", "1") for number in range(200)])
+    assert (response.status_code, response.json()["error"]["code"]) == (431, "too_many_headers")
+
+
+def test_head_too_large(server: ServerProcess) -> None:
+    with connection(server, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 200_000) as client:
+        received = everything(client)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert b'{"error":{' in received
+    check_alive(server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nA\x00B: 1\r\n\r\n",
+    ],
+)
+def test_no_http(server: ServerProcess, sent: bytes) -> None:
+    with connection(server, sent) as client:
+        received = everything(client)
+    status = received.split(b" ")[1] if received else b""
+    assert status in (b"", b"400", b"501")
+    check_alive(server)
+
+
+def test_path_of_strange_characters(server: ServerProcess) -> None:
+    for path in ("/%00", "/%ff%fe", "/v1/models/%0d%0aX-Injected:1", "/..%2f..%2fetc/passwd"):
+        response = httpx.get(server.url + path)
+        assert response.status_code == 404
+        assert "x-injected" not in response.headers
+    check_alive(server)
+
+
+def test_ten_thousand_idle_connections(start: Start) -> None:
+    """Half of them silent, half in the middle of their headers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= 11_000, "this test needs 11,000 file descriptors (ulimit -Hn)"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    server = start("--header-timeout-seconds", "600")
+    clients: list[socket.socket] = []
+    try:
+        for number in range(10_000):
+            # Each source address has its own ports.
+            source = (f"127.0.0.{2 + number // 5000}", 0)
+            clients.append(socket.create_connection(("127.0.0.1", server.port), 30, source))
+            if number % 2:
+                clients[-1].sendall(b"GET /healthz HTTP/1.1\r\n")
+        with httpx.Client(timeout=5) as http:
+            assert http.get(f"{server.url}/healthz").status_code == 200
+        assert server.metric("process_open_fds") > 10_000
+        assert server.create().status_code == 200
+    finally:
+        for client in clients:
+            client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: server.metric("process_open_fds") < 100)
