@@ -1,0 +1,93 @@
+"""One checkpoint and one engine for each layout, shared by the session: tests must not change them."""
+
+from collections.abc import Callable, Generator
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from engine.checkpoint import load_pipeline
+from engine.messages import EngineRequest, SamplingParams
+from engine.model_runner import ModelRunner
+from engine.request import RequestState, SampleState
+from tests.engine.checkpoints import LAYOUTS, Checkpoint, write_checkpoint
+from tests.engine.reference import Job, token_ids
+
+Checkpoints = Callable[[str], Checkpoint]
+Result = TypeVar("Result")
+Runners = Callable[[str], ModelRunner]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """The checkpoint of a layout, written at first use."""
+    return lru_cache(lambda layout: write_checkpoint(tmp_path_factory.mktemp(layout), layout))
+
+
+@pytest.fixture(scope="session")
+def runners(checkpoints: Checkpoints) -> Runners:
+    """The engine's runner of a layout, in float32 on the CPU."""
+    return lru_cache(lambda layout: load_runner(checkpoints(layout).path, torch.float32))
+
+
+@pytest.fixture(scope="session", params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(checkpoints: Checkpoints) -> Checkpoint:
+    """Of the diffusers layout, for tests where the layout plays no part."""
+    return checkpoints("diffusers")
+
+
+@pytest.fixture(scope="session")
+def runner(runners: Runners) -> ModelRunner:
+    """Of the diffusers layout, for tests where the layout plays no part."""
+    return runners("diffusers")
+
+
+def load_runner(path: Path, dtype: torch.dtype) -> ModelRunner:
+    return ModelRunner(load_pipeline(path, "cpu", dtype), "cpu")
+
+
+def start(runner: ModelRunner, checkpoint: Checkpoint, job: Job) -> SampleState:
+    """The job's sample at step 0."""
+    request = EngineRequest(
+        request_id=f"request-{job.seed}",
+        token_ids=tuple(token_ids(checkpoint.referee, job.prompt)),
+        width=job.width,
+        height=job.height,
+        seeds=(job.seed,),
+        sampling=SamplingParams(job.guidance, job.mu, job.std),
+    )
+    state = RequestState(request)
+    state.conditioning = drain(runner.encode_prompt(request))
+    return runner.new_sample(state, 0)
+
+
+def finish(runner: ModelRunner, sample: SampleState) -> SampleState:
+    while not sample.is_finished:
+        runner.denoise_step([sample])
+    return sample
+
+
+def rgb(runner: ModelRunner, sample: SampleState) -> NDArray[np.int64]:
+    """The decoded image (height, width, 3), wide enough to subtract."""
+    width, height = sample.batch_key
+    pixels = np.frombuffer(drain(runner.decode(sample)), np.uint8)
+    return pixels.reshape(height, width, 3).astype(np.int64)
+
+
+def drain(parts: Generator[None, None, Result]) -> Result:
+    """What a generator returns in the end."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
