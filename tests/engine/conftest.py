@@ -1,5 +1,6 @@
 """One checkpoint and one engine for each layout, shared by the session: tests must not change them."""
 
+import os
 from collections.abc import Callable, Generator
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,12 @@ from tests.engine.checkpoints import LAYOUTS, Checkpoint, write_checkpoint
 from tests.engine.reference import Job, token_ids
 
 Checkpoints = Callable[[str], Checkpoint]
+# Stored outputs of the published implementation: named by IDEOSERVE_REFERENCE, or beside the checkout.
+REFERENCE = Path(
+    os.environ.get("IDEOSERVE_REFERENCE", Path(__file__).parents[2].parent / "shared" / "reference")
+)
+collect_ignore = [] if REFERENCE.is_dir() else ["test_goldens.py"]
+
 Result = TypeVar("Result")
 Runners = Callable[[str], ModelRunner]
 
