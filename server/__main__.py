@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from engine.client import EngineClient
-
 from engine.config import EngineOptions, ModelConfig
 from engine.errors import CheckpointError
 from server.app import create_app
@@ -27,20 +26,29 @@ def main(argv: list[str]) -> int:
 
 def _engine(settings: Settings) -> EngineClient:
     options = EngineOptions(
-        devices=settings.device_list, uncond_device=settings.uncond_device, dtype=settings.dtype
+        devices=settings.device_list,
+        uncond_device=settings.uncond_device,
+        dtype=settings.dtype,
+        max_batch_size=settings.max_batch_size,
+        max_running=settings.max_running,
     )
     config = ModelConfig.load(_checkpoint(settings.model), settings.model_name)
     return EngineClient(config, options)
 
 
 def _checkpoint(model: str) -> Path:
-    """A local folder as it is; a repository id through the hub."""
+    """A local folder as it is, without a look at the network; a repository id through the hub."""
     folder = Path(model)
-    if folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if folder.exists() or folder.parent.exists() or model.count("/") != 1:
         return folder
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model))
+    try:
+        return Path(snapshot_download(model))
+    except Exception as error:  # the hub's client has many, of several libraries
+        raise CheckpointError(
+            f"{model}: no such folder, and not from the hub: {type(error).__name__}"
+        ) from error
 
 
 if __name__ == "__main__":

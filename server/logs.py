@@ -9,6 +9,7 @@ from typing import Any
 
 from server.record import Record
 
+PROBES = ("/healthz", "/readyz", "/metrics")
 request_logger = logging.getLogger("ideoserve.request")
 
 
@@ -42,7 +43,7 @@ def configure(level: str) -> None:
 
 def log_request(record: Record, with_prompt: bool) -> None:
     """Probes and scrapes are `debug`: they would drown the rest."""
-    level = logging.INFO if record.is_image_request or record.status >= 400 else logging.DEBUG
+    level = logging.DEBUG if record.path in PROBES else logging.INFO
     request_logger.log(level, "request", extra={"fields": _fields(record, with_prompt)})
 
 

@@ -80,7 +80,7 @@ async def _run(server: uvicorn.Server, engine: Engine) -> int:
     await server.serve()
     if death.done():
         print(f"ideoserve: {death.result()}", file=sys.stderr, flush=True)
-        return 1
+        return death.result().exit_code
     death.cancel()
     return 0
 

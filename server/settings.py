@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] | None = Field(
         None, description="compute type; the engine's choice if unset"
     )
+    max_batch_size: int = Field(8, ge=1, le=64, description="most images denoised in one step")
+    max_running: int = Field(64, ge=1, le=1024, description="most images in the device's memory at once")
 
     api_keys_file: Path | None = Field(
         None, description="JSON file of API keys, read again when it changes; none: open"
@@ -114,7 +116,8 @@ def read_settings(argv: Sequence[str]) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        parser.error(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        parser.exit(2, f"ideoserve: {flag}: {first['msg']}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
