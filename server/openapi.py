@@ -30,8 +30,14 @@ ERRORS = {
     503: "loading or draining",
     504: "the deadline passed after the request was accepted",
 }
+EVENT: Schema = {
+    "type": "object",
+    "description": "image_generation.partial_image, image_generation.completed, error; "
+    "image_generation.progress where `progress` is set.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
+}
 HEADERS: dict[str, tuple[str, Schema]] = {
-    "X-Request-Id": ("Echoed if it matches.", {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}),
+    "X-Request-Id": ("Echoed if it matches [A-Za-z0-9._-]{1,128}.", {"type": "string"}),
     "X-Request-Timeout": ("The client's patience, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
     "X-Priority": ("Which queue.", {"type": "string", "enum": ["interactive", "batch"]}),
     "Idempotency-Key": (
@@ -53,7 +59,7 @@ def describe(app: FastAPI, service: Service) -> Schema:
         },
     }
     for path in IMAGE_PATHS:
-        _describe_images(document["paths"][path]["post"])
+        _describe_images(document["paths"][path]["post"], service)
     _describe_models(document["paths"])
     _describe_probes(document["paths"])
     if service.settings.api_keys_file:
@@ -63,8 +69,10 @@ def describe(app: FastAPI, service: Service) -> Schema:
     return document
 
 
-def _describe_images(operation: Schema) -> None:
-    operation["requestBody"] = {"required": True, "content": _json(ImageRequest)}
+def _describe_images(operation: Schema, service: Service) -> None:
+    content = _json(ImageRequest)
+    content["application/json"]["examples"] = _examples(service)
+    operation["requestBody"] = {"required": True, "content": content}
     operation["parameters"] = [
         {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
         for name, (text, schema) in HEADERS.items()
@@ -74,10 +82,28 @@ def _describe_images(operation: Schema) -> None:
         "200": {
             "description": "The images.",
             "content": _json(ImagesResponse)
-            | {"text/event-stream": {"schema": {"type": "string"}}}
+            | {"text/event-stream": {"schema": EVENT}}
             | dict.fromkeys(MEDIA_TYPES.values(), image),
         }
     } | _errors(*ERRORS)
+
+
+def _examples(service: Service) -> Schema:
+    config = service.engine.config
+    width, height = config.default_width, config.default_height
+    bodies: dict[str, Schema] = {
+        "prompt": {"prompt": "a lighthouse in a storm", "seed": 1},
+        "caption": {"json_prompt": {"high_level_description": "a lighthouse in a storm"}, "quality": "low"},
+        "sides": {
+            "prompt": "a lighthouse",
+            "width": width,
+            "height": height,
+            "preset": config.default_preset,
+        },
+        "stream": {"prompt": "a lighthouse", "stream": True, "partial_images": 2, "output_format": "webp"},
+        "sampling": {"prompt": "a lighthouse", "num_inference_steps": 8, "guidance_scale": 4.5},
+    }
+    return {name: {"value": {"model": config.model_id, **body}} for name, body in bodies.items()}
 
 
 def _describe_models(paths: Schema) -> None:

@@ -15,10 +15,22 @@ Finite = Annotated[float, Field(allow_inf_nan=False, ge=-100, le=100)]
 Guidance = Annotated[float, Field(allow_inf_nan=False, ge=1, le=20)]
 
 
+# What the schema says of `prompt` and `json_prompt`; `parameters` checks it.
+_ONE_PROMPT: list[JsonValue] = [
+    {"required": ["prompt"], "properties": {"prompt": {"type": "string"}, "json_prompt": {"type": "null"}}},
+    {
+        "required": ["json_prompt"],
+        "properties": {"json_prompt": {"type": "object"}, "prompt": {"type": "null"}},
+    },
+]
+
+
 class ImageRequest(BaseModel):
     """A request as sent. Null means absent; `limited_to` adds what the served model and server allow."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, json_schema_extra={"oneOf": _ONE_PROMPT}
+    )
 
     prompt: str | None = Field(
         None,
@@ -29,7 +41,7 @@ class ImageRequest(BaseModel):
     json_prompt: dict[str, JsonValue] | None = Field(
         None, description="A structured caption; exactly one of `prompt` and `json_prompt`."
     )
-    model: str | None = Field(None, description="Id of the served model.")
+    model: str | None = Field(None, description="Id of the served model; another is a 404.")
     n: int | None = Field(None, ge=1, le=10, description="Images; image k uses seed + k.")
     size: str | None = Field(None, pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$", description="`WxH` or `auto`.")
     width: int | None = Field(None, description="Pixels; together with `height`, instead of `size`.")

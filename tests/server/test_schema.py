@@ -1,0 +1,59 @@
+"""The served document: schemathesis over all of it, and its limits against the model's."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.server.process import ServerProcess
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "response_headers_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+)
+
+
+def test_schemathesis(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    """Its examples, coverage and fuzzing phases. /drain is left out: it would close the door to the rest."""
+    # The phases send the same few Idempotency-Keys with every body.
+    server = start("--idempotency-seconds", "0.001")
+    command = [
+        str(Path(sys.executable).parent / "schemathesis"),
+        "run",
+        f"{server.url}/openapi.json",
+        "--phases=examples,coverage,fuzzing",
+        f"--checks={','.join(CHECKS)}",
+        "--max-examples=60",
+        "--exclude-path=/drain",
+        "--seed=1",
+        "--continue-on-failure",
+        "--suppress-health-check=all",
+    ]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr
+    assert server.metric('ideoserve_requests_total{outcome="ok"}') > 50
+    assert not server.log_lines(level="error")
+
+
+def test_limits_are_the_models(server: ServerProcess) -> None:
+    schema = server.http.get("/openapi.json").json()["components"]["schemas"]["ImageRequest"]["properties"]
+
+    def bounds(name: str) -> dict[str, object]:
+        return {rule: value for rule, value in schema[name]["anyOf"][0].items() if rule != "type"}
+
+    for side in ("width", "height"):
+        assert bounds(side) == {"minimum": 64, "maximum": 256, "multipleOf": 16}
+    assert bounds("n") == {"minimum": 1, "maximum": 10}
+    assert bounds("preset") == {"enum": ["V4_QUALITY_48", "V4_DEFAULT_20", "V4_TURBO_12"]}
+
+
+def test_the_document_is_browsable(server: ServerProcess) -> None:
+    assert "swagger" in server.http.get("/docs").text.lower()
+    responses = server.http.get("/openapi.json").json()["paths"]["/v1/images"]["post"]["responses"]
+    assert " ".join(responses) == "200 400 401 403 404 406 408 413 415 422 429 431 500 503 504"
