@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Channel:
-    """Messages in order; a thread of its own does the pickling and the waiting on the other side."""
+    """Messages in order, several at a time; a thread of its own pickles them and waits for the other side."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -17,19 +17,20 @@ class Channel:
         self._sender.start()
 
     def send(self, message: Any) -> None:
-        """Queue `message`; if the other side is gone it is dropped."""
+        """Queue `message` (not None); if the other side is gone it is dropped."""
         self._outbox.put(message)
 
     def poll(self, seconds: float | None) -> bool:
-        """Whether a message (or the end) can be received, waiting at most `seconds`; None waits for ever."""
+        """Whether messages (or the end) can be received, waiting at most `seconds`; None waits for ever."""
         return self._connection.poll(seconds)
 
-    def receive(self) -> Any:
-        """The next message. Raises EOFError once the other side is gone."""
+    def receive(self) -> list[Any]:
+        """The next messages, at least one. Raises EOFError once the other side is gone."""
         try:
-            return self._connection.recv()
+            messages: list[Any] = self._connection.recv()
         except OSError as error:  # a side that was killed resets the pipe
             raise EOFError from error
+        return messages
 
     def flush(self, seconds: float) -> None:
         """Let what was sent go out; nothing can be sent after it."""
@@ -37,10 +38,17 @@ class Channel:
         self._sender.join(seconds)
 
     def close(self) -> None:
-        self._outbox.put(None)
+        """Once the other side is gone, and nobody receives: a closed descriptor may soon be another's."""
+        self.flush(seconds=1.0)
         self._connection.close()
 
     def _send_all(self) -> None:
         with contextlib.suppress(OSError):
+            messages: list[Any] = []
             while (message := self._outbox.get()) is not None:
-                self._connection.send(message)
+                messages.append(message)
+                if self._outbox.empty():
+                    self._connection.send(messages)
+                    messages = []
+            if messages:
+                self._connection.send(messages)

@@ -7,10 +7,10 @@ that worker dies, given again, from its seed, to the next one that is ready.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from engine.config import EngineOptions, ModelConfig
-from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
+from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError
 from engine.messages import (
     Abort,
     EngineRequest,
@@ -23,13 +23,12 @@ from engine.messages import (
     StepDone,
     UnitDone,
     UnitKind,
+    WorkerReady,
 )
 from engine.supervisor import Worker
+from engine.ticket import Ticket
 from engine.tokenizer import Tokenizer
 from engine.worker import main as worker_main
-
-# Deaths of a worker that ran nothing but one request, before that request is given up.
-_MAX_KILLS = 2
 
 UnitListener = Callable[[UnitKind, int, float], None]
 WorkerTarget = Callable[..., None]
@@ -45,25 +44,6 @@ class EngineStats:
     device_memory_bytes: int
     cache_hits: int
     cache_misses: int
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """An accepted request on its way. `steps_done` by image; `kills` counts workers that died on it alone."""
-
-    request: EngineRequest
-    seconds: float
-    outputs: asyncio.Queue[RequestOutput | Exception] = field(default_factory=asyncio.Queue)
-    worker: Worker | None = None
-    kills: int = 0
-    steps_done: dict[int, int] = field(default_factory=dict)
-    previews_sent: set[tuple[int, int]] = field(default_factory=set)
-    is_answered: bool = False
-
-    @property
-    def seconds_left(self) -> float:
-        total = self.request.sampling.num_inference_steps * len(self.request.seeds)
-        return self.seconds * (1 - sum(self.steps_done.values()) / total)
 
 
 class EngineClient:
@@ -89,7 +69,8 @@ class EngineClient:
             worker.start()
 
     async def close(self) -> None:
-        """End the workers."""
+        """End the workers; what is still asked for fails."""
+        self._fail_all(EngineDeadError("the engine is closed"))
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     @property
@@ -110,16 +91,7 @@ class EngineClient:
     def predict_seconds(self, request: EngineRequest) -> float:
         """Device seconds of the request alone; 0 before the first worker is ready."""
         cost = next((worker.cost_model for worker in self._workers if worker.cost_model), None)
-        if cost is None:
-            return 0.0
-        sampling = request.sampling
-        return cost.request_seconds(
-            request.width,
-            request.height,
-            len(request.token_ids),
-            sampling.guidance_schedule,
-            len(request.seeds),
-        )
+        return 0.0 if cost is None else cost.request_seconds(request)
 
     def backlog_seconds(self) -> float:
         """Predicted seconds of accepted, unfinished work on the least loaded device."""
@@ -144,7 +116,7 @@ class EngineClient:
     async def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         """The request's outputs, RequestDone last. Leaving early aborts it.
 
-        Raises DeadlineExceededError, GenerationError, WorkerCrashedError or EngineDeadError.
+        Raises DeadlineExceededError, GenerationError or EngineDeadError.
         """
         if self._death:
             raise self._death
@@ -163,6 +135,8 @@ class EngineClient:
     def on_message(self, worker: Worker, message: FromWorker) -> None:
         """Of Worker: pass outputs on, take note of the rest."""
         match message:
+            case WorkerReady():
+                self._deal()
             case UnitDone():
                 self._units[worker] = message
                 for listener in self._listeners:
@@ -171,33 +145,30 @@ class EngineClient:
                 ticket = self._tickets.get(message.request_id)
                 if ticket is not None and ticket.worker is worker:
                     self._deliver(ticket, message)
-        if worker.is_ready:
-            self._assign_waiting()
 
     def on_death(self, worker: Worker, suspects: tuple[str, ...]) -> None:
         """Of Worker: its requests run again; those it died on run alone, and not for ever."""
-        for ticket in [ticket for ticket in self._tickets.values() if ticket.worker is worker]:
-            ticket.worker = None
-            ticket.steps_done.clear()
-            if ticket.request.request_id in suspects:
-                ticket.kills += set(suspects) == {ticket.request.request_id}
-                ticket.request = replace(ticket.request, is_suspect=True)
-            if ticket.kills == _MAX_KILLS:
-                ticket.outputs.put_nowait(WorkerCrashedError("the worker died on this request, twice"))
-        self._assign_waiting()
+        self._units.pop(worker, None)
+        for ticket in self._tickets.values():
+            if ticket.worker is worker and not ticket.is_answered:
+                ticket.start_again(suspects)
+        self._deal()
 
     def on_dead_engine(self, error: EngineDeadError) -> None:
         """Of Worker: nothing can be served any more."""
-        self._death = error
-        for ticket in self._tickets.values():
-            ticket.outputs.put_nowait(error)
+        self._fail_all(error)
         self._died.set()
 
+    def _fail_all(self, error: EngineDeadError) -> None:
+        self._death = self._death or error
+        for ticket in self._tickets.values():
+            ticket.put(error)
+
     async def _next(self, ticket: Ticket) -> RequestOutput:
-        deadline = ticket.request.deadline
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        """Deadlines are in the event loop's own time."""
         try:
-            output = await asyncio.wait_for(ticket.outputs.get(), left)
+            async with asyncio.timeout_at(ticket.request.deadline):
+                output = await ticket.outputs.get()
         except TimeoutError:
             raise DeadlineExceededError("the deadline passed") from None
         if isinstance(output, Exception):
@@ -219,9 +190,7 @@ class EngineClient:
             case ImageDone():
                 request = ticket.request
                 ticket.request = replace(request, skip=request.skip | {output.image_index})
-            case RequestDone() | RequestFailed():
-                ticket.is_answered = True
-        ticket.outputs.put_nowait(output)
+        ticket.put(output)
 
     def _forget(self, ticket: Ticket) -> None:
         """Done, failed or left: make sure that it costs nothing any more."""
@@ -234,19 +203,25 @@ class EngineClient:
         if not any(other.worker is worker for other in self._tickets.values()):
             worker.went_idle()
 
-    def _assign_waiting(self) -> None:
+    def _deal(self) -> None:
+        """Give each request that no worker has begun to the one with the least backlog."""
         for ticket in self._tickets.values():
-            if ticket.worker is None and ticket.kills < _MAX_KILLS:
+            has_begun = ticket.worker is not None and ticket.steps_done
+            if not has_begun and not ticket.is_answered:
                 self._assign(ticket)
 
     def _assign(self, ticket: Ticket) -> None:
-        """To the ready worker with the least backlog; if none is ready the ticket waits."""
+        """If no worker is ready the ticket waits."""
         ready = [worker for worker in self._workers if worker.is_ready]
         if not ready:
             return
-        if not ticket.seconds:
-            ticket.seconds = self.predict_seconds(ticket.request)
+        ticket.seconds = ticket.seconds or self.predict_seconds(ticket.request)
+        before, ticket.worker = ticket.worker, None
         ticket.worker = min(ready, key=self._backlog)
+        if before is ticket.worker:
+            return
+        if before is not None:
+            before.send(Abort(ticket.request.request_id))
         ticket.worker.send(ticket.request)
 
     def _backlog(self, worker: Worker) -> float:

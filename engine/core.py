@@ -1,5 +1,6 @@
 """EngineCore: requests in, one unit of work at a time, outputs out."""
 
+import logging
 import time
 from collections.abc import Callable, Generator
 from typing import Protocol, TypeVar
@@ -21,6 +22,8 @@ from engine.request import Conditioning, Preview, RequestState, SampleState
 from engine.scheduler import Decode, Denoise, Encode, Scheduler, Unit
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -94,7 +97,7 @@ class EngineCore:
         state.started = state.started or started
         try:
             state.work = state.work or self._runner.encode_prompt(state.request)
-            conditioning = self._advance(state.work)
+            conditioning = self._advance(state.work, state)
             state.times["encode"] += self._clock() - started
             if conditioning is None:
                 return
@@ -111,48 +114,56 @@ class EngineCore:
 
     def _denoise(self, samples: list[SampleState]) -> None:
         """One step for all; if that fails, for each half, down to the guilty."""
-        started = self._clock()
+        batches = [samples]
+        while batches:
+            batch = [sample for sample in batches.pop() if not sample.state.is_failed]
+            error = self._try_step(batch) if batch else None
+            if error is not None and len(batch) == 1:
+                self._fail(batch[0].state, error)
+            elif error is not None:
+                middle = len(batch) // 2
+                batches += [batch[middle:], batch[:middle]]
+
+    def _try_step(self, samples: list[SampleState]) -> Exception | None:
+        """What went wrong, if anything: then no sample has moved."""
+        key, started = samples[0].batch_key, self._clock()
         try:
             self._runner.denoise_step(samples)
         except Exception as error:
             if self._runner.is_out_of_memory(error):
+                error.__traceback__ = None  # its frames hold the tensors
                 self._runner.release_memory()
-                self._scheduler.limits.ran_out_of_memory(samples[0].batch_key, len(samples))
-            if len(samples) == 1:
-                self._fail(samples[0].state, error)
-                return
-            middle = len(samples) // 2
-            self._denoise(samples[:middle])
-            self._denoise([sample for sample in samples[middle:] if not sample.state.is_failed])
-            return
-        self._scheduler.limits.stepped(samples[0].batch_key)
+                self._scheduler.limits.ran_out_of_memory(key, len(samples))
+            return error
+        self._scheduler.limits.stepped(key, len(samples))
         seconds = self._clock() - started
+        for state in {sample.state: None for sample in samples}:
+            state.times["denoise"] += seconds
         for sample in samples:
-            self._after_step(sample, seconds)
+            self._after_step(sample)
+        return None
 
-    def _after_step(self, sample: SampleState, seconds: float) -> None:
-        sample.state.times["denoise"] += seconds
-        request = sample.request
-        self._emit(StepDone(request.request_id, sample.image_index, sample.step_index, sample.num_steps))
+    def _after_step(self, sample: SampleState) -> None:
+        if sample.state.is_failed:  # by the preview of another of its images
+            return
+        request_id, index = sample.request.request_id, sample.image_index
+        self._emit(StepDone(request_id, index, sample.step_index, sample.num_steps))
         self._scheduler.stepped(sample)
-        if sample.preview_due is not None:
+        due = sample.preview_due
+        if due is None:
+            return
+        try:
             preview = self._runner.preview(sample)
-            self._emit(
-                PreviewReady(
-                    request.request_id,
-                    sample.image_index,
-                    sample.preview_due,
-                    preview.width,
-                    preview.height,
-                    preview.rgb,
-                )
-            )
+        except Exception as error:
+            self._fail(sample.state, error)
+            return
+        self._emit(PreviewReady(request_id, index, due, preview.width, preview.height, preview.rgb))
 
     def _decode(self, sample: SampleState) -> None:
         state, started = sample.state, self._clock()
         try:
             sample.work = sample.work or self._runner.decode(sample)
-            rgb = self._advance(sample.work)
+            rgb = self._advance(sample.work, state)
         except Exception as error:
             self._fail(state, error)
             return
@@ -175,9 +186,9 @@ class EngineCore:
             ImageDone(request.request_id, index, request.seeds[index], request.width, request.height, rgb)
         )
 
-    def _advance(self, work: Generator[None, None, T]) -> T | None:
+    def _advance(self, work: Generator[None, None, T], state: RequestState) -> T | None:
         """Run `work` for one slice, or to its end; its result, or None if it is not done."""
-        until = self._clock() + self._scheduler.slice_seconds()
+        until = self._clock() + self._scheduler.slice_seconds(state)
         while True:
             try:
                 next(work)
@@ -191,9 +202,10 @@ class EngineCore:
         if self._runner.is_fatal(error):
             raise error
         state.is_failed = True
-        if self._scheduler.remove(state.request.request_id):
-            message = f"{type(error).__name__}: {error}"
-            self._emit(RequestFailed(state.request.request_id, "generation_failed", message))
+        request_id = state.request.request_id
+        logger.error("request %s failed", request_id, exc_info=error)
+        self._scheduler.remove(request_id)
+        self._emit(RequestFailed(request_id, "generation_failed", f"{type(error).__name__}: {error}"))
 
 
 def _describe(unit: Unit) -> tuple[UnitKind, tuple[str, ...]]:

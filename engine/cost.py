@@ -1,7 +1,12 @@
 """Predicted seconds of device work, from what the warm-up measured. Torch-free."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # messages carry a cost model
+    from engine.messages import EngineRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +41,17 @@ class CostModel:
         seconds = self.pass_.seconds([image_tokens + length for length in text_lens])
         return seconds + (self.pass_.seconds([image_tokens] * guided) if guided else 0.0)
 
-    def request_seconds(
-        self, width: int, height: int, num_tokens: int, guidance_schedule: Sequence[float], num_images: int
-    ) -> float:
-        """A whole request, run alone."""
-        tokens = self.image_tokens(width, height)
-        guided = sum(scale != 1 for scale in guidance_schedule)
-        steps = (len(guidance_schedule) - guided) * self.step_seconds(tokens, [num_tokens], 0)
-        steps += guided * self.step_seconds(tokens, [num_tokens], 1)
-        return self.encode.seconds([num_tokens]) + num_images * (steps + self.decode.seconds([tokens]))
+    def request_seconds(self, request: "EngineRequest") -> float:
+        """A whole request, run alone, one image after the other."""
+        tokens = self.image_tokens(request.width, request.height)
+        prompt = [len(request.token_ids)]
+        schedule = request.sampling.guidance_schedule
+        guided = sum(scale != 1 for scale in schedule)
+        steps = (len(schedule) - guided) * self.step_seconds(tokens, prompt, 0)
+        steps += guided * self.step_seconds(tokens, prompt, 1)
+        return self.encode.seconds(prompt) + len(request.seeds) * (steps + self.decode.seconds([tokens]))
 
-    def batch_limit(self, image_tokens: int, max_batch_size: int) -> int:
-        """The batch at which the fixed cost of a step is spread thin: under a twentieth of the whole."""
-        per_sample = self.pass_.seconds([image_tokens]) - self.pass_.base
-        if per_sample <= 0:
-            return max_batch_size
-        return max(1, min(max_batch_size, round(19 * self.pass_.base / per_sample)))
+    def batch_tokens(self, image_tokens: int) -> float:
+        """Tokens of a resolution at which the fixed cost of a step is spread thin: a twentieth of it."""
+        per_token = self.pass_.per_unit + self.pass_.per_square * image_tokens
+        return 19 * self.pass_.base / per_token if per_token > 0 else math.inf

@@ -56,7 +56,7 @@ class ModelRunner:
         """Everything that does not depend on the image; yields between layers of the text encoder."""
         text = self._cache.get(request.token_ids)
         if text is None:
-            features = yield from self.pipeline.text_encoder.encode(request.token_ids)
+            features = yield from self._paced(self.pipeline.text_encoder.encode(request.token_ids))
             text = self.pipeline.conditional.project_text(features)
             self._cache.put(request.token_ids, text)
         sampling = request.sampling
@@ -79,28 +79,38 @@ class ModelRunner:
 
     @torch.inference_mode()
     def denoise_step(self, samples: Sequence[SampleState]) -> None:
-        """Advance each sample by one step, in place, or none of them. All must have one batch key."""
+        """Advance each sample by one step, in place, or none of them. All must have one batch key.
+
+        Returns once the device is done. Raises FloatingPointError on NaN or infinity in any sample.
+        """
         latents = torch.stack([sample.latents for sample in samples])  # (B, N, C)
         velocity = self._predict(samples, latents)
         times = torch.stack([_times(sample) for sample in samples])  # (B, 2)
         dt = times.diff().float().unsqueeze(-1).to(self.device)  # (B, 1, 1)
         stepped = euler_step(latents, velocity, dt)
-        for index, sample in enumerate(samples):
-            sample.latents = stepped[index]
+        cleans = [
+            z + v * (1 - end) if sample.is_preview_next else None
+            for sample, z, v, end in zip(samples, stepped, velocity, times[:, 1].tolist(), strict=True)
+        ]
+        if not stepped.isfinite().all().item():  # waits for the device
+            raise FloatingPointError("the latents are not finite")
+        for sample, z, clean in zip(samples, stepped, cleans, strict=True):
+            sample.latents, sample.clean = z, clean
             sample.step_index += 1
-            if sample.preview_due is not None:
-                sample.clean = stepped[index] + velocity[index] * (1 - float(times[index, 1]))
 
     @torch.inference_mode()
     def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
-        """The finished sample's RGB bytes, row-major. Raises FloatingPointError on NaN or infinity."""
+        """The finished sample's RGB bytes, row-major; yields between parts of the VAE.
+
+        Raises FloatingPointError on NaN or infinity.
+        """
         latents = self._to_vae_latents(sample.latents, *sample.batch_key)
-        if not torch.isfinite(latents).all():
-            raise FloatingPointError("the latents are not finite")
         vae = self.pipeline.vae
-        yield
-        pixels = vae.decode(latents.unsqueeze(0).to(vae.decoder.conv_in.weight.dtype))
-        rgb = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        parts = vae.decode_parts(latents.unsqueeze(0).to(vae.decoder.conv_in.weight.dtype))
+        pixels = (yield from self._paced(parts))[0].float()
+        if not pixels.isfinite().all():
+            raise FloatingPointError("the pixels are not finite")
+        rgb = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return _to_bytes(rgb.permute(1, 2, 0))
 
     @torch.inference_mode()
@@ -111,6 +121,10 @@ class ModelRunner:
         sample.clean = None
         pixels = self._preview_map(latents)
         return Preview(pixels.shape[1], pixels.shape[0], _to_bytes(pixels))
+
+    def clear_cache(self) -> None:
+        """Forget all prompts, and the counts."""
+        self._cache = ConditioningCache(CACHE_BYTES)
 
     def memory_bytes(self) -> int:
         """Device memory in use; 0 on a CPU."""
@@ -130,6 +144,18 @@ class ModelRunner:
     def is_fatal(self, error: Exception) -> bool:
         """After a device error (not out of memory) the process is of no more use."""
         return isinstance(error, torch.AcceleratorError) and not self.is_out_of_memory(error)
+
+    def _paced(self, parts: Generator[None, None, Tensor]) -> Generator[None, None, Tensor]:
+        """`parts`, each done on the device before the pause after it: who drives it goes by the clock."""
+        while True:
+            try:
+                next(parts)
+            except StopIteration as done:
+                result: Tensor = done.value
+                return result
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            yield
 
     def _predict(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         """Guided velocity (B, N, C) of each sample's next step."""

@@ -52,6 +52,11 @@ class RequestState:
     is_failed: bool = False
     times: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
 
+    @property
+    def num_images(self) -> int:
+        """Still to be made when it was queued."""
+        return len(self.request.seeds) - len(self.request.skip)
+
 
 @dataclass(eq=False, slots=True)
 class SampleState:
@@ -92,8 +97,16 @@ class SampleState:
     @property
     def preview_due(self) -> int | None:
         """The index of the preview to send after the step just taken: they are spread evenly."""
+        return self._preview_at(self.step_index)
+
+    @property
+    def is_preview_next(self) -> bool:
+        """Whether one is due after the next step."""
+        return self._preview_at(self.step_index + 1) is not None
+
+    def _preview_at(self, step_index: int) -> int | None:
         previews = self.request.num_previews
         for index in range(previews):
-            if self.step_index == max(1, (index + 1) * self.num_steps // (previews + 1)):
+            if step_index == max(1, (index + 1) * self.num_steps // (previews + 1)):
                 return index
         return None

@@ -7,7 +7,7 @@ one that came little earlier, equal ones run in order of arrival, and none waits
 
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain, takewhile
 
 from engine.cost import CostModel
 from engine.limits import BatchLimits
@@ -61,17 +61,23 @@ class Lane:
         return bool(self.waiting or self.running or self.finished)
 
     @property
-    def is_interactive(self) -> bool:
+    def next_waiting(self) -> RequestState:
+        """The one being encoded, else the one due first."""
+        return next((state for state in self.waiting if state.work), self.waiting[0])
+
+    @property
+    def share(self) -> float:
+        """Of a quantum, each time its turn comes."""
         samples = chain(self.running, self.finished)
         requests = chain((state.request for state in self.waiting), (sample.request for sample in samples))
-        return any(request.priority == "interactive" for request in requests)
+        return 1.0 if any(request.priority == "interactive" for request in requests) else BATCH_SHARE
 
 
 class Scheduler:
     """`waiting` requests are encoded, their samples run, finished samples are decoded.
 
-    Bound: while a resolution has work, the others together run at most two quanta each between two
-    of its turns, a quantum being the greatest predicted cost of one unit now at hand.
+    Bound: between two turns of a resolution that has work, each other one spends less than two quanta,
+    a quantum being the greatest predicted cost of a unit at hand; whatever comes and goes meanwhile.
     """
 
     def __init__(self, cost: CostModel, limits: BatchLimits, max_running: int) -> None:
@@ -79,6 +85,7 @@ class Scheduler:
         self.limits = limits
         self.max_running = max_running
         self._lanes: deque[Lane] = deque()
+        self._turn: Lane | None = None
         self._requests: dict[str, RequestState] = {}
 
     @property
@@ -87,6 +94,7 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
+        """Samples in memory."""
         return sum(len(lane.running) + len(lane.finished) for lane in self._lanes)
 
     def add(self, request: EngineRequest) -> None:
@@ -137,33 +145,38 @@ class Scheduler:
         quantum = max(costs.values())
         while True:
             lane = self._lanes[0]
+            if lane is not self._turn:
+                self._turn = lane
+                lane.deficit += quantum * lane.share
             if lane.key not in units:
                 lane.deficit = 0.0
             elif costs[lane.key] <= lane.deficit:
                 return self._take(lane, units[lane.key], costs[lane.key])
             self._lanes.rotate(-1)
-            following = self._lanes[0]
-            share = 1.0 if following.is_interactive else BATCH_SHARE
-            following.deficit += quantum * share
-
-    def slice_seconds(self) -> float:
-        """How long an encode or decode may run before a waiting step has its turn: one step's time."""
-        steps = [self.seconds(Denoise(self._batch(lane))) for lane in self._lanes if lane.running]
-        return min(steps, default=float("inf"))
+            self._turn = None
 
     def seconds(self, unit: Unit) -> float:
-        """Predicted cost."""
+        """Predicted cost; of encoding and decoding that of a slice, for they are driven one at a time."""
         match unit:
             case Denoise(samples):
-                tokens = self.cost.image_tokens(*samples[0].batch_key)
-                lens = [len(sample.request.token_ids) for sample in samples]
-                guided = sum(sample.guidance != 1 for sample in samples)
-                return self.cost.step_seconds(tokens, lens, guided)
+                return self._step_seconds(samples)
             case Encode(state):
                 whole = self.cost.encode.seconds([len(state.request.token_ids)])
+                return min(whole, self.slice_seconds(state))
             case Decode(sample):
                 whole = self.cost.decode.seconds([self.cost.image_tokens(*sample.batch_key)])
-        return min(whole, self.slice_seconds())
+                return min(whole, self.slice_seconds(sample.state))
+
+    def slice_seconds(self, state: RequestState) -> float:
+        """How long its encoding or decoding may run: the shortest step that waits, else a step of its own."""
+        waiting = [self._step_seconds(self._batch(lane)) for lane in self._lanes if lane.running]
+        tokens = self.cost.image_tokens(state.request.width, state.request.height)
+        return min(waiting or [self.cost.step_seconds(tokens, [len(state.request.token_ids)], 1)])
+
+    def _step_seconds(self, samples: list[SampleState]) -> float:
+        tokens = self.cost.image_tokens(*samples[0].batch_key)
+        lens = [len(sample.request.token_ids) for sample in samples]
+        return self.cost.step_seconds(tokens, lens, sum(sample.guidance != 1 for sample in samples))
 
     def _take(self, lane: Lane, unit: Unit, cost: float) -> Unit:
         lane.deficit -= cost
@@ -176,32 +189,33 @@ class Scheduler:
             return Denoise(self._batch(lane))
         if lane.finished:
             return Decode(lane.finished[0])
-        if lane.waiting and (lane.waiting[0].work or self._has_seat(lane.waiting[0])):
-            return Encode(lane.waiting[0])
+        if lane.waiting and self._has_seats(lane.next_waiting):
+            return Encode(lane.next_waiting)
         return Denoise(self._batch(lane)) if lane.running else None
 
-    def _has_seat(self, state: RequestState) -> bool:
-        seats = len(state.request.seeds) - len(state.request.skip)
-        running = self.num_running
-        return running == 0 or running + seats <= self.max_running
+    def _has_seats(self, state: RequestState) -> bool:
+        """Beside those of each request due earlier or being encoded; the first may always sit alone."""
+        if state.work:
+            return True
+        waiting = chain.from_iterable(lane.waiting for lane in self._lanes)
+        ahead = [other for other in waiting if other.due < state.due or other.work]
+        taken = self.num_running + sum(other.num_images for other in ahead)
+        return taken == 0 or taken + state.num_images <= self.max_running
 
     def _batch(self, lane: Lane) -> list[SampleState]:
         """The samples due first; one that its worker died on runs alone."""
         if lane.running[0].request.is_suspect:
             return lane.running[:1]
         sound = [sample for sample in lane.running if not sample.request.is_suspect]
-        return sound[: self.limits.of(lane.key)]
+        image_tokens = self.cost.image_tokens(*lane.key)
+        totals = accumulate(image_tokens + len(sample.request.token_ids) for sample in sound)
+        budget = self.limits.tokens(lane.key)
+        fitting = sum(1 for _ in takewhile(lambda total: total <= budget, totals))
+        return sound[: max(1, min(fitting, self.limits.samples(lane.key)))]
 
     def _due(self, request: EngineRequest) -> float:
-        alone = self.cost.request_seconds(
-            request.width,
-            request.height,
-            len(request.token_ids),
-            request.sampling.guidance_schedule,
-            len(request.seeds),
-        )
         delay = BATCH_DELAY if request.priority == "batch" else 0.0
-        return request.submitted + STRETCH * alone + delay
+        return request.submitted + STRETCH * self.cost.request_seconds(request) + delay
 
     def _lane(self, key: BatchKey) -> Lane:
         for lane in self._lanes:

@@ -3,18 +3,25 @@
 import asyncio
 import contextlib
 import multiprocessing
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 from engine.channel import Channel
 from engine.config import EngineOptions, ModelConfig
 from engine.cost import CostModel
 from engine.errors import EngineDeadError
-from engine.messages import FromWorker, Shutdown, ToWorker, UnitStarted, WorkerFailed, WorkerReady
+from engine.messages import (
+    FromWorker,
+    RequestDone,
+    Shutdown,
+    ToWorker,
+    UnitStarted,
+    WorkerFailed,
+    WorkerReady,
+)
 from engine.worker import main as worker_main
 
 # A unit of work may take this many times what it was expected to before its worker counts as hung.
@@ -54,7 +61,8 @@ class Worker:
         self._listener = listener
         self._target = target
         self._suspects: tuple[str, ...] = ()
-        self._failures = 0
+        self._start_failures = 0
+        self._deaths = 0
         self._reason = ""
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -88,19 +96,42 @@ class Worker:
             await asyncio.wait_for(self._task, timeout=5.0)
 
     async def _supervise(self) -> None:
-        while True:
-            await self._run_once()
-            if self._is_closing:
-                return
-            if self._failures >= self._options.max_start_failures:
+        await self._run_once()
+        while not self._is_closing:
+            if self._start_failures >= self._options.max_start_failures:
                 self._listener.on_dead_engine(EngineDeadError(f"the worker cannot start: {self._reason}"))
                 return
-            if self._failures:
-                await asyncio.sleep(min(_MAX_BACKOFF_SECONDS, 0.5 * 2**self._failures))
+            # 0, 0.5, 1.5, 3.5 ... seconds, until it has answered a request again.
+            await asyncio.sleep(min(_MAX_BACKOFF_SECONDS, 0.5 * (2 ** (self._deaths - 1) - 1)))
             self.restarts += 1
+            await self._run_once()
 
     async def _run_once(self) -> None:
         """From the spawn of one process to its end."""
+        process = self._spawn()
+        ended = asyncio.Event()
+        reader = (self._channel, asyncio.get_running_loop(), ended)
+        threading.Thread(target=self._read, args=reader, name="channel-reader", daemon=True).start()
+        watchdog = asyncio.create_task(self._watch(process))
+        try:
+            await ended.wait()
+        finally:
+            was_ready, self.is_ready = self.is_ready, False
+            watchdog.cancel()
+            # A process that closed its pipe is on its way out; one that is not wanted any more may not be.
+            if ended.is_set():
+                await asyncio.to_thread(process.join, 0.5)
+            process.kill()
+            await ended.wait()
+            await asyncio.to_thread(self._clean_up, process)
+        self._deaths += 1
+        if not was_ready:
+            self._start_failures += 1
+            self._reason = self._reason or "it ended while loading"
+        if not self._is_closing:
+            self._listener.on_death(self, self._suspects)
+
+    def _spawn(self) -> BaseProcess:
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             target=self._target,
@@ -110,50 +141,41 @@ class Worker:
         )
         process.start()
         theirs.close()
-        self._pid = process.pid
         self._channel = Channel(ours)
-        self._heard_at, self._expected, self._is_idle = time.monotonic(), self._options.load_seconds, False
+        self._heard_at, self._expected, self._is_idle = time.monotonic(), 0.0, False
         self._suspects, self._reason = (), ""
-        ended = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        threading.Thread(target=self._read, args=(self._channel, loop, ended), daemon=True).start()
-        watchdog = asyncio.create_task(self._watch())
-        try:
-            await ended.wait()
-        finally:
-            watchdog.cancel()
-            await self._end(process)
-        was_ready, self.is_ready = self.is_ready, False
-        if not was_ready:
-            self._failures += 1
-            self._reason = self._reason or f"it ended while loading, exit code {process.exitcode}"
-        if not self._is_closing:
-            self._listener.on_death(self, self._suspects)
+        return process
 
-    async def _end(self, process: multiprocessing.process.BaseProcess) -> None:
-        """Nothing is left of it: a process that closed its pipe may be on its way out, or not."""
+    def _clean_up(self, process: BaseProcess) -> None:
+        """Of a dead process; blocks."""
+        process.join()
+        if process.exitcode:
+            self._reason = self._reason or f"it ended with exit code {process.exitcode}"
+        process.close()
         self._channel.close()
-        patience = 5.0 if self._is_closing and self.is_ready else 0.5
-        await asyncio.to_thread(process.join, patience)
-        process.kill()
-        await asyncio.to_thread(process.join)
 
     def _read(self, channel: Channel, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
-        """In a thread: hand every message to the event loop."""
+        """In a thread: hand all messages to the event loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             try:
                 while True:
-                    loop.call_soon_threadsafe(self._on_message, channel.receive())
+                    loop.call_soon_threadsafe(self._on_messages, channel.receive())
             except EOFError:
                 loop.call_soon_threadsafe(ended.set)
 
-    def _on_message(self, message: FromWorker) -> None:
+    def _on_messages(self, messages: list[FromWorker]) -> None:
         self._heard_at = time.monotonic()
+        for message in messages:
+            self._on_message(message)
+
+    def _on_message(self, message: FromWorker) -> None:
         match message:
             case WorkerReady():
                 self.cost_model = message.cost_model
                 self.is_ready = self._is_idle = True
-                self._failures, self._expected = 0, 0.0
+                self._start_failures = 0
+            case RequestDone():
+                self._deaths = 0
             case WorkerFailed():
                 self._reason = message.reason
                 if message.is_checkpoint_error:
@@ -163,14 +185,14 @@ class Worker:
                 self._suspects, self._expected = message.request_ids, message.expected_seconds
         self._listener.on_message(self, message)
 
-    async def _watch(self) -> None:
+    async def _watch(self, process: BaseProcess) -> None:
         """Kill the process if it owes a sign of life for too long."""
+        options = self._options
         while True:
-            await asyncio.sleep(min(1.0, self._options.hang_seconds / 4))
-            allowed = max(self._options.hang_seconds, _HANG_FACTOR * self._expected)
-            if not self.is_ready:
-                allowed = self._options.load_seconds
-            if not self._is_idle and time.monotonic() - self._heard_at > allowed and self._pid:
+            await asyncio.sleep(min(1.0, options.hang_seconds / 4))
+            working = max(options.hang_seconds, _HANG_FACTOR * self._expected)
+            allowed = working if self.is_ready else options.load_seconds
+            if not self._is_idle and time.monotonic() - self._heard_at > allowed:
                 self._reason = f"no sign of life for {allowed:.0f} s"
-                os.kill(self._pid, signal.SIGKILL)
+                process.kill()
                 return

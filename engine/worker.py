@@ -1,7 +1,9 @@
 """The worker process: loads one model and runs its step loop. Torch is imported only inside it."""
 
+import ctypes
 import os
 import signal
+import sys
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,12 @@ if TYPE_CHECKING:
     from engine.core import EngineCore
     from engine.model_runner import ModelRunner
 
+_PR_SET_PDEATHSIG = 1
+
 
 def main(connection: Connection, config: ModelConfig, options: EngineOptions, device: str | None) -> None:
     """Entry of the spawned process; ends on Shutdown or when the server's side of the pipe is gone."""
-    # Ctrl-C reaches the whole group; the server decides when its workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _live_and_die_with_parent()
     channel = Channel(connection)
     try:
         core = _load(channel, config, options, device)
@@ -39,7 +42,8 @@ def _load(channel: Channel, config: ModelConfig, options: EngineOptions, device:
 
     runner = _build_runner(config, options, device)
     cost = measure(runner, config)
-    limits = BatchLimits(cost, options.max_batch_size)
+    runner.clear_cache()
+    limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
     core = EngineCore(runner, Scheduler(cost, limits, options.max_running), channel.send)
     channel.send(WorkerReady(cost, runner.memory_bytes()))
     return core
@@ -62,18 +66,28 @@ def _build_runner(config: ModelConfig, options: EngineOptions, device: str | Non
 
 
 def _loop(channel: Channel, core: "EngineCore") -> None:
+    """Take in all that has come, run one unit of work, again; wait only when there is nothing to do."""
     while True:
-        # Take in all that has come; wait only when there is nothing to do.
         while channel.poll(0 if core.has_work else None):
             try:
-                message = channel.receive()
+                messages = channel.receive()
             except EOFError:
                 return
-            match message:
-                case EngineRequest():
-                    core.add(message)
-                case Abort(request_id):
-                    core.abort(request_id)
-                case Shutdown():
-                    return
+            for message in messages:
+                match message:
+                    case EngineRequest():
+                        core.add(message)
+                    case Abort(request_id):
+                        core.abort(request_id)
+                    case Shutdown():
+                        return
         core.step()
+
+
+def _live_and_die_with_parent() -> None:
+    """Signals to the whole group are the server's: it decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # A closed pipe goes unnoticed by a worker that hangs or was stopped.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
