@@ -1,0 +1,113 @@
+"""Flags, environment, --help, and how a start fails."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.settings import Settings, read_settings
+from tests.server.process import REPOSITORY, ServerProcess
+
+Start = Callable[..., ServerProcess]
+
+
+def run(*flags: str, module: str = "server", **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", module, *flags]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_flags_win_over_environment_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDEOSERVE_MODEL", "m")
+    monkeypatch.setenv("IDEOSERVE_PORT", "1")
+    monkeypatch.setenv("IDEOSERVE_LOG_PROMPTS", "true")
+    settings = read_settings(["--port", "2", "--devices", "cuda:0, cuda:1", "--no-log-prompts"])
+    assert (settings.model, settings.port, settings.log_prompts) == ("m", 2, False)
+    assert settings.device_list == ("cuda:0", "cuda:1")
+    assert settings.max_backlog_seconds == 120
+    assert read_settings(["--device", "cpu"]).device_list == ("cpu",)
+    assert read_settings([]).log_prompts is True
+
+
+def test_help_states_every_setting_with_its_default() -> None:
+    text = " ".join(run("--help").stdout.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert " ".join((field.description or "").split())[:40] in text
+    assert "TCP port; 0 takes a free one (from 0 to 65535; default 8000)" in text
+    assert "--dtype {float32,bfloat16}" in text
+    assert "(above 0 to 1; default 0.5)" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--port", "70000"), "--port: Input should be less than or equal to 65535"),
+        (("--dtype", "int8"), "--dtype: Input should be 'float32' or 'bfloat16'"),
+        (("--max-backlog-seconds", "nan"), "--max-backlog-seconds: Input should be a finite number"),
+        ((), "--model: Field required"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_exit_code_2(flags: tuple[str, ...], said: str) -> None:
+    result = run(*(("--model", "x", *flags) if flags else ()))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"ideoserve: {said}\n"
+
+
+def test_a_bad_environment_is_too() -> None:
+    result = run("--model", "x", IDEOSERVE_PORT="many")
+    assert result.returncode == 2
+    assert result.stderr.startswith("ideoserve: --port: ")
+
+
+def test_no_checkpoint_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    result = run("--model", str(tmp_path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert str(tmp_path) in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_repository_that_cannot_be_had_is_one_line_and_exit_code_2() -> None:
+    result = run("--model", "nobody/nothing", HF_HUB_OFFLINE="1", HF_HOME="/nonexistent")
+    assert result.returncode == 2
+    assert result.stderr.startswith("ideoserve: nobody/nothing: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_it_listens_on_ipv6(start: Start) -> None:
+    server = start("--host", "::1")
+    assert server.url.startswith("http://[::1]:")
+    assert server.http.get("/healthz").status_code == 200
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, server, sys
+for module in pkgutil.walk_packages(server.__path__, "server."):
+    importlib.import_module(module.name)
+print(sorted({"torch", "transformers", "diffusers"} & set(sys.modules)))
+"""
+
+
+def test_the_server_imports_no_torch() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_the_server_knows_only_four_modules_of_the_engine() -> None:
+    allowed = {"engine.client", "engine.config", "engine.errors", "engine.messages"}
+    for file in (REPOSITORY / "server").rglob("*.py"):
+        for line in file.read_text().splitlines():
+            words = line.split()
+            if words[:1] in (["from"], ["import"]) and words[1].split(".")[0] == "engine":
+                assert words[1] in allowed, f"{file}: {line}"
+
+
+def test_the_engine_knows_no_http() -> None:
+    for file in (REPOSITORY / "engine").rglob("*.py"):
+        for word in ("fastapi", "starlette", "uvicorn", "import server", "from server"):
+            assert word not in file.read_text(), f"{file}: {word}"
