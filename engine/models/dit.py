@@ -34,6 +34,12 @@ class DiTConfig:
     mrope_section: tuple[int, int, int] = (24, 20, 20)
     norm_eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        if self.attention_head_dim < 2 or self.attention_head_dim % 2:
+            raise ValueError(f"attention_head_dim: {self.attention_head_dim} has no two halves to rotate")
+        if 3 * max(self.mrope_section[1:]) > self.attention_head_dim // 2:
+            raise ValueError(f"mrope_section: {self.mrope_section} goes beyond the head's frequencies")
+
     @property
     def hidden_size(self) -> int:
         return self.attention_head_dim * self.num_attention_heads

@@ -16,15 +16,16 @@ class TextEncoder(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         """`config` is the checkpoint's; a model of other depth names its `tap_layers` there.
 
-        Raises ValueError if a tap lies beyond the last layer.
+        Raises ValueError unless the taps are some of its layers, in order.
         """
         super().__init__()
         text_config = Qwen3VLTextConfig(**config["text_config"])
         self.taps: Sequence[int] = tuple(config.get("tap_layers", PUBLISHED_TAPS))
-        if max(self.taps) >= text_config.num_hidden_layers:
-            raise ValueError(
-                f"tap_layers: {max(self.taps)} is beyond the last of {text_config.num_hidden_layers} layers"
-            )
+        layers = text_config.num_hidden_layers
+        if beyond := [tap for tap in self.taps if tap not in range(layers)]:
+            raise ValueError(f"tap_layers: {beyond[0]} is none of num_hidden_layers: {layers}")
+        if not self.taps or list(self.taps) != sorted(set(self.taps)):
+            raise ValueError(f"tap_layers: {self.taps} do not rise")
         self.language_model = Qwen3VLTextModel._from_config(text_config, attn_implementation="sdpa")
 
     @property

@@ -28,6 +28,13 @@ class VAEConfig:
     use_post_quant_conv: bool = True
     batch_norm_eps: float = 1e-4
 
+    def __post_init__(self) -> None:
+        for channels in self.decoder_channels:
+            if self.norm_num_groups < 1 or channels % self.norm_num_groups:
+                raise ValueError(
+                    f"norm_num_groups: {channels} channels are not {self.norm_num_groups} groups"
+                )
+
     @property
     def scale_factor(self) -> int:
         """Pixels per latent, each side."""

@@ -91,7 +91,7 @@ def write_checkpoint(folder: Path, layout: str) -> Checkpoint:
     _publish_latent_norm(referee.vae)
     quantise = {"official-fp8": quantisers.fp8, "official-nf4": quantisers.nf4}.get(layout)
     for part in ("transformer", "unconditional_transformer"):
-        _rewrite(folder / part, getattr(referee, part), _to_official, quantise)
+        _rewrite(folder / part, getattr(referee, part), to_official, quantise)
     _rewrite(folder / "text_encoder", referee.text_encoder, dict, quantise)
     _mark_quantised(folder / "text_encoder" / "config.json", layout)
     return Checkpoint(folder, referee)
@@ -185,7 +185,8 @@ def _is_linear(key: str, tensor: Tensor) -> bool:
     return tensor.dim() == 2 and "embed_" not in key and not key.startswith("visual.")
 
 
-def _to_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a DiT in diffusers' names -> in the official ones."""
     official: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if ".to_q." in key:
