@@ -1,6 +1,7 @@
 """The process: uvicorn around the application, its listening line, its drain and its exit code."""
 
 import asyncio
+import gc
 import resource
 import socket
 import sys
@@ -71,6 +72,9 @@ def serve(app: FastAPI) -> int:
         timeout_graceful_shutdown=int(settings.write_timeout_seconds),
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
+    # What the imports made stays for ever; without this each full collection walks it and stalls the loop.
+    gc.collect()
+    gc.freeze()
     return asyncio.run(_run(DrainingServer(config, service.gate, settings), service.engine))
 
 

@@ -6,6 +6,7 @@ A prompt of the form `WORD: text` steers it: `hold` waits at the first step unti
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +66,11 @@ class FakeEngine:
     seconds_per_step: float = 0.1
     finished: int = 0
     aborted: int = 0
-    requests: list[EngineRequest] = field(default_factory=list)
+    requests: deque[EngineRequest] = field(default_factory=lambda: deque(maxlen=100))
 
     def __post_init__(self) -> None:
         self._running: dict[str, EngineRequest] = {}
-        self._words: dict[tuple[int, ...], str] = {}
+        self._words: dict[int, str] = {}
         self._listeners: list[Callable[[UnitKind, int, float], None]] = []
         self._released = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -91,7 +92,7 @@ class FakeEngine:
         if len(words) > self.config.limits.max_prompt_tokens:
             raise PromptTooLongError(len(words), self.config.limits.max_prompt_tokens)
         token_ids = tuple(abs(hash(word)) % 50_000 for word in words) or (0,)
-        self._words[token_ids] = words[0].rstrip(":") if words else ""
+        self._words[token_ids[0]] = words[0].rstrip(":") if words else ""
         return token_ids
 
     def predict_seconds(self, request: EngineRequest) -> float:
@@ -136,7 +137,7 @@ class FakeEngine:
             await self._notify()
 
     async def _outputs(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
-        word = self._words.get(request.token_ids, "")
+        word = self._words.get(request.token_ids[0], "")
         started = time.monotonic()
         self._unit("encode")
         for index, seed in enumerate(request.seeds):

@@ -1,0 +1,122 @@
+"""What the HTTP front end costs: `python -m benchmarks.frontend`. The engine is the tests' fake.
+
+Reports the soak's rate and the event loop's worst stall during it, and the processor time of one request
+beside that of a bare FastAPI hello on the same uvicorn. Processor time, since it does not depend on what
+else the machine does; the stall does, so run it on a quiet one.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request
+
+from tests.server.process import ServerProcess, small
+from tests.server.soak import Soak
+
+COUNT = 2000
+SOAK_FLAGS = ("--max-backlog-seconds", "86400", "--max-request-seconds", "86400")
+
+
+def main() -> None:
+    hello = ServerProcess(module="benchmarks.frontend", SERVE_HELLO="1")
+    ours = ServerProcess("--log-level", "warning")
+    logging = ServerProcess()
+    body = small(num_inference_steps=1, seed=1)
+    baseline = cpu_seconds(hello, lambda: hello.http.post("/", json=body))
+    report("bare FastAPI hello, POST of JSON", baseline)
+    report("GET /healthz", cpu_seconds(ours, lambda: ours.http.get("/healthz")), baseline)
+    report("POST /v1/images refused (400)", cpu_seconds(ours, lambda: ours.create(n=0)), baseline)
+    report(
+        "POST /v1/images, 64x64 PNG as JSON",
+        cpu_seconds(ours, lambda: ours.http.post("/v1/images", json=body)),
+        baseline,
+    )
+    report(
+        "the same with its log line",
+        cpu_seconds(logging, lambda: logging.http.post("/v1/images", json=body)),
+        baseline,
+    )
+    for server in (hello, ours, logging):
+        server.close()
+    soak()
+    png()
+
+
+def soak() -> None:
+    server = ServerProcess(*SOAK_FLAGS)
+    Soak(server.port, requests=200, concurrency=32, leaving=0.2).run()
+    server.http.get("/_fake/stall")
+    server.http.get("/_fake/stall")
+    started = time.perf_counter()
+    run = Soak(server.port, requests=COUNT, concurrency=32, leaving=0.2).run()
+    seconds = time.perf_counter() - started
+    stall = server.http.get("/_fake/stall").json()
+    print(f"soak: {run.answered} answered, {run.left} left, {COUNT / seconds:.0f} requests/s")
+    print(f"soak: worst stall of the event loop {stall * 1000:.1f} ms")
+    server.close()
+
+
+def png() -> None:
+    """The largest stall there can be is one image's: encode a noisy 2048x2048 beside a running loop."""
+    import asyncio
+
+    from server.images import ImageEncoder
+
+    async def run(size: int) -> tuple[float, float, int]:
+        encoder, rgb, worst = ImageEncoder(1, 1), os.urandom(size * size * 3), 0.0
+        started = time.perf_counter()
+        task = asyncio.create_task(encoder.encode(rgb, (size, size), "png", 100, {}))
+        while not task.done():
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            worst = max(worst, time.perf_counter() - before - 0.001)
+        return time.perf_counter() - started, worst, len(task.result())
+
+    for size in (1024, 2048):
+        seconds, worst, length = asyncio.run(run(size))
+        stalled = f"loop stalled {worst * 1000:.1f} ms"
+        print(f"png {size}x{size} of noise: {seconds:.2f} s, {length >> 10} KiB, {stalled}")
+
+
+def cpu_seconds(server: ServerProcess, ask: Callable[[], object], count: int = 500) -> float:
+    """Of the server's process, per request, over one kept connection."""
+    for _ in range(50):
+        ask()
+    before = _cpu(server.process.pid)
+    for _ in range(count):
+        ask()
+    return (_cpu(server.process.pid) - before) / count
+
+
+def _cpu(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def report(name: str, seconds: float, baseline: float | None = None) -> None:
+    beside = f"  ({(seconds - baseline) * 1e6:+.0f} us, x{seconds / baseline:.1f})" if baseline else ""
+    print(f"{name:40} {seconds * 1e6:7.0f} us of processor time{beside}")
+
+
+def serve_hello() -> None:
+    """Stands beside the server: FastAPI that reads JSON and answers JSON, on uvicorn with h11."""
+    import uvicorn
+
+    app = FastAPI()
+
+    @app.post("/")
+    async def hello(request: Request) -> dict[str, str]:
+        await request.json()
+        return {"hello": "world"}
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        uvicorn.Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False)).run([listener])
+
+
+if __name__ == "__main__":
+    sys.exit(serve_hello() if "SERVE_HELLO" in os.environ else main())
