@@ -94,9 +94,10 @@ class EngineCore:
 
     def _encode(self, state: RequestState) -> None:
         started = self._clock()
-        state.started = state.started or started
         try:
-            state.work = state.work or self._runner.encode_prompt(state.request)
+            if state.work is None:
+                state.started = started
+                state.work = self._runner.encode_prompt(state.request)
             conditioning = self._advance(state.work, state)
             state.times["encode"] += self._clock() - started
             if conditioning is None:

@@ -76,8 +76,8 @@ class Lane:
 class Scheduler:
     """`waiting` requests are encoded, their samples run, finished samples are decoded.
 
-    Bound: between two turns of a resolution that has work, each other one spends less than two quanta,
-    a quantum being the greatest predicted cost of a unit at hand; whatever comes and goes meanwhile.
+    Bound: between two turns of a resolution that has a unit at hand, each other one spends less than two
+    quanta, a quantum being the greatest predicted cost of a unit at hand; whatever comes and goes meanwhile.
     """
 
     def __init__(self, cost: CostModel, limits: BatchLimits, max_running: int) -> None:
@@ -136,9 +136,13 @@ class Scheduler:
         """The sample's pixels are out."""
         self._lane(sample.batch_key).finished.remove(sample)
 
+    def at_hand(self) -> dict[BatchKey, Unit]:
+        """What each resolution would run now; one that only waits for seats has nothing."""
+        return {lane.key: unit for lane in self._lanes if (unit := self._peek(lane)) is not None}
+
     def next_unit(self) -> Unit | None:
         """The next unit of work, or None if there is none."""
-        units = {lane.key: unit for lane in self._lanes if (unit := self._peek(lane)) is not None}
+        units = self.at_hand()
         if not units:
             return None
         costs = {key: self.seconds(unit) for key, unit in units.items()}

@@ -1,0 +1,160 @@
+"""A model runner without a model, on a clock that moves only when it works, and the core around it."""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from engine.core import EngineCore
+from engine.cost import CostModel, LinearCost
+from engine.limits import BatchLimits
+from engine.messages import EngineRequest, FromWorker, Priority, SamplingParams
+from engine.request import Conditioning, Preview, RequestState, SampleState
+from engine.scheduler import Scheduler
+
+# Seconds: a pass is 2 ms and 0.1 ms a token; a prompt token 1 ms; a decoded token 1 ms.
+COST = CostModel(
+    pass_=LinearCost(base=0.002, per_unit=0.0001),
+    encode=LinearCost(base=0.0, per_unit=0.001),
+    decode=LinearCost(base=0.0, per_unit=0.001),
+    pixels_per_token=16,
+)
+PROMPT_TOKENS = 10
+
+
+def request(
+    request_id: str,
+    size: tuple[int, int] = (64, 64),
+    steps: int = 4,
+    images: int = 1,
+    submitted: float = 0.0,
+    priority: Priority = "interactive",
+    prompt_tokens: int = PROMPT_TOKENS,
+    **fields: Any,
+) -> EngineRequest:
+    """A request whose every step is guided."""
+    return EngineRequest(
+        request_id,
+        (0,) * prompt_tokens,
+        *size,
+        seeds=tuple(range(images)),
+        sampling=SamplingParams((2.0,) * steps, mu=0.0, std=1.5),
+        submitted=submitted,
+        priority=priority,
+        **fields,
+    )
+
+
+class OutOfMemoryError(Exception):
+    pass
+
+
+@dataclass
+class FakeRunner:
+    """Takes the time that COST predicts, in parts of a millisecond where work can be paused.
+
+    `steps` are the batches that went well, as request ids; `before_step` may raise.
+    """
+
+    now: float = 0.0
+    steps: list[list[str]] = field(default_factory=list)
+    encodes: list[str] = field(default_factory=list)
+    before_step: Callable[[list[SampleState]], None] = lambda samples: None
+    before_preview: Callable[[SampleState], None] = lambda sample: None
+    cache_hits: int = 0
+    cache_misses: int = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]:
+        self.encodes.append(request.request_id)
+        yield from self._work(COST.encode.seconds([len(request.token_ids)]))
+        return cast(Conditioning, "conditioning")
+
+    def new_sample(self, state: RequestState, image_index: int) -> SampleState:
+        return SampleState(state, image_index, latents=cast(Any, None))
+
+    def denoise_step(self, samples: list[SampleState]) -> None:
+        self.now += step_seconds(samples)
+        self.before_step(samples)
+        self.steps.append([sample.request.request_id for sample in samples])
+        for sample in samples:
+            sample.step_index += 1
+
+    def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
+        yield from self._work(COST.decode.seconds([COST.image_tokens(*sample.batch_key)]))
+        return sample.request.request_id.encode()
+
+    def preview(self, sample: SampleState) -> Preview:
+        self.before_preview(sample)
+        return Preview(1, 1, b"rgb")
+
+    def memory_bytes(self) -> int:
+        return 0
+
+    def release_memory(self) -> None:
+        pass
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, OutOfMemoryError)
+
+    def is_fatal(self, error: Exception) -> bool:
+        return isinstance(error, SystemError)
+
+    def _work(self, seconds: float) -> Generator[None, None, None]:
+        for _ in range(round(seconds * 1000)):
+            self.now += 0.001
+            yield
+
+
+def step_seconds(samples: Sequence[SampleState]) -> float:
+    tokens = COST.image_tokens(*samples[0].batch_key)
+    return COST.step_seconds(tokens, [len(sample.request.token_ids) for sample in samples], len(samples))
+
+
+class Engine:
+    """A core on a fake runner; `sent` is all it emitted."""
+
+    def __init__(
+        self, max_batch_size: int = 8, max_batch_tokens: int = 10_000, max_running: int = 64
+    ) -> None:
+        self.runner = FakeRunner()
+        self.sent: list[FromWorker] = []
+        self.limits = BatchLimits(COST, max_batch_size, max_batch_tokens)
+        self.scheduler = Scheduler(COST, self.limits, max_running)
+        self.core = EngineCore(self.runner, self.scheduler, self.sent.append, self.runner.clock)
+
+    def add(self, *requests: EngineRequest) -> None:
+        for each in requests:
+            self.core.add(each)
+
+    def step(self) -> list[FromWorker]:
+        """One unit of work, and what came of it."""
+        before = len(self.sent)
+        self.core.step()
+        return self.sent[before:]
+
+    def run(self) -> None:
+        """To the end of all work."""
+        while self.core.has_work:
+            assert self.step(), "there is work, and nothing ran"
+
+    def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            assert self.step(), "nothing is left to run"
+
+    def of(self, kind: type[Any], request_id: str | None = None) -> list[Any]:
+        """What was emitted of a kind, for one request or all."""
+        return [
+            message
+            for message in self.sent
+            if isinstance(message, kind) and request_id in (None, getattr(message, "request_id", None))
+        ]
+
+    def ids(self, kind: type[Any]) -> list[str]:
+        return [message.request_id for message in self.of(kind)]
+
+
+def joined(batches: Iterable[list[str]], request_id: str) -> list[list[str]]:
+    """The batches it was part of."""
+    return [batch for batch in batches if request_id in batch]

@@ -1,0 +1,67 @@
+"""The cost model, and how it is fitted to what the warm-up measured."""
+
+import pytest
+
+from engine.cost import CostModel, LinearCost
+from engine.warmup import Point, fit
+from tests.engine.fakes import COST, request
+
+
+def test_a_step_is_both_passes_over_the_tokens_they_see() -> None:
+    assert COST.step_seconds(16, [10, 20], 1) == pytest.approx(0.002 + 0.0001 * 62 + 0.002 + 0.0001 * 16)
+    assert COST.step_seconds(16, [10], 0) == pytest.approx(0.002 + 0.0001 * 26)
+
+
+def test_a_request_is_its_prompt_once_and_steps_and_a_decode_for_each_image() -> None:
+    one = COST.request_seconds(request("one", steps=3, images=1))
+    assert one == pytest.approx(0.010 + 3 * COST.step_seconds(16, [10], 1) + 0.016)
+    assert COST.request_seconds(request("two", steps=3, images=2)) == pytest.approx(2 * one - 0.010)
+
+
+def test_longer_samples_cost_more_by_the_square() -> None:
+    cost = LinearCost(base=1.0, per_unit=0.1, per_square=0.01)
+    assert cost.seconds([10, 20]) == pytest.approx(1 + 3 + 5)
+
+
+def test_the_budget_of_tokens_is_where_the_fixed_cost_is_a_twentieth() -> None:
+    cost = CostModel(LinearCost(0.002, 0.0001, 1e-8), LinearCost(0, 0), LinearCost(0, 0), 16)
+    tokens = cost.batch_tokens(256)
+    step = cost.pass_.base + tokens * (0.0001 + 1e-8 * 256)
+    assert cost.pass_.base / step == pytest.approx(1 / 20)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        LinearCost(0.004, 4e-5, 1e-8),
+        LinearCost(0.004, 4e-5),
+        LinearCost(0.0, 4e-5),
+        LinearCost(0.0, 4e-5, 1e-8),
+        LinearCost(0.004, 0.0),
+    ],
+)
+def test_the_fit_finds_the_coefficients(cost: LinearCost) -> None:
+    rows = [[32, 16], [128, 64], [140, 70], [600, 300], [2400, 1200]]
+    fitted = fit([(1, row, cost.seconds(row)) for row in rows], squares=True)
+    for row in rows:
+        assert fitted.seconds(row) == pytest.approx(cost.seconds(row), rel=1e-3)
+
+
+def test_the_fit_has_no_negative_coefficient_whatever_the_noise() -> None:
+    points: list[Point] = [(1, [16], 0.010), (1, [64], 0.002), (1, [256], 0.001), (1, [1024], 0.3)]
+    fitted = fit(points, squares=True)
+    assert min(fitted.base, fitted.per_unit, fitted.per_square) >= 0
+    assert fitted.seconds([100]) > 0
+
+
+def test_the_fit_of_one_point_is_in_proportion() -> None:
+    assert fit([(1, [50], 0.5)], squares=False).seconds([100]) == pytest.approx(1.0)
+
+
+def test_small_measurements_weigh_as_much_as_large_ones() -> None:
+    """A tenth more on the largest must not take away what the smallest say of the fixed cost."""
+    cost = LinearCost(0.004, 4e-5)
+    rows = [[32], [64], [256], [16_384]]
+    points: list[Point] = [(1, row, cost.seconds(row)) for row in rows]
+    points[-1] = (1, rows[-1], 1.1 * cost.seconds(rows[-1]))
+    assert fit(points, squares=True).base == pytest.approx(0.004, rel=0.15)
