@@ -1,0 +1,1 @@
+"""Structured captions: what the model was trained on."""

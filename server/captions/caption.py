@@ -1,0 +1,71 @@
+"""A caption in its normal form, and what deviates in it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from server.captions import shape
+from server.captions.fault import Fault
+
+REQUIRED_KEY = "compositional_deconstruction"
+MAX_FAULTS = 100
+SCHEMA_KEYS = frozenset(
+    ("high_level_description", "style_description", REQUIRED_KEY, "background", "elements")
+    + sum((*shape.STYLE.values(), *shape.ELEMENT.values()), ())
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """`text` is what the model reads: compact JSON, keys in the order it was trained on."""
+
+    value: dict[str, Any]
+    text: str
+    faults: tuple[Fault, ...]
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> "Caption":
+        """Raises ValueError for a number that JSON cannot hold."""
+        faults: list[Fault] = []
+        normal = shape.caption(value, (), faults)
+        text = json.dumps(normal, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return cls(normal, text, _bounded(faults))
+
+    @classmethod
+    def parse(cls, text: str) -> "Caption | None":
+        """A string that is a JSON object with the required key; any other string is plain text."""
+        if not text.lstrip().startswith("{"):
+            return None
+        try:
+            value = from_json(text, allow_inf_nan=False)
+            return cls.of(value) if isinstance(value, dict) and REQUIRED_KEY in value else None
+        except ValueError:
+            return None
+
+    @property
+    def words(self) -> str:
+        """All that somebody wrote into it, for those who judge a text."""
+        return "\n".join(_strings(self.value))
+
+
+def _bounded(faults: list[Fault]) -> tuple[Fault, ...]:
+    if len(faults) <= MAX_FAULTS:
+        return tuple(faults)
+    rest = len(faults) - MAX_FAULTS
+    return (*faults[:MAX_FAULTS], Fault.at((), "more", f"And {rest} more."))
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text for item in value for text in _strings(item)]
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in (*_key(key), *_strings(item))]
+    return []
+
+
+def _key(key: str) -> tuple[str, ...]:
+    return () if key in SCHEMA_KEYS else (key,)

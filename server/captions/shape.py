@@ -1,0 +1,136 @@
+"""The caption schema as small rules: each puts a value in its normal form and notes what deviates.
+
+A rule never loses a value. It orders keys, drops nulls of optional keys, writes colours as #RRGGBB and
+whole numbers as integers; what it does not understand stays as it is, behind what it does.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from server.captions.fault import Fault, Path
+
+Faults = list[Fault]
+Rule = Callable[[Any, Path, Faults], Any]
+COLOUR = re.compile(r"#[0-9A-Fa-f]{3}(?:[0-9A-Fa-f]{3})?")
+MAX_STYLE_COLOURS = 16
+MAX_ELEMENT_COLOURS = 5
+MAX_COORDINATE = 1000
+
+STYLE = {
+    "photo": ("aesthetics", "lighting", "photo", "medium", "color_palette"),
+    "art_style": ("aesthetics", "lighting", "medium", "art_style", "color_palette"),
+}
+ELEMENT = {
+    "obj": ("type", "bbox", "desc", "color_palette"),
+    "text": ("type", "bbox", "text", "desc", "color_palette"),
+}
+
+
+def caption(value: Any, path: Path, faults: Faults) -> Any:
+    rules: dict[str, Rule] = {
+        "high_level_description": string,
+        "style_description": style,
+        "compositional_deconstruction": composition,
+    }
+    return _object(value, path, faults, rules, required=("compositional_deconstruction",))
+
+
+def composition(value: Any, path: Path, faults: Faults) -> Any:
+    rules: dict[str, Rule] = {"background": string, "elements": elements}
+    return _object(value, path, faults, rules, required=tuple(rules))
+
+
+def style(value: Any, path: Path, faults: Faults) -> Any:
+    if not isinstance(value, dict):
+        return _wrong(value, path, faults, "object")
+    kinds = [kind for kind in STYLE if value.get(kind) is not None]
+    if len(kinds) != 1:
+        faults.append(Fault.at(path, "style_kind", "Exactly one of photo and art_style is needed."))
+    # The other kind comes last: it is only there where both are.
+    keys = dict.fromkeys(STYLE[kinds[0] if kinds else "photo"] + tuple(STYLE))
+    rules = {key: palette(MAX_STYLE_COLOURS) if key == "color_palette" else string for key in keys}
+    return _object(value, path, faults, rules, required=("aesthetics", "lighting", "medium"))
+
+
+def elements(value: Any, path: Path, faults: Faults) -> Any:
+    return _list(value, path, faults, element)
+
+
+def element(value: Any, path: Path, faults: Faults) -> Any:
+    if not isinstance(value, dict):
+        return _wrong(value, path, faults, "object")
+    kind = value.get("type")
+    if not (isinstance(kind, str) and kind in ELEMENT):
+        if kind is not None:
+            faults.append(Fault.at((*path, "type"), "element_type", "An element's type is obj or text."))
+        kind = "text" if "text" in value else "obj"
+    keys = ELEMENT[kind]
+    kinds: dict[str, Rule] = {"type": _as_is, "bbox": bbox, "color_palette": palette(MAX_ELEMENT_COLOURS)}
+    rules = {key: kinds.get(key, string) for key in keys}
+    required = tuple(key for key in keys if key not in ("bbox", "color_palette"))
+    return _object(value, path, faults, rules, required)
+
+
+def bbox(value: Any, path: Path, faults: Faults) -> Any:
+    """`[y_min, x_min, y_max, x_max]` in thousandths of the image's sides."""
+    if not isinstance(value, list):
+        return _wrong(value, path, faults, "list")
+    box = [int(n) if isinstance(n, float) and n.is_integer() else n for n in value]
+    whole = all(type(n) is int and 0 <= n <= MAX_COORDINATE for n in box)
+    if len(box) != 4 or not whole:
+        message = f"A bbox is four integers from 0 to {MAX_COORDINATE}: y_min, x_min, y_max, x_max."
+        faults.append(Fault.at(path, "bbox", message))
+    elif box[0] > box[2] or box[1] > box[3]:
+        faults.append(Fault.at(path, "bbox_order", "A bbox's minimum is not above its maximum."))
+    return box
+
+
+def palette(most: int) -> Rule:
+    def rule(value: Any, path: Path, faults: Faults) -> Any:
+        if isinstance(value, list) and len(value) > most:
+            faults.append(Fault.at(path, "too_many_colours", f"At most {most} colours."))
+        return _list(value, path, faults, colour)
+
+    return rule
+
+
+def colour(value: Any, path: Path, faults: Faults) -> Any:
+    if not isinstance(value, str):
+        return _wrong(value, path, faults, "string")
+    if not COLOUR.fullmatch(value):
+        faults.append(Fault.at(path, "colour", "A colour is #RRGGBB."))
+        return value
+    digits = value[1:].upper()
+    return "#" + (digits if len(digits) == 6 else "".join(digit * 2 for digit in digits))
+
+
+def string(value: Any, path: Path, faults: Faults) -> Any:
+    return value if isinstance(value, str) else _wrong(value, path, faults, "string")
+
+
+def _as_is(value: Any, path: Path, faults: Faults) -> Any:
+    return value
+
+
+def _list(value: Any, path: Path, faults: Faults, rule: Rule) -> Any:
+    if not isinstance(value, list):
+        return _wrong(value, path, faults, "list")
+    return [rule(item, (*path, index), faults) for index, item in enumerate(value)]
+
+
+def _object(value: Any, path: Path, faults: Faults, rules: dict[str, Rule], required: tuple[str, ...]) -> Any:
+    """Known keys in the order of `rules`, then the unknown ones as they came."""
+    if not isinstance(value, dict):
+        return _wrong(value, path, faults, "object")
+    given = {key: item for key, item in value.items() if item is not None or key not in rules}
+    faults += [Fault.at((*path, key), "missing", "Missing.") for key in required if key not in given]
+    known = {key: rule(given[key], (*path, key), faults) for key, rule in rules.items() if key in given}
+    unknown = {key: item for key, item in given.items() if key not in rules}
+    faults += [Fault.at((*path, key), "unknown_key", "Not a key of the schema.") for key in unknown]
+    return known | unknown
+
+
+def _wrong(value: Any, path: Path, faults: Faults, kind: str) -> Any:
+    faults.append(Fault.at(path, "type", f"Must be {'an' if kind == 'object' else 'a'} {kind}."))
+    return value
