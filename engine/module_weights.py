@@ -86,7 +86,8 @@ def _stored_class(linear: nn.Linear, files: WeightFiles, keys: list[str]) -> Lin
         if kind is not kinds[0]:
             raise files.error(key, f"quantised differently from {keys[0]}, which shares its matrix")
         if kind is NF4Linear:
-            _check_nf4(files, key, (linear.out_features // len(keys), linear.in_features))
+            shape = (linear.out_features // len(keys), linear.in_features)
+            _check_nf4(files, key, shape, is_shared=len(keys) > 1)
     return kinds[0]
 
 
@@ -96,8 +97,8 @@ def _quantisation(files: WeightFiles, key: str) -> LinearClass:
     return NF4Linear if f"{key}.{NF4_STATE}" in files else nn.Linear
 
 
-def _check_nf4(files: WeightFiles, key: str, shape: tuple[int, int]) -> None:
-    """Raises CheckpointError unless the weight is (rows, columns) of plain nf4."""
+def _check_nf4(files: WeightFiles, key: str, shape: tuple[int, int], is_shared: bool) -> None:
+    """Raises CheckpointError unless the weight is (rows, columns) of plain nf4, in whole rows if stacked."""
     state = f"{key}.{NF4_STATE}"
     files.ignore(state)
     try:
@@ -110,5 +111,5 @@ def _check_nf4(files: WeightFiles, key: str, shape: tuple[int, int]) -> None:
         raise files.error(state, f"only nf4 with blocksize {NF4_BLOCK} and no double quantisation is known")
     if stored != shape:
         raise files.error(state, f"shape {stored}, expected {shape}")
-    if shape[0] * shape[1] % NF4_BLOCK:
-        raise files.error(state, f"shape {shape} is not whole blocks of {NF4_BLOCK}")
+    if shape[0] * shape[1] % NF4_BLOCK or shape[1] % (NF4_BLOCK if is_shared else 2):
+        raise files.error(state, f"rows of {shape[1]} weights, not whole blocks of {NF4_BLOCK}")

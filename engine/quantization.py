@@ -5,6 +5,7 @@ two to a byte (first in the high half), one float32 scale (absmax) per 64 of the
 """
 
 import importlib.util
+import math
 
 import torch
 import torch.nn.functional as F
@@ -72,34 +73,43 @@ class NF4Linear(nn.Module):
         return F.linear(x, self.dequantize(x.dtype), self.bias)
 
 
-# Weights widened at once: bounds the float32 and index temporaries to about 100 MB.
-_CHUNK = 1 << 23
+# Weights widened at once: few enough for a CPU's cache, many enough for a GPU.
+_CPU_CHUNK, _GPU_CHUNK = 1 << 20, 1 << 26
 
 
 def dequantize_nf4(
     packed: Tensor, absmax: Tensor, quant_map: Tensor, shape: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
     """Packed bytes (rows * columns / 2,) and block scales -> a matrix (rows, columns) of `dtype`."""
-    rows, columns = shape
-    byte = torch.arange(256, device=packed.device)
-    pairs = torch.stack((quant_map[byte >> 4], quant_map[byte & 15]), dim=1)  # (256, 2)
-    packed = packed.view(rows, columns // 2)
-    out = torch.empty(shape, dtype=dtype, device=packed.device)
-    step = max(1, _CHUNK // columns)
-    for start in range(0, rows, step):
-        chunk = packed[start : start + step]
-        values = pairs.index_select(0, chunk.flatten().int()).view(len(chunk), columns)
-        out[start : start + step] = values * _row_scales(absmax, start, len(chunk), columns)
-    return out
+    group = math.gcd(shape[1], NF4_BLOCK)
+    groups = packed.view(-1, group // 2)
+    scales = _group_scales(absmax, group, shape).unsqueeze(1)
+    table = _pair_table(quant_map)
+    out = torch.empty(len(groups), group, dtype=dtype, device=packed.device)
+    step = (_GPU_CHUNK if packed.is_cuda else _CPU_CHUNK) // group
+    for start in range(0, len(groups), step):
+        chunk = slice(start, start + step)
+        values = table.index_select(0, groups[chunk].flatten().int()).view(torch.float32)
+        out[chunk] = values.view(-1, group).mul_(scales[chunk])
+    return out.view(shape)
 
 
-def _row_scales(absmax: Tensor, start: int, rows: int, columns: int) -> Tensor:
-    """The scale of each weight of `rows` rows, (rows, columns).
+def _pair_table(quant_map: Tensor) -> Tensor:
+    """(256,): both float32 values of each byte as one 64-bit number, so that one look-up fetches two."""
+    byte = torch.arange(256, device=quant_map.device)
+    pairs = torch.stack((quant_map[byte >> 4], quant_map[byte & 15]), dim=1)
+    return pairs.view(torch.float64).flatten()
 
-    Counts whole blocks to a row, as bitsandbytes' CPU kernel does. In the published model every row is
-    whole blocks; where it is not (tiny models), this is what the published code computes on a CPU.
+
+def _group_scales(absmax: Tensor, group: int, shape: tuple[int, int]) -> Tensor:
+    """The scale of each group of a row's weights; groups are blocks where rows are whole blocks.
+
+    They are in the published model. Where they are not (tiny models), whole blocks are counted to a row,
+    as bitsandbytes' CPU kernel does: it is what the published code computes on a CPU.
     """
-    first = torch.arange(start, start + rows, device=absmax.device) * (columns // NF4_BLOCK)
-    blocks = torch.arange(-(-columns // NF4_BLOCK), device=absmax.device)
-    scales = absmax[first.unsqueeze(1) + blocks]
-    return scales.repeat_interleave(NF4_BLOCK, dim=1)[:, :columns]
+    if group == NF4_BLOCK:
+        return absmax
+    rows, columns = shape
+    first = torch.arange(rows, device=absmax.device) * (columns // NF4_BLOCK)
+    block = torch.arange(columns // group, device=absmax.device) * group // NF4_BLOCK
+    return absmax[first.unsqueeze(1) + block].flatten()

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import Ideogram4Transformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engine.checkpoint import LATENT_NORM, Pipeline, load_pipeline
+from engine.checkpoint import LATENT_NORM, Pipeline, load_dit, load_pipeline
+from engine.errors import CheckpointError
 from engine.quantization import Fp8Linear, NF4Linear
 from engine.weights import WeightFiles
 from tests.engine import reference
-from tests.engine.checkpoints import Checkpoint
+from tests.engine.checkpoints import DIT_CONFIG, Checkpoint, edit_tensors
 from tests.engine.conftest import Checkpoints, Runners, finish, load_runner, start
 from tests.engine.memory import PeakMemory
 from tests.engine.quantisers import fp8, nf4
@@ -116,6 +118,20 @@ def test_widened_nf4(shape: tuple[int, int], dtype: torch.dtype) -> None:
     assert torch.equal(layer.dequantize(dtype), expected.to(dtype))
     x = torch.randn(5, shape[1]).to(dtype)
     assert torch.equal(layer(x), nn.functional.linear(x, expected.to(dtype)))
+
+
+def test_stacked_nf4_needs_whole_blocks_in_a_row(tmp_path: Path) -> None:
+    narrow = DIT_CONFIG | {"num_attention_heads": 3}
+    Ideogram4Transformer2DModel(**narrow).save_pretrained(tmp_path)
+    key = "layers.0.feed_forward.w1.weight"
+
+    def quantise(held: dict[str, Tensor]) -> None:
+        for each in (key, key.replace("w1", "w3")):
+            held.update(nf4(each, held[each])[0])
+
+    edit_tensors(tmp_path / "diffusion_pytorch_model.safetensors", quantise)
+    with pytest.raises(CheckpointError, match=f"{key}.*rows of 96"):
+        load_dit(tmp_path, "cpu", torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
