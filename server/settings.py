@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import annotated_types
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -100,6 +100,64 @@ class Settings(BaseSettings):
         "info", description="least severity that is logged"
     )
 
+    magic_prompt_backend: Literal["ideogram", "openai", "webhook"] | None = Field(
+        None, description="who expands plain prompts into captions; nobody if unset"
+    )
+    magic_prompt_url: str | None = Field(
+        None,
+        description="its address: a chat completions endpoint of openai, an own service of webhook; "
+        "of ideogram the public one if unset",
+    )
+    magic_prompt_model: str | None = Field(None, description="chat model that openai is asked for")
+    magic_prompt_key_file: Path | None = Field(None, description="file with its API key")
+    magic_prompt_key: SecretStr | None = Field(None, description="its API key, where no file has it")
+    magic_prompt_seconds: Seconds = Field(
+        15, description="longest wait for one answer, of at most two, in seconds"
+    )
+    magic_prompt_cache: int = Field(
+        1024, ge=0, le=1_000_000, description="expanded prompts that are kept, in entries"
+    )
+
+    prompt_moderation: str | None = Field(
+        None, description="who judges prompts, in this order: of deny-list, hive and webhook, with commas"
+    )
+    image_moderation: str | None = Field(
+        None, description="who judges images, in this order: of hive and webhook, with commas"
+    )
+    moderation_failure: Literal["closed", "open"] = Field(
+        "closed", description="what cannot be judged is refused (closed) or passes (open)"
+    )
+    moderation_seconds: Seconds = Field(10, description="longest wait for one judgement, in seconds")
+    moderated_previews: bool = Field(
+        False, description="send previews, which no one judges, though images are moderated"
+    )
+    deny_list_file: Path | None = Field(
+        None,
+        description="words and phrases that no prompt may hold, one a line; read again when it changes",
+    )
+    hive_url: str = Field("https://api.thehive.ai/api/v3/hive", description="Hive's address")
+    hive_key_file: Path | None = Field(None, description="file with Hive's API key")
+    hive_key: SecretStr | None = Field(None, description="Hive's API key, where no file has it")
+    hive_text_severity: int = Field(1, ge=1, le=3, description="least severity that refuses a prompt")
+    hive_image_score: float = Field(0.9, gt=0, le=1, description="least score that refuses an image")
+    hive_ignore: str = Field(
+        "animated,hybrid,natural,text,yes_drawing,yes_overlay_text,yes_qr_code",
+        description="Hive's classes that refuse nothing, with commas",
+    )
+    moderation_webhook_url: str | None = Field(None, description="address of an own service that judges")
+    moderation_webhook_key_file: Path | None = Field(None, description="file with its bearer token")
+    moderation_webhook_key: SecretStr | None = Field(
+        None, description="its bearer token, where no file has it"
+    )
+
+    c2pa_certificate_file: Path | None = Field(
+        None,
+        description="PEM certificate chain that images are signed with; unsigned if unset; "
+        "needs the extra c2pa",
+    )
+    c2pa_key_file: Path | None = Field(None, description="PEM private key of the first certificate")
+    c2pa_key: SecretStr | None = Field(None, description="the private key itself, where no file has it")
+
     @property
     def device_list(self) -> tuple[str, ...]:
         """The replicas' devices; empty: the engine chooses."""
@@ -124,14 +182,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Serve an Ideogram 4 checkpoint over HTTP. Each flag is also IDEOSERVE_<NAME>.",
+        epilog=_secrets_help(),
+        allow_abbrev=False,
     )
     for name, field in Settings.model_fields.items():
+        if _is_secret(field):
+            continue
         flag = "--" + name.replace("_", "-")
         if field.annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_help(field))
         else:
             parser.add_argument(flag, metavar=_metavar(field), default=None, help=_help(field))
     return parser
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    """No flag: any user of the machine can see those."""
+    return SecretStr in get_args(field.annotation)
+
+
+def _secrets_help() -> str:
+    secrets = {name: field for name, field in Settings.model_fields.items() if _is_secret(field)}
+    listed = "; ".join(f"IDEOSERVE_{name.upper()}: {field.description}" for name, field in secrets.items())
+    return f"Secrets come from files, or from the environment alone: {listed}."
 
 
 def _help(field: FieldInfo) -> str:

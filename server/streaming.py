@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from engine.messages import StepDone
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 ACCEPTED, PING = b": accepted\n\n", b": ping\n\n"
 
 
-class EventStream(Response):
+class EventStream(StreamingResponse):
     """All validation lies before it; an error from here on is its last event. Leaves its generation."""
 
     media_type = "text/event-stream"
@@ -36,11 +36,7 @@ class EventStream(Response):
         ping_seconds: float,
         with_progress: bool,
     ) -> None:
-        self.status_code = 200
-        self.body = b""
-        self.background = None
-        self.init_headers({"X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
+        super().__init__(self._frames(), headers={"X-Accel-Buffering": "no"})
         self._generation = generation
         self._encoder = encoder
         self._record = record
@@ -49,15 +45,9 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_disconnected(receive, self._send(send))
+            await unless_disconnected(receive, self.stream_response(send))
         finally:
             self._generation.leave()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for frame in self._frames():
-            await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _frames(self) -> AsyncIterator[bytes]:
         yield ACCEPTED

@@ -22,6 +22,7 @@ from server.service import Service
 from server.streaming import EventStream
 
 router = APIRouter()
+LONG_PROMPT = 1000  # characters
 
 
 @router.post("/v1/images", operation_id="create_image")
@@ -37,7 +38,8 @@ async def create_image(request: Request) -> Response:
     answer = negotiate(request.headers.get("accept"), wanted)
     parameters = resolve(wanted, service.engine.config, answer.output_format)
     record.mode, record.parameters = answer.kind, parameters
-    generation = _join(request, service, caller, body, parameters)
+    token_ids = await _tokenize(service, parameters.prompt)
+    generation = _join(request, service, caller, body, parameters, token_ids)
     record.generation_id = generation.request.request_id
     if answer.kind == "events":
         return EventStream(
@@ -54,43 +56,48 @@ async def create_image(request: Request) -> Response:
         generation.leave()
 
 
+async def _tokenize(service: Service, prompt: str) -> tuple[int, ...]:
+    """Raises ApiError if the prompt has too many tokens. A long one takes milliseconds: beside the loop."""
+    try:
+        if len(prompt) < LONG_PROMPT:
+            return service.engine.tokenize(prompt)
+        return await service.encoder.run(service.engine.tokenize, prompt)
+    except EngineError as error:
+        raise from_engine(error) from error
+
+
 def _join(
-    request: Request, service: Service, caller: Caller, body: bytes, parameters: Parameters
+    request: Request,
+    service: Service,
+    caller: Caller,
+    body: bytes,
+    parameters: Parameters,
+    token_ids: tuple[int, ...],
 ) -> Generation:
-    """The generation that answers: one under the same Idempotency-Key, or a new one. Leave it when done."""
+    """The generation that answers: one under the same Idempotency-Key, or a new one. Leave it when done.
+
+    Nothing is awaited in here, so two requests with one key cannot both find none.
+    """
     key = request.headers.get("idempotency-key")
     fingerprint = (
         Fingerprint.of(caller.name, key, body, parameters.output_format) if key is not None else None
     )
     generation = service.kept.find(fingerprint) if fingerprint else None
     if generation is None:
-        generation = _start(request, service, caller, parameters)
+        engine_request = _engine_request(request, service, caller, parameters, token_ids)
+        generation = _start(service, caller, parameters, engine_request)
         if fingerprint:
             service.kept.keep(fingerprint, generation)
     generation.join()
     return generation
 
 
-def _start(request: Request, service: Service, caller: Caller, parameters: Parameters) -> Generation:
-    """Tokenise, admit, hand over to the engine. Raises ApiError."""
-    engine_request = _engine_request(request, service, caller, parameters)
-    ticket = service.admission.admit(engine_request, caller)
-    facts = metadata.describe(parameters, service.engine.config, service.settings.embed_prompt)
-    generation = Generation(service.engine, service.encoder, ticket, parameters, facts)
-    generation.task.add_done_callback(lambda _: service.admission.release(ticket))
-    return generation
-
-
 def _engine_request(
-    request: Request, service: Service, caller: Caller, parameters: Parameters
+    request: Request, service: Service, caller: Caller, parameters: Parameters, token_ids: tuple[int, ...]
 ) -> EngineRequest:
     priority = caller.priority(request.headers)
-    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds)
     request.state.record.priority = priority
-    try:
-        token_ids = service.engine.tokenize(parameters.prompt)
-    except EngineError as error:
-        raise from_engine(error) from error
+    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds)
     return EngineRequest(
         request_id="img-" + uuid.uuid4().hex,
         token_ids=token_ids,
@@ -102,6 +109,17 @@ def _engine_request(
         deadline=time.monotonic() + seconds,
         priority=priority,
     )
+
+
+def _start(
+    service: Service, caller: Caller, parameters: Parameters, engine_request: EngineRequest
+) -> Generation:
+    """Through the door and into the engine. Raises ApiError 429."""
+    ticket = service.admission.admit(engine_request, caller)
+    facts = metadata.describe(parameters, service.engine.config, service.settings.embed_prompt)
+    generation = Generation(service.engine, service.encoder, ticket, parameters, facts)
+    generation.task.add_done_callback(lambda _: service.admission.release(ticket))
+    return generation
 
 
 async def _whole(service: Service, record: Record, generation: Generation, raw: bool) -> Response:

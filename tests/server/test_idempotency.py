@@ -47,6 +47,15 @@ def test_a_request_joins_the_one_in_flight(start: Start) -> None:
     assert len(server.state()["requests"]) == 1
 
 
+def test_long_prompts_sent_at_once_make_one_generation(start: Start) -> None:
+    """A long prompt is tokenised beside the event loop, where two requests could pass each other."""
+    server = start()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.create, KEY, prompt="a " * 2000) for _ in range(8)]
+        assert len({answer.result().json()["id"] for answer in answers}) == 1
+    assert len(server.state()["requests"]) == 1
+
+
 def test_it_is_aborted_only_when_the_last_one_leaves(start: Start) -> None:
     server = start()
     body = small(prompt="hold: a", stream=True)

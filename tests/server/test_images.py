@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -139,6 +140,13 @@ def test_stream(server: ServerProcess, fields: dict[str, Any]) -> None:
     assert {"created_at", "size", "quality", "background", "output_format", "usage"} <= last.keys()
     preview = images[0].data
     assert picture(base64.b64decode(preview["b64_json"])).format.lower() == preview["output_format"]
+
+
+def test_a_silent_stream_is_pinged(start: Callable[..., ServerProcess]) -> None:
+    server = start("--ping-seconds", "0.05")
+    with server.http.stream("POST", "/v1/images", json=small(prompt="hold: a", stream=True)) as response:
+        comments = (event.data for event in sse.read(response.iter_lines()) if not event.name)
+        assert [next(comments) for _ in range(4)] == ["accepted", "progress 0 1/20", "ping", "ping"]
 
 
 def test_progress_events_only_where_asked_for(server: ServerProcess) -> None:
