@@ -1,6 +1,6 @@
 """Every error the wire knows, and the one table from the engine's errors to them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel
 
@@ -12,6 +12,7 @@ from engine.errors import (
     PromptTooLongError,
     WorkerCrashedError,
 )
+from server.captions.fault import Fault
 
 
 class ErrorDetail(BaseModel):
@@ -23,10 +24,22 @@ class ErrorDetail(BaseModel):
     code: str
 
 
+class CaptionErrorDetail(ErrorDetail):
+    """Every deviation of a caption that had to be without any."""
+
+    faults: list[Fault]
+
+
+class RefusalDetail(ErrorDetail):
+    """What was refused falls under these categories."""
+
+    categories: list[str]
+
+
 class ErrorBody(BaseModel):
     """The body of every error response."""
 
-    error: ErrorDetail
+    error: CaptionErrorDetail | RefusalDetail | ErrorDetail
 
 
 class ApiError(Exception):
@@ -58,7 +71,38 @@ class ApiError(Exception):
         detail = ErrorDetail(
             message=self.message, type=_error_type(self.status), param=self.param, code=self.code
         )
-        return ErrorBody(error=detail)
+        return ErrorBody(error=self.detail(detail))
+
+    def detail(self, detail: ErrorDetail) -> CaptionErrorDetail | RefusalDetail | ErrorDetail:
+        """More, where an error has more to say."""
+        return detail
+
+
+class CaptionError(ApiError):
+    """A caption under `"caption": "strict"` that deviates."""
+
+    def __init__(self, faults: Iterable[Fault], param: str) -> None:
+        self.faults = list(faults)
+        named = "; ".join(f"{fault.path or 'caption'}: {fault.message}" for fault in self.faults)
+        super().__init__(
+            400, "invalid_caption", f"The caption deviates from the schema. {named}", param=param
+        )
+
+    def detail(self, detail: ErrorDetail) -> CaptionErrorDetail:
+        return CaptionErrorDetail(**detail.model_dump(), faults=self.faults)
+
+
+class RefusedError(ApiError):
+    """A prompt or an image that moderation refused; another try would be refused too."""
+
+    def __init__(self, subject: str, categories: Iterable[str]) -> None:
+        self.categories = sorted(categories)
+        message = f"The {subject} was refused: {', '.join(self.categories)}."
+        param = "prompt" if subject == "prompt" else None
+        super().__init__(400, "content_policy_violation", message, param=param, retry=False)
+
+    def detail(self, detail: ErrorDetail) -> RefusalDetail:
+        return RefusalDetail(**detail.model_dump(), categories=self.categories)
 
 
 class ClientDisconnectedError(Exception):

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     )
     magic_prompt_model: str | None = Field(None, description="chat model that openai is asked for")
     magic_prompt_key_file: Path | None = Field(None, description="file with its API key")
-    magic_prompt_key: SecretStr | None = Field(None, description="its API key, where no file has it")
+    magic_prompt_key: SecretStr | None = Field(None, description="the expanding service's API key")
     magic_prompt_seconds: Seconds = Field(
         15, description="longest wait for one answer, of at most two, in seconds"
     )
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     )
     hive_url: str = Field("https://api.thehive.ai/api/v3/hive", description="Hive's address")
     hive_key_file: Path | None = Field(None, description="file with Hive's API key")
-    hive_key: SecretStr | None = Field(None, description="Hive's API key, where no file has it")
+    hive_key: SecretStr | None = Field(None, description="Hive's API key")
     hive_text_severity: int = Field(1, ge=1, le=3, description="least severity that refuses a prompt")
     hive_image_score: float = Field(0.9, gt=0, le=1, description="least score that refuses an image")
     hive_ignore: str = Field(
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     moderation_webhook_url: str | None = Field(None, description="address of an own service that judges")
     moderation_webhook_key_file: Path | None = Field(None, description="file with its bearer token")
     moderation_webhook_key: SecretStr | None = Field(
-        None, description="its bearer token, where no file has it"
+        None, description="bearer token of the own service that judges"
     )
 
     c2pa_certificate_file: Path | None = Field(
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         "needs the extra c2pa",
     )
     c2pa_key_file: Path | None = Field(None, description="PEM private key of the first certificate")
-    c2pa_key: SecretStr | None = Field(None, description="the private key itself, where no file has it")
+    c2pa_key: SecretStr | None = Field(None, description="PEM private key of the first certificate")
 
     @property
     def device_list(self) -> tuple[str, ...]:

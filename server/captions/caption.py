@@ -11,10 +11,10 @@ from server.captions.fault import Fault
 
 REQUIRED_KEY = "compositional_deconstruction"
 MAX_FAULTS = 100
-SCHEMA_KEYS = frozenset(
-    ("high_level_description", "style_description", REQUIRED_KEY, "background", "elements")
-    + sum((*shape.STYLE.values(), *shape.ELEMENT.values()), ())
-)
+SCHEMA_KEYS = {
+    *("high_level_description", "style_description", REQUIRED_KEY, "background", "elements"),
+    *(key for keys in (*shape.STYLE.values(), *shape.ELEMENT.values()) for key in keys),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,11 @@ class Caption:
             return cls.of(value) if isinstance(value, dict) and REQUIRED_KEY in value else None
         except ValueError:
             return None
+
+    @property
+    def has_composition(self) -> bool:
+        """A caption without it is not one; what else is missing only deviates."""
+        return isinstance(self.value.get(REQUIRED_KEY), dict)
 
     @property
     def words(self) -> str:

@@ -1,0 +1,1 @@
+"""Magic prompt: a plain prompt made into a caption by a service."""

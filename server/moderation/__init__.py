@@ -1,0 +1,1 @@
+"""Who may refuse a prompt or an image."""

@@ -1,0 +1,93 @@
+"""Hive's text and visual moderation."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.backends import Backend
+from server.moderation.judge import PASSED, Categories, named
+
+# Hive reads no more than this of a text; pieces overlap, so that no phrase of this length is cut.
+MAX_CHARACTERS = 1024
+OVERLAP = 100
+NO_FINDING = ("general_not_nsfw_not_suggestive",)
+
+
+class _Severity(BaseModel):
+    """-1 is a class that does not know the language."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str = Field(alias="class")
+    value: int = Field(ge=-1, le=3)
+
+
+class _Score(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str = Field(alias="class")
+    value: float = Field(ge=0, le=1)
+
+
+class _TextOutput(BaseModel):
+    classes: Annotated[list[_Severity], Field(min_length=1)]
+
+
+class _ImageOutput(BaseModel):
+    classes: Annotated[list[_Score], Field(min_length=1)]
+
+
+class _TextAnswer(BaseModel):
+    output: Annotated[list[_TextOutput], Field(min_length=1)]
+
+
+class _ImageAnswer(BaseModel):
+    output: Annotated[list[_ImageOutput], Field(min_length=1)]
+
+
+class Hive:
+    """`severity` 1..3 and `score` 0..1 are what refuses; `ignored` classes never do."""
+
+    name = "hive"
+
+    def __init__(self, backend: Backend, severity: int, score: float, ignored: frozenset[str]) -> None:
+        self._backend = backend
+        self._severity = severity
+        self._score = score
+        self._ignored = ignored
+
+    async def judge_text(self, text: str) -> Categories:
+        """All pieces at once: a long caption takes no longer than a short one."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._judge_piece(piece)) for piece in _pieces(text)]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return frozenset().union(*(task.result() for task in tasks))
+
+    async def _judge_piece(self, text: str) -> Categories:
+        answer = await self._backend.post(_TextAnswer, "/text-moderation", json={"input": [{"text": text}]})
+        classes = [found for output in answer.output for found in output.classes]
+        return self._found(found.name for found in classes if found.value >= self._severity)
+
+    async def judge_image(self, data: bytes, media_type: str) -> Categories:
+        files = {"media": ("image", data, media_type)}
+        answer = await self._backend.post(_ImageAnswer, "/visual-moderation", files=files)
+        classes = [found for output in answer.output for found in output.classes]
+        return self._found(found.name for found in classes if found.value >= self._score)
+
+    def _found(self, names: Iterable[str]) -> Categories:
+        """Each head of the visual model has a class for "nothing found", which is no reason to refuse."""
+        found = [
+            name
+            for name in names
+            if not name.startswith("no_") and name not in NO_FINDING and name not in self._ignored
+        ]
+        return named(found) if found else PASSED
+
+
+def _pieces(text: str) -> list[str]:
+    step = MAX_CHARACTERS - OVERLAP
+    return [text[start : start + MAX_CHARACTERS] for start in range(0, max(len(text) - OVERLAP, 1), step)]

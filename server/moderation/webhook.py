@@ -1,0 +1,34 @@
+"""An operator's own service: told what there is, answers whether and why it is refused."""
+
+import base64
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.backends import Backend
+from server.moderation.judge import PASSED, Categories, named
+
+
+class _Verdict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    flagged: bool
+    categories: Annotated[list[str], Field(max_length=1000)] = []
+
+
+class Webhook:
+    name = "webhook"
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def judge_text(self, text: str) -> Categories:
+        return await self._ask({"type": "prompt", "text": text})
+
+    async def judge_image(self, data: bytes, media_type: str) -> Categories:
+        image = {"media_type": media_type, "b64": base64.b64encode(data).decode()}
+        return await self._ask({"type": "image", **image})
+
+    async def _ask(self, question: dict[str, Any]) -> Categories:
+        verdict = await self._backend.post(_Verdict, json=question)
+        return named(verdict.categories) if verdict.flagged else PASSED

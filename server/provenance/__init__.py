@@ -1,0 +1,1 @@
+"""Content credentials: an image that says, signed, where it comes from."""
