@@ -1,0 +1,166 @@
+"""Memory while loading: `python -m benchmarks.load [--dir DIR] [--full-size]`.
+
+Writes a random checkpoint of about 4 GB (bfloat16; less in fp8 and nf4), loads it in a new process and prints
+a table: bytes of the weights kept, and the process's peak of resident memory above what it had before.
+With --full-size: one nf4 checkpoint of the published sizes instead (16 GB), and an image of 256x256 pixels
+in 2 steps on the CPU. Checkpoints are deleted in the end.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Generator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import torch
+
+from benchmarks.random_checkpoint import Layout, write_checkpoint
+from engine.checkpoint import Pipeline, load_pipeline
+from engine.messages import EngineRequest, SamplingParams
+from engine.model_runner import ModelRunner
+from engine.models.dit import DiTConfig
+from engine.models.vae import VAEConfig
+from engine.request import RequestState
+
+# Qwen3-VL 8B's text model, and one of an eighth of its size beside transformers of two layers.
+TEXT = {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 5_000_000,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    },
+}
+SMALL_TEXT = TEXT | {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 8}
+SMALL_DIT = DiTConfig(num_layers=2, llm_features_dim=13 * 1024)
+PROMPT_TOKENS = 100
+GB = 1e9
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Bytes and seconds of one load; `image_seconds` of encoding, the steps and decoding."""
+
+    kept: int
+    peak: int
+    seconds: float
+    total_peak: int
+    image_seconds: tuple[float, ...] = ()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--dir", type=Path, help="where to write the checkpoints (default: a temporary folder)"
+    )
+    parser.add_argument("--full-size", action="store_true", help="one nf4 checkpoint of the published sizes")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=options.dir))
+    try:
+        full_size(folder) if options.full_size else every_layout(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def every_layout(folder: Path) -> None:
+    print("| weights | kept, GB | peak while loading, GB | ratio | seconds |")
+    print("|---|---|---|---|---|")
+    for layout in get_args(Layout):
+        write_checkpoint(folder / layout, layout, SMALL_DIT, SMALL_TEXT, VAEConfig())
+        loaded = _in_new_process(folder / layout, with_image=False)
+        shutil.rmtree(folder / layout)
+        print(f"| {layout} | {_row(loaded)} |", flush=True)
+
+
+def full_size(folder: Path) -> None:
+    started = time.perf_counter()
+    write_checkpoint(folder / "nf4", "nf4", DiTConfig(), TEXT, VAEConfig())
+    size = sum(file.stat().st_size for file in folder.glob("**/*.safetensors"))
+    print(f"wrote {size / GB:.1f} GB in {time.perf_counter() - started:.0f} s", flush=True)
+    loaded = _in_new_process(folder / "nf4", with_image=True)
+    encode, steps, decode = loaded.image_seconds
+    print("| weights | kept, GB | peak while loading, GB | ratio | seconds |\n|---|---|---|---|---|")
+    print(f"| nf4 | {_row(loaded)} |")
+    print(f"256x256, 2 steps: encoding {encode:.0f} s, steps {steps:.0f} s, decoding {decode:.1f} s")
+    print(f"peak of the whole process: {loaded.total_peak / GB:.1f} GB")
+
+
+def _row(loaded: Loaded) -> str:
+    kept, peak = loaded.kept / GB, loaded.peak / GB
+    return f"{kept:.2f} | {peak:.2f} | {peak / kept:.3f} | {loaded.seconds:.1f}"
+
+
+def _in_new_process(path: Path, with_image: bool) -> Loaded:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, path, with_image).result()
+
+
+def measure(path: Path, with_image: bool) -> Loaded:
+    """Load `path` here and now; the libraries are imported already."""
+    _reset_peak()
+    before, started = _resident("VmRSS"), time.perf_counter()
+    pipeline = load_pipeline(path, "cpu", torch.bfloat16)
+    seconds = time.perf_counter() - started
+    peak = _resident("VmHWM") - before
+    image = make_image(pipeline) if with_image else ()
+    return Loaded(_kept_bytes(pipeline), peak, seconds, _resident("VmHWM"), image)
+
+
+def make_image(pipeline: Pipeline) -> tuple[float, float, float]:
+    """Seconds of encoding a prompt, two steps with guidance, and decoding."""
+    runner = ModelRunner(pipeline, "cpu")
+    sampling = SamplingParams(guidance_schedule=(7.0, 3.0), mu=0.0, std=1.75)
+    state = RequestState(EngineRequest("image", tuple(range(PROMPT_TOKENS)), 256, 256, (1,), sampling))
+    times = [time.perf_counter()]
+    state.conditioning = _drain(runner.encode_prompt(state.request))
+    sample = runner.new_sample(state, 0)
+    times.append(time.perf_counter())
+    while not sample.is_finished:
+        runner.denoise_step([sample])
+    times.append(time.perf_counter())
+    rgb = _drain(runner.decode(sample))
+    times.append(time.perf_counter())
+    assert len(rgb) == 256 * 256 * 3
+    return times[1] - times[0], times[2] - times[1], times[3] - times[2]
+
+
+def _drain(parts: Generator[None, None, Result]) -> Result:
+    while True:
+        try:
+            next(parts)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+
+
+def _kept_bytes(pipeline: Pipeline) -> int:
+    parts = (pipeline.text_encoder, pipeline.conditional, pipeline.unconditional, pipeline.vae)
+    return sum(parameter.nbytes for part in parts for parameter in part.parameters())
+
+
+def _resident(field: str) -> int:
+    """VmRSS (now) or VmHWM (the most since the last reset), in bytes."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text("ascii").splitlines())
+    return int(lines[field].split()[0]) * 1024
+
+
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+
+if __name__ == "__main__":
+    main()
