@@ -1,0 +1,67 @@
+"""The chart as helm renders it."""
+
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+CHART = REPOSITORY / "deploy/helm"
+PROFILES = {file.stem: file for file in sorted((CHART / "profiles").glob("*.yaml"))}
+KUBERNETES = "1.35"
+
+Manifest = dict[str, Any]
+
+
+class HelmError(Exception):
+    """helm refused; the message is its own."""
+
+
+def helm(*arguments: str) -> str:
+    """Raises HelmError."""
+    done = subprocess.run([HERE / ".tools/helm", *arguments], capture_output=True, text=True, cwd=REPOSITORY)
+    if done.returncode:
+        raise HelmError(done.stderr + done.stdout)
+    return done.stdout
+
+
+@cache
+def render(
+    profile: str | None = None, kubernetes: str = KUBERNETES, operator: bool = True, **values: Any
+) -> tuple[Manifest, ...]:
+    """The manifests of a profile, or of the defaults; in `values`, `__` stands for a dot."""
+    chosen = ["--values", str(PROFILES[profile])] if profile else []
+    for key, value in values.items():
+        chosen += ["--set-json", f"{key.replace('__', '.')}={json.dumps(value)}"]
+    if operator:
+        chosen += ["--api-versions", "monitoring.coreos.com/v1"]
+    text = helm("template", "x", str(CHART), "--namespace", "ns", "--kube-version", kubernetes, *chosen)
+    return tuple(document for document in yaml.safe_load_all(text) if document)
+
+
+def one(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
+    """The only manifest of a kind."""
+    (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+    return found
+
+
+def kinds(manifests: tuple[Manifest, ...]) -> set[str]:
+    return {manifest["kind"] for manifest in manifests}
+
+
+def pod(manifests: tuple[Manifest, ...]) -> Manifest:
+    spec: Manifest = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def server(manifests: tuple[Manifest, ...]) -> Manifest:
+    container: Manifest = pod(manifests)["containers"][0]
+    return container
+
+
+def environment(container: Manifest) -> dict[str, Any]:
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}

@@ -1,0 +1,46 @@
+"""The chart's schema of `settings`, from the server's own settings: `python -m tests.deploy.settings_schema`
+writes it into values.schema.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from server.settings import Settings
+
+SCHEMA = Path(__file__).parents[2] / "deploy/helm/values.schema.json"
+# What other values of the chart decide.
+NOT_HERE = {
+    "model",
+    "model_name",
+    "host",
+    "port",
+    "device",
+    "devices",
+    "uncond_device",
+    "api_keys_file",
+    "drain_delay_seconds",
+}
+RULES = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "description")
+
+
+def settings_schema() -> dict[str, Any]:
+    fields = Settings.model_json_schema()["properties"]
+    properties = {name: _field(field) for name, field in fields.items() if name not in NOT_HERE}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["max_request_seconds"],
+        "properties": properties,
+    }
+
+
+def _field(field: dict[str, Any]) -> dict[str, Any]:
+    """Without pydantic's titles and defaults; of an optional field, the part that is not null."""
+    chosen = next((part for part in field.get("anyOf", []) if part["type"] != "null"), {})
+    return {rule: value for rule, value in (field | chosen).items() if rule in RULES}
+
+
+if __name__ == "__main__":
+    schema = json.loads(SCHEMA.read_text())
+    schema["properties"]["settings"] = settings_schema()
+    SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
