@@ -39,7 +39,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_wrong_or_no_key(start: Start, keys: Path) -> None:
     server = start("--api-keys-file", str(keys))
-    wrong = (
+    wrong: tuple[dict[str, str], ...] = (
         {},
         bearer("web"),
         {"Authorization": "Bearer"},

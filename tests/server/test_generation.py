@@ -22,7 +22,7 @@ from tests.server.fake_engine import CONFIG, FakeEngine
 @asynccontextmanager
 async def generation(prompt: str, config: ModelConfig = CONFIG) -> AsyncIterator[Generation]:
     engine, encoder = FakeEngine(config), ImageEncoder(1, 1)
-    parameters = resolve(ImageRequest(prompt=prompt, size="64x64", n=2, seed=1), config)
+    parameters = resolve(ImageRequest.model_validate({"prompt": prompt, "n": 2, "seed": 1}), config)
     sampling = SamplingParams(parameters.sampling.guidance_schedule, 0, 1)
     request = EngineRequest("id", engine.tokenize(prompt), 64, 64, parameters.seeds, sampling)
     ticket = Admission(engine, 100, 1).admit(request, Caller())
@@ -65,9 +65,9 @@ def test_followers_see_the_same_from_the_first_event_on() -> None:
 
 
 def test_every_follower_hears_of_a_failure() -> None:
-    async def run() -> list[object]:
+    async def run() -> list[list[Event] | BaseException]:
         async with generation("fail: a cat") as running:
-            return await asyncio.gather(slow(running, 0), slow(running, 1), return_exceptions=True)
+            return list(await asyncio.gather(slow(running, 0), slow(running, 1), return_exceptions=True))
 
     for error in asyncio.run(run()):
         assert isinstance(error, ApiError)

@@ -5,7 +5,6 @@ import base64
 import io
 from collections.abc import Iterator
 
-import httpx
 import openai
 import pytest
 from PIL import Image
@@ -29,7 +28,7 @@ def test_generate(client: openai.OpenAI) -> None:
         model="fake-model",
         prompt="a cat",
         n=2,
-        size="128x128",  # type: ignore[call-overload]
+        size="128x128",
         quality="high",
         user="u",
         extra_body={"seed": 9},
@@ -77,7 +76,7 @@ def test_models(client: openai.OpenAI) -> None:
 
 def test_errors_have_their_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.images.generate(prompt="a", size="1x1")  # type: ignore[call-overload]
+        client.images.generate(prompt="a", size="1x1")
     assert (caught.value.code, caught.value.param) == ("invalid_value", "size")
     with pytest.raises(openai.NotFoundError):
         client.images.generate(prompt="a", model="dall-e-2")
@@ -93,7 +92,7 @@ def test_no_retry_where_it_would_burn_device_time(server: ServerProcess, client:
 def test_the_clients_timeout_is_the_deadline(server: ServerProcess, client: openai.OpenAI) -> None:
     server.set(seconds_per_step=1)
     with pytest.raises(openai.RateLimitError) as caught:
-        client.images.generate(prompt="a", timeout=httpx.Timeout(60, read=5))
+        client.images.generate(prompt="a", timeout=openai.Timeout(60, read=5))
     server.set(seconds_per_step=0.1)
     assert caught.value.code == "deadline_unreachable"
 
