@@ -1,0 +1,111 @@
+"""The house's rules about who may import whom, read from the source and tried in a fresh process."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(file for package in ("engine", "server") for file in (ROOT / package).rglob("*.py"))
+HTTP = {"fastapi", "starlette", "uvicorn", "httpx", "h11", "server"}
+MODEL = {"torch", "transformers", "diffusers", "safetensors"}
+# The engine's side of the process boundary that the server may see.
+TORCH_FREE = ("engine.client", "engine.config", "engine.errors", "engine.messages", "engine.tokenizer")
+# Models apart: one file each, however long.
+LONGEST_FILE = 250
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of both packages by its dotted name."""
+    return {_dotted(file): file for file in FILES}
+
+
+def _dotted(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names imported anywhere in the file at run time: lazily too, but not for type checking."""
+    yield from _imports(ast.parse(file.read_text("utf-8")))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child)
+
+
+def _importers(package: str, forbidden: set[str]) -> list[str]:
+    """Modules of the package that import any of the forbidden top-level names."""
+    return [
+        name
+        for name, file in modules().items()
+        if name.split(".")[0] == package and forbidden & {each.split(".")[0] for each in imports(file)}
+    ]
+
+
+def test_the_engine_knows_nothing_of_http() -> None:
+    assert _importers("engine", HTTP) == []
+
+
+def test_the_server_never_imports_the_model() -> None:
+    assert _importers("server", MODEL) == []
+
+
+def test_diffusers_is_for_tests_alone() -> None:
+    assert _importers("engine", {"diffusers"}) == []
+
+
+def test_there_are_no_import_circles() -> None:
+    graph = {name: {_module(target) for target in imports(file)} for name, file in modules().items()}
+    ordered = list(TopologicalSorter(graph).static_order())
+    assert ordered.index("engine.errors") < ordered.index("engine.checkpoint")
+
+
+def _module(target: str) -> str:
+    """The module a dotted import reaches: itself, or the one whose attribute it names."""
+    return target if target in modules() else target.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_the_engines_face_is_torch_free(name: str) -> None:
+    assert _loaded_by(f"import {name}") & MODEL == set()
+
+
+def test_the_whole_server_is_torch_free() -> None:
+    server = [name for name in modules() if name.startswith("server") and not name.endswith("__main__")]
+    assert _loaded_by("; ".join(f"import {name}" for name in server)) & MODEL == set()
+
+
+def test_the_engine_loads_no_http() -> None:
+    engine = [name for name in modules() if name.startswith("engine")]
+    loaded = _loaded_by("; ".join(f"import {name}" for name in engine))
+    assert "torch" in loaded
+    assert loaded & {"fastapi", "starlette", "uvicorn", "server"} == set()
+
+
+def _loaded_by(statements: str) -> set[str]:
+    """Top-level names in `sys.modules` of a new process after the statements."""
+    script = f"{statements}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_files_are_short() -> None:
+    files = [file for file in FILES if file.parent != ROOT / "engine" / "models"]
+    assert [file for file in files if len(file.read_text("utf-8").splitlines()) > LONGEST_FILE] == []
