@@ -68,6 +68,13 @@ class Worker:
         self._is_closing = False
         self._is_idle = False
 
+    @property
+    def allowed_silence(self) -> float:
+        """Seconds without a message before it counts as hung, while it has work or loads."""
+        if not self.is_ready:
+            return self._options.load_seconds
+        return max(self._options.hang_seconds, _HANG_FACTOR * self._expected)
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._supervise())
 
@@ -187,11 +194,9 @@ class Worker:
 
     async def _watch(self, process: BaseProcess) -> None:
         """Kill the process if it owes a sign of life for too long."""
-        options = self._options
         while True:
-            await asyncio.sleep(min(1.0, options.hang_seconds / 4))
-            working = max(options.hang_seconds, _HANG_FACTOR * self._expected)
-            allowed = working if self.is_ready else options.load_seconds
+            await asyncio.sleep(min(1.0, self._options.hang_seconds / 4))
+            allowed = self.allowed_silence
             if not self._is_idle and time.monotonic() - self._heard_at > allowed:
                 self._reason = f"no sign of life for {allowed:.0f} s"
                 process.kill()

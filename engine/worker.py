@@ -4,13 +4,22 @@ import ctypes
 import os
 import signal
 import sys
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from engine.channel import Channel
 from engine.config import EngineOptions, ModelConfig
 from engine.errors import CheckpointError
-from engine.messages import Abort, EngineRequest, Shutdown, WorkerFailed, WorkerReady
+from engine.messages import (
+    Abort,
+    EngineRequest,
+    FromWorker,
+    Shutdown,
+    UnitStarted,
+    WorkerFailed,
+    WorkerReady,
+)
 
 if TYPE_CHECKING:
     from engine.core import EngineCore
@@ -44,7 +53,7 @@ def _load(channel: Channel, config: ModelConfig, options: EngineOptions, device:
     cost = measure(runner, config)
     runner.clear_cache()
     limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
-    core = EngineCore(runner, Scheduler(cost, limits, options.max_running), channel.send)
+    core = EngineCore(runner, Scheduler(cost, limits, options.max_running), partial(emit, channel))
     channel.send(WorkerReady(cost, runner.memory_bytes()))
     return core
 
@@ -82,6 +91,14 @@ def _loop(channel: Channel, core: "EngineCore") -> None:
                     case Shutdown():
                         return
         core.step()
+
+
+def emit(channel: Channel, message: FromWorker) -> None:
+    """A unit that kills the process must have been announced."""
+    if isinstance(message, UnitStarted):
+        channel.send_now(message)
+    else:
+        channel.send(message)
 
 
 def _live_and_die_with_parent() -> None:

@@ -1,0 +1,81 @@
+"""A worker process without a model: what a request does is in its id."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engine import worker
+from engine.channel import Channel
+from engine.config import EngineOptions, ModelConfig
+from engine.core import EngineCore
+from engine.errors import CheckpointError
+from engine.limits import BatchLimits
+from engine.messages import WorkerReady
+from engine.request import SampleState
+from engine.scheduler import Scheduler
+from tests.engine.fakes import COST, FakeRunner
+
+
+def main(*args: Any) -> None:
+    """Ready at once. A request whose id has one of ACTIONS before a colon does it at its first step."""
+    worker._load = _load
+    worker.main(*args)
+
+
+def slow_to_start(*args: Any) -> None:
+    """Never ready."""
+    time.sleep(3600)
+
+
+def ends_while_loading(*args: Any) -> None:
+    os._exit(7)
+
+
+def raises_while_loading(*args: Any) -> None:
+    def load(*_: Any) -> EngineCore:
+        raise RuntimeError("no such device")
+
+    worker._load = load
+    worker.main(*args)
+
+
+def has_no_checkpoint(*args: Any) -> None:
+    def load(*_: Any) -> EngineCore:
+        raise CheckpointError("model.safetensors: missing key x")
+
+    worker._load = load
+    worker.main(*args)
+
+
+def _load(channel: Channel, config: ModelConfig, options: EngineOptions, device: str | None) -> EngineCore:
+    runner = FakeRunner(before_step=_act)
+    limits = BatchLimits(COST, options.max_batch_size, options.max_batch_tokens)
+    channel.send(WorkerReady(COST, 0))
+    return EngineCore(runner, Scheduler(COST, limits, options.max_running), partial(worker.emit, channel))
+
+
+def _act(samples: list[SampleState]) -> None:
+    for sample in samples:
+        action, _, rest = sample.request.request_id.partition(":")
+        if action in ACTIONS:
+            ACTIONS[action](rest)
+
+
+def _once(path: str) -> bool:
+    """Whether this is the first worker that gets here."""
+    is_first = not Path(path).exists()
+    Path(path).touch()
+    return is_first
+
+
+ACTIONS = {
+    "raise": lambda rest: (_ for _ in ()).throw(ValueError(rest)),
+    "exit": lambda rest: os._exit(3),
+    "exit-once": lambda rest: _once(rest) and os._exit(3),
+    "stop-once": lambda rest: _once(rest) and os.kill(os.getpid(), signal.SIGSTOP),
+    "slow": lambda rest: time.sleep(0.01),
+    "hold": lambda rest: time.sleep(3600),
+}
