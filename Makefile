@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check train-demo clean
+.PHONY: demo test test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test
 
 # Sets up, serves models/demo, sends one real request, leaves demo.png.
@@ -14,6 +14,18 @@ demo: .venv/installed
 test: check
 	tests/install-tools.sh
 	$(BIN)/python -m pytest
+
+# The chart, alerts, dashboard and examples of deploy/ with the real tools, which it installs.
+test-deploy: .venv/installed
+	tests/deploy/install-tools.sh
+	$(BIN)/mypy --strict -p tests.deploy -m benchmarks.fleet -m benchmarks.sizing
+	$(BIN)/python -m pytest tests/deploy
+
+# Builds deploy/Dockerfile without a registry, runs it, and asks it for an image. Needs root.
+image-test: .venv/installed
+	tests/deploy/install-tools.sh
+	tests/deploy/build-image.sh
+	$(BIN)/python -m pytest -s tests/deploy/image.py
 
 # Lint, format and types.
 check: .venv/installed

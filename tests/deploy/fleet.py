@@ -1,0 +1,121 @@
+"""Three servers on the demo model, each restarted on its own port; and a balancer of deploy/examples."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.deploy.chart import REPOSITORY
+from tests.server.process import ServerProcess
+
+EXAMPLES = REPOSITORY / "deploy/examples"
+DRAIN_SECONDS = 3  # longer than the balancers' health checks take to see it
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """For what can only be asked for: readiness, a port that listens. Two minutes, for a busy machine."""
+    give_up = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+class Server:
+    """A real server process that may be ended and started again."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        """Returns once it listens; it is ready later."""
+        flags = f"--model models/demo --port {self.port} --drain-delay-seconds {DRAIN_SECONDS} --log-level warning"
+        self._process = ServerProcess(*flags.split(), module="server", OMP_NUM_THREADS="1")
+
+    def wait_ready(self) -> None:
+        wait(lambda: self._process.http.get("/readyz").status_code == 200)
+
+    def restart(self) -> int:
+        """The drain protocol, and up again; the exit code."""
+        self._process.terminate()
+        code = self._process.process.wait(60)
+        self._process.close()
+        self.start()
+        self.wait_ready()
+        return code
+
+    def kill(self) -> None:
+        self._process.process.kill()
+        self._process.process.wait()
+
+    def metrics(self) -> str:
+        return self._process.http.get("/metrics").text
+
+    def close(self) -> None:
+        self._process.close()
+
+
+@dataclass(frozen=True)
+class Balancer:
+    name: str
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def start_balancer(name: str, servers: list[Server], folder: Path) -> Balancer:
+    """With the example's own configuration but for the addresses."""
+    port = free_port()
+    file = folder / name
+    file.write_text(_adapted((EXAMPLES / name).read_text(), port, servers, folder))
+    log = (folder / f"{name}.log").open("wb")
+    process = subprocess.Popen(_command(name, file, folder), stdout=log, stderr=log)
+
+    def listens() -> bool:
+        assert process.poll() is None, (folder / f"{name}.log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait(listens)
+    balancer = Balancer(name, f"http://127.0.0.1:{port}", process)
+    wait(lambda: httpx.get(f"{balancer.url}/v1/models").status_code == 200)
+    return balancer
+
+
+def _adapted(text: str, port: int, servers: list[Server], folder: Path) -> str:
+    for number, server in enumerate(servers, start=1):
+        text = text.replace(f"10.0.0.{number}:8000", server.address).replace(
+            f"address: 10.0.0.{number}, port_value: 8000", f"address: 127.0.0.1, port_value: {server.port}"
+        )
+    text = text.replace("0.0.0.0:80", f"127.0.0.1:{port}")
+    text = text.replace("address: 0.0.0.0, port_value: 80}", f"address: 127.0.0.1, port_value: {port}}}")
+    paths = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "".join(f"{path}_temp_path {folder}/{path};" for path in paths)
+    return text.replace("http {\n", f"http {{ {temporary}\n")
+
+
+def _command(name: str, file: Path, folder: Path) -> list[str]:
+    if name == "nginx.conf":
+        directives = f"daemon off; worker_processes 1; pid {folder}/pid; error_log stderr;"
+        return ["nginx", "-c", str(file), "-p", str(folder), "-g", directives]
+    if name == "haproxy.cfg":
+        return ["haproxy", "-db", "-f", str(file)]
+    envoy = str(Path(sys.executable).with_name("envoy"))
+    base_id = str(os.getpid() % 30000)
+    return [envoy, "-c", str(file), "--concurrency", "1", "-l", "warn", "--base-id", base_id]
