@@ -7,7 +7,7 @@ from engine.client import EngineClient
 from engine.config import EngineOptions, ModelConfig
 from engine.errors import CheckpointError
 from server.app import create_app
-from server.auth import KeyFileError
+from server.config_error import ConfigError
 from server.serving import serve
 from server.settings import Settings, read_settings
 
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     settings = read_settings(argv)
     try:
         return serve(create_app(settings, _engine(settings)))
-    except (CheckpointError, KeyFileError) as error:
+    except (CheckpointError, ConfigError) as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return UNUSABLE
 

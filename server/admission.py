@@ -19,6 +19,10 @@ class Ticket:
         self.is_with_engine = False
         self._seconds = seconds
 
+    def change(self, request: EngineRequest, seconds: float) -> None:
+        self.request = request
+        self.remaining_seconds = self._seconds = seconds
+
     def begin(self) -> None:
         """From now on the engine's own backlog counts this request."""
         self.is_with_engine = True
@@ -54,6 +58,18 @@ class Admission:
         ticket = Ticket(caller, request, cost)
         self._tickets.add(ticket)
         return ticket
+
+    def renew(self, ticket: Ticket, request: EngineRequest) -> None:
+        """The same request after its prompt was prepared: its place is kept, its deadline looked at again.
+        Raises ApiError 429."""
+        if request == ticket.request:
+            return
+        self._tickets.discard(ticket)
+        cost = self._engine.predict_seconds(request)
+        if request.deadline is not None:
+            _check_deadline(self._ahead(request), cost, request.deadline - time.monotonic())
+        ticket.change(request, cost)
+        self._tickets.add(ticket)
 
     def release(self, ticket: Ticket) -> None:
         self._tickets.discard(ticket)

@@ -3,13 +3,15 @@
 import base64
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from engine.messages import StageTimes
+from server.captions.prompt import Prompt
 from server.generation import Finished, Generation, Picture
 from server.images import ImageEncoder
+from server.parameters import Parameters
 from server.protocol import InputTokensDetails, Usage
 
-MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 IMAGE_TOKEN_PIXELS = 16 * 16
 
 
@@ -59,14 +61,28 @@ async def json_body(
         "size": parameters.size,
         "background": "opaque",
         "usage": usage(generation, len(pictures)).model_dump(),
+        **warnings(parameters),
     }
-    data = [await encoder.run(_image_json, picture) for picture in pictures]
+    data = [await encoder.run(_image_json, picture, parameters.prompt) for picture in pictures]
     return b'{"data":[' + b",".join(data) + b"]," + json.dumps(tail).encode()[1:]
 
 
-def _image_json(picture: Picture) -> bytes:
+def _image_json(picture: Picture, prompt: Prompt) -> bytes:
     # Base64 needs no escaping, so the megabytes are joined instead of going through json.
-    return b'{"b64_json":"%b","seed":%d}' % (base64.b64encode(picture.data), picture.seed)
+    rest = json.dumps({"seed": picture.seed, **prompt.revised()}).encode()
+    return b'{"b64_json":"%b",%b' % (base64.b64encode(picture.data), rest[1:])
+
+
+def warnings(parameters: Parameters) -> dict[str, Any]:
+    """The answer's field, if there are any."""
+    faults = [fault.model_dump() for fault in parameters.prompt.warnings]
+    return {"warnings": faults} if faults else {}
+
+
+def warning_header(parameters: Parameters) -> dict[str, str]:
+    """Their codes, each once, where the answer is an image."""
+    codes = dict.fromkeys(fault.code for fault in parameters.prompt.warnings)
+    return {"X-Warnings": ", ".join(codes)} if codes else {}
 
 
 def server_timing(finished: Finished) -> str:

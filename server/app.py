@@ -17,7 +17,7 @@ from server.settings import Settings
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The engine is started and closed with the application. Raises KeyFileError."""
+    """The engine is started and closed with the application. Raises ConfigError."""
     service = Service(settings, engine)
 
     @asynccontextmanager

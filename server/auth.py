@@ -1,7 +1,7 @@
 """API keys from a file that may change while the server runs.
 
     {"keys": [{"name": "web", "sha256": "<hex of the key's SHA-256>", "max_concurrency": 8,
-               "priorities": ["interactive", "batch"]}]}
+               "priorities": ["interactive", "batch"], "may_disable": ["magic_prompt"]}]}
 
 `key` with the key itself may stand for `sha256`.
 """
@@ -11,27 +11,32 @@ import hmac
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from starlette.datastructures import Headers
 
 from engine.messages import Priority
+from server.config_error import ConfigError
 from server.errors import ApiError, invalid
 
+Disableable = Literal["magic_prompt", "moderation", "provenance"]
 logger = logging.getLogger(__name__)
 
 
-class KeyFileError(Exception):
+class KeyFileError(ConfigError):
     """A key file that cannot be used; the message names it, never a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a key's name, how many requests it may have in flight (None: any), and its priorities."""
+    """Who asks: a key's name, how many requests it may have in flight (None: any), its priorities, and
+    what its requests may turn off. Without keys nothing that protects can be turned off."""
 
     name: str = "anonymous"
     max_concurrency: int | None = None
     priorities: tuple[Priority, ...] = ("interactive", "batch")
+    may_disable: tuple[Disableable, ...] = ("magic_prompt",)
 
     def priority(self, headers: Headers) -> Priority:
         """`X-Priority`, or the first that this key has."""
@@ -52,12 +57,17 @@ class _Key(BaseModel):
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     max_concurrency: int | None = Field(None, ge=1)
     priorities: tuple[Priority, ...] = Field(("interactive", "batch"), min_length=1)
+    may_disable: tuple[Disableable, ...] = ()
 
     @model_validator(mode="after")
     def _one_secret(self) -> "_Key":
         if (self.key is None) == (self.sha256 is None):
             raise ValueError("exactly one of key and sha256 is needed")
         return self
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.name, self.max_concurrency, self.priorities, self.may_disable)
 
     @property
     def digest(self) -> bytes:
@@ -138,4 +148,4 @@ def _read(file: Path) -> list[tuple[bytes, Caller]]:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise KeyFileError(f"{file}: {place}: {first['msg']}") from None
-    return [(key.digest, Caller(key.name, key.max_concurrency, key.priorities)) for key in entries]
+    return [(key.digest, key.caller) for key in entries]

@@ -32,12 +32,20 @@ class Backends:
     """The one network client of the server, and who is told of each call: name, outcome, seconds."""
 
     def __init__(self, listener: Listener) -> None:
-        limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
-        self.client = httpx.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
         self.listener = listener
+        self._client: httpx.AsyncClient | None = None
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """Made when first needed: most servers ask nobody."""
+        if self._client is None:
+            limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
+            self._client = httpx.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
+        return self._client
 
     async def close(self) -> None:
-        await self.client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 @dataclass(frozen=True, slots=True)

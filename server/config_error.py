@@ -1,5 +1,17 @@
 """What an operator set and cannot be served."""
 
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class ConfigError(Exception):
     """Ends the start with one line; names the setting, never a secret."""
+
+
+def needed(flag: str, value: T | None) -> T:
+    """Raises ConfigError."""
+    if value is not None:
+        return value
+    variable = flag.strip("-").removesuffix("-file").replace("-", "_").upper()
+    raise ConfigError(f"{flag} or IDEOSERVE_{variable} is needed")

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from engine.errors import EngineError, GenerationError
+from engine.errors import DeadlineExceededError, EngineError, GenerationError
 from engine.messages import (
+    EngineRequest,
     ImageDone,
     PreviewReady,
     RequestDone,
@@ -20,8 +21,19 @@ from engine.messages import (
 from server.admission import Ticket
 from server.engine_port import Engine
 from server.errors import from_engine
-from server.images import ImageEncoder
+from server.images import MEDIA_TYPES, PREVIEW_FORMAT, ImageEncoder
 from server.parameters import Parameters
+from server.treatment import Treatment
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a generation asks of others: to be let in with another prompt, and what its files say of it."""
+
+    renew: Callable[[EngineRequest], None]
+    describe: Callable[[Parameters], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +89,27 @@ class Generation:
         encoder: ImageEncoder,
         ticket: Ticket,
         parameters: Parameters,
-        facts: dict[str, Any],
+        treatment: Treatment,
+        course: Course,
     ) -> None:
-        self.request = ticket.request
         self._ticket = ticket
         self.parameters = parameters
         self.created = int(time.time())
         self._engine = engine
         self._encoder = encoder
-        self._facts = facts
+        self._treatment = treatment
+        self._course = course
+        self._is_prepared = False
         self._image_seconds = 0.0
         self._events: list[Event] = []
         self._news = asyncio.Event()
         self._followers = 0
         self.task = asyncio.create_task(self._run())
         self.task.add_done_callback(lambda _: self._wake())
+
+    @property
+    def request(self) -> EngineRequest:
+        return self._ticket.request
 
     def join(self) -> None:
         self._followers += 1
@@ -126,9 +144,17 @@ class Generation:
             except TimeoutError:
                 yield None
 
+    async def prepared(self) -> None:
+        """Until the prompt has passed: nothing is on the device before. Raises ApiError."""
+        while not (self._is_prepared or self.task.done()):
+            await self._news.wait()
+        if not self._is_prepared:
+            self.task.result()
+
     async def _run(self) -> None:
-        self._ticket.begin()
         try:
+            await self._prepare()
+            self._ticket.begin()
             async with aclosing(self._engine.generate(self.request)) as outputs:
                 async for output in outputs:
                     event = await self._event(output)
@@ -137,13 +163,30 @@ class Generation:
         except EngineError as error:
             raise from_engine(error) from error
 
+    async def _prepare(self) -> None:
+        work = self._treatment.prepare(self.parameters, self.request.token_ids)
+        prepared = await self._in_time(work)
+        self.parameters = prepared.parameters
+        self._course.renew(replace(self.request, token_ids=prepared.token_ids))
+        self._is_prepared = True
+        self._wake()
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """The deadline goes on while others are asked."""
+        try:
+            async with asyncio.timeout_at(self.request.deadline):
+                return await work
+        except TimeoutError:
+            raise DeadlineExceededError("the deadline passed") from None
+
     async def _event(self, output: RequestOutput) -> Event:
         match output:
             case ImageDone():
-                return Picture(output.image_index, output.seed, await self._encode(output))
+                return Picture(output.image_index, output.seed, await self._file(output))
             case PreviewReady():
                 data = await self._encoder.encode_preview(output.rgb, (output.width, output.height))
-                return Preview(output.image_index, output.preview_index, data)
+                signed = await self._treatment.sign(data, MEDIA_TYPES[PREVIEW_FORMAT])
+                return Preview(output.image_index, output.preview_index, signed)
             case RequestDone():
                 return Finished(output.times, self._image_seconds)
             case StepDone():
@@ -152,10 +195,15 @@ class Generation:
             case RequestFailed():
                 raise GenerationError(output.message)
 
+    async def _file(self, image: ImageDone) -> bytes:
+        data = await self._encode(image)
+        media_type = MEDIA_TYPES[self.parameters.output_format]
+        return await self._in_time(self._treatment.finish(data, media_type))
+
     async def _encode(self, image: ImageDone) -> bytes:
         started = time.perf_counter()
         wanted = self.parameters
-        facts = self._facts | {"seed": image.seed}
+        facts = self._course.describe(wanted) | {"seed": image.seed}
         size = (image.width, image.height)
         data = await self._encoder.encode(image.rgb, size, wanted.output_format, wanted.compression, facts)
         self._image_seconds += time.perf_counter() - started

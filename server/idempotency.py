@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 
-from server.errors import ApiError, invalid
+from server.errors import ApiError, RefusedError, invalid
 from server.generation import Generation
 
 MAX_KEY_CHARACTERS = 256
@@ -39,7 +39,8 @@ class _Entry:
 
 
 class KeptAnswers:
-    """Bounded in time and memory; the oldest go first. A request that failed is forgotten at once."""
+    """Bounded in time and memory; the oldest go first. A request that failed is forgotten at once, but for
+    one that moderation refused."""
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self._seconds = seconds
@@ -63,7 +64,7 @@ class KeptAnswers:
         generation.task.add_done_callback(lambda task: self._finished(entry, task))
 
     def _finished(self, entry: _Entry, task: "asyncio.Task[None]") -> None:
-        if task.cancelled() or task.exception() is not None:
+        if task.cancelled() or not _is_final(task.exception()):
             self._forget(entry)
             return
         entry.timer = asyncio.get_running_loop().call_later(self._seconds, self._forget, entry)
@@ -81,3 +82,7 @@ class KeptAnswers:
         entry.bytes = 0
         if self._entries.get(entry.fingerprint.place) is entry:
             del self._entries[entry.fingerprint.place]
+
+
+def _is_final(error: BaseException | None) -> bool:
+    return error is None or isinstance(error, RefusedError)

@@ -13,6 +13,7 @@ from server.protocol import OutputFormat
 
 P = ParamSpec("P")
 T = TypeVar("T")
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 PREVIEW_FORMAT: OutputFormat = "jpeg"
 PREVIEW_QUALITY = 80
 

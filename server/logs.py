@@ -39,6 +39,8 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpx", "httpcore"):  # they log addresses, which may hold a token
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def log_request(record: Record, with_prompt: bool) -> None:
@@ -71,7 +73,7 @@ def _fields(record: Record, with_prompt: bool) -> dict[str, Any]:
             "seed": parameters.seeds[0],
         }
         if with_prompt:
-            fields["prompt"] = parameters.prompt
+            fields |= parameters.prompt.facts()
     if record.finished:
         fields["stage_seconds"] = record.finished.stages()
     return {name: value for name, value in fields.items() if value is not None}

@@ -28,7 +28,7 @@ def describe(parameters: Parameters, config: ModelConfig, with_prompt: bool) -> 
         "mu": parameters.sampling.mu,
         "std": parameters.sampling.std,
     }
-    return facts | ({"prompt": parameters.prompt} if with_prompt else {})
+    return facts | (parameters.prompt.facts() if with_prompt else {})
 
 
 def png_info(facts: dict[str, Any]) -> PngImagePlugin.PngInfo:
@@ -42,7 +42,8 @@ def exif(facts: dict[str, Any]) -> bytes:
     """The facts as an EXIF user comment, which holds 64 KiB: a longer prompt is left out, and says so."""
     text = json.dumps(facts)
     if len(text) > MAX_EXIF_BYTES:
-        text = json.dumps(facts | {"prompt": None, "prompt_omitted": "too long for EXIF"})
+        prompts = dict.fromkeys(facts.keys() & {"prompt", "revised_prompt"})
+        text = json.dumps(facts | prompts | {"prompt_omitted": "too long for EXIF"})
     block = Image.Exif()
     block.get_ifd(EXIF_IFD)[USER_COMMENT] = ASCII + text.encode("ascii")
     block[0x0131] = f"ideoserve {VERSION}"

@@ -60,6 +60,13 @@ class Metrics:
         self._batch = Histogram(
             "ideoserve_batch_size", "Images in one denoising step.", buckets=BATCH, registry=self._registry
         )
+        self._backends = self._counter(
+            "backend_requests",
+            "Calls of other services by outcome: ok or what went wrong.",
+            "backend",
+            "outcome",
+        )
+        self._backend = self._seconds("backend", "One call of another service.", STAGE)
         self._registry.register(_EngineCollector(engine, admission))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -80,6 +87,11 @@ class Metrics:
             self._images.inc(len(record.parameters.seeds))
             self._queue.observe(record.finished.times.queue)
             self._image.observe(record.finished.image)
+
+    def on_backend(self, name: str, outcome: str, seconds: float) -> None:
+        """Count one call of another service."""
+        self._backends.labels(name, outcome).inc()
+        self._backend.observe(seconds)
 
     def _on_unit(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
         self._units[kind].observe(seconds)

@@ -7,8 +7,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from server.answers import MEDIA_TYPES
 from server.errors import ErrorBody
+from server.images import MEDIA_TYPES
 from server.protocol import ImageRequest, ImagesResponse, Model, ModelList
 from server.record import IMAGE_PATHS
 from server.service import Service

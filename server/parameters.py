@@ -1,14 +1,14 @@
 """A valid request to what will be made: defaults filled in, the fields that exclude each other settled."""
 
-import json
 import random
 import re
 from dataclasses import dataclass
 
 from engine.config import Limits, ModelConfig, Preset
 from engine.messages import SamplingParams
+from server.captions.prompt import Prompt, read_prompt
 from server.errors import ApiError, invalid
-from server.protocol import MAX_PROMPT_CHARACTERS, MAX_SEED, ImageRequest, OutputFormat
+from server.protocol import MAX_SEED, ImageRequest, OutputFormat
 
 PRESET_OF_SPEED = {"TURBO": "V4_TURBO_12", "DEFAULT": "V4_DEFAULT_20", "QUALITY": "V4_QUALITY_48"}
 # `auto` is no opinion, so it agrees with every preset and alone gives the default.
@@ -26,7 +26,7 @@ QUALITY_OF_PRESET = {"V4_TURBO_12": "low", "V4_DEFAULT_20": "medium", "V4_QUALIT
 class Parameters:
     """Everything that decides the pixels and their file format. Sizes in pixels."""
 
-    prompt: str
+    prompt: Prompt
     width: int
     height: int
     seeds: tuple[int, ...]
@@ -53,7 +53,7 @@ def resolve(wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | 
     width, height = _size(wanted, config)
     preset = _preset(wanted, config)
     return Parameters(
-        prompt=_prompt(wanted),
+        prompt=read_prompt(wanted),
         width=width,
         height=height,
         seeds=_seeds(wanted.seed, wanted.n or 1),
@@ -63,21 +63,6 @@ def resolve(wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | 
         compression=100 if wanted.output_compression is None else wanted.output_compression,
         num_previews=wanted.partial_images or 0,
     )
-
-
-def _prompt(wanted: ImageRequest) -> str:
-    if (wanted.prompt is None) == (wanted.json_prompt is None):
-        raise invalid("Exactly one of `prompt` and `json_prompt` is needed.", "prompt")
-    if wanted.prompt is not None:
-        return wanted.prompt
-    try:
-        text = json.dumps(wanted.json_prompt, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        raise invalid("A number of the caption is out of range.", "json_prompt") from None
-    if len(text) > MAX_PROMPT_CHARACTERS:
-        message = f"The caption has {len(text)} characters; the limit is {MAX_PROMPT_CHARACTERS}."
-        raise invalid(message, "json_prompt", "string_above_max_length")
-    return text
 
 
 def _size(wanted: ImageRequest, config: ModelConfig) -> tuple[int, int]:

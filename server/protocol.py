@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
 from engine.config import ModelConfig, Preset
+from server.captions.fault import Fault
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SEED = 2**31 - 1
@@ -25,8 +26,8 @@ _ONE_PROMPT: list[JsonValue] = [
 ]
 
 
-class ImageRequest(BaseModel):
-    """A request as sent. Null means absent; `limited_to` adds what the served model and server allow."""
+class PromptFields(BaseModel):
+    """What to draw. Null means absent."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, json_schema_extra={"oneOf": _ONE_PROMPT}
@@ -40,6 +41,17 @@ class ImageRequest(BaseModel):
     )
     json_prompt: dict[str, JsonValue] | None = Field(
         None, description="A structured caption; exactly one of `prompt` and `json_prompt`."
+    )
+    caption: Literal["lenient", "strict"] | None = Field(
+        None, description="What deviates in a caption is a warning (lenient, the default) or an error."
+    )
+
+
+class ImageRequest(PromptFields):
+    """A request as sent. Null means absent; `limited_to` adds what the served model and server allow."""
+
+    magic_prompt: Literal["auto", "on", "off"] | None = Field(
+        None, description="Expand a plain prompt into a caption: if it can be done (auto), or else fail (on)."
     )
     model: str | None = Field(None, description="Id of the served model; another is a 404.")
     n: int | None = Field(None, ge=1, le=10, description="Images; image k uses seed + k.")
@@ -72,7 +84,12 @@ class ImageRequest(BaseModel):
     progress: bool | None = Field(None, description="Send `image_generation.progress` events.")
     user: str | None = Field(None, description="Accepted, ignored.")
     safety_identifier: str | None = Field(None, description="Accepted, ignored.")
-    moderation: str | None = Field(None, description="Accepted, ignored.")
+    moderation: str | None = Field(
+        None, description="`off` needs a key that may; anything else is accepted and ignored."
+    )
+    provenance: Literal["on", "off"] | None = Field(
+        None, description="Content credentials in the image; `off` needs a key that may."
+    )
     style: str | None = Field(None, description="Accepted, ignored.")
 
 
@@ -97,6 +114,7 @@ class ImageData(BaseModel):
 
     b64_json: str
     seed: int
+    revised_prompt: str | None = Field(None, description="The caption that the prompt was expanded into.")
 
 
 class InputTokensDetails(BaseModel):
@@ -125,6 +143,16 @@ class ImagesResponse(BaseModel):
     size: str
     background: str
     usage: Usage
+    warnings: list[Fault] | None = Field(None, description="Remarks on the caption or the request, if any.")
+
+
+class CaptionReport(BaseModel):
+    """A caption in its normal form; `prompt` is that as the model reads it. Both null for plain text."""
+
+    valid: bool
+    caption: dict[str, JsonValue] | None
+    prompt: str | None
+    warnings: list[Fault]
 
 
 class ModelPreset(BaseModel):

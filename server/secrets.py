@@ -12,18 +12,9 @@ def read_secret(flag: str, file: Path | None, value: SecretStr | None) -> Secret
     if file is None:
         return value
     try:
-        text = file.read_text().strip()
+        text = file.read_text("ascii").strip()
     except (OSError, ValueError):
         raise ConfigError(f"{flag}: the file cannot be read") from None
-    if not (text and text.isascii() and text.isprintable()):
-        raise ConfigError(f"{flag}: the file does not hold one line of text")
+    if not text:
+        raise ConfigError(f"{flag}: the file is empty")
     return SecretStr(text)
-
-
-def require_secret(flag: str, file: Path | None, value: SecretStr | None) -> SecretStr:
-    """Raises ConfigError if there is none."""
-    secret = read_secret(flag, file, value)
-    if secret is None:
-        variable = "IDEOSERVE_" + flag.removeprefix("--").removesuffix("-file").upper().replace("-", "_")
-        raise ConfigError(f"{flag} or {variable} is needed")
-    return secret

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from server import logs
 from server.admission import Admission
 from server.auth import Caller, Keys
+from server.backends import Backends
 from server.engine_port import Engine
 from server.gate import Gate
 from server.idempotency import KeptAnswers
@@ -14,6 +15,7 @@ from server.images import ImageEncoder
 from server.metrics import Metrics
 from server.protocol import limited_to
 from server.record import Record
+from server.safety import Safety
 from server.settings import Settings
 
 
@@ -23,7 +25,7 @@ class _Spans(Protocol):
 
 
 class Service:
-    """Raises KeyFileError if the settings name a bad key file."""
+    """Raises ConfigError."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
@@ -34,6 +36,8 @@ class Service:
         self.kept = KeptAnswers(settings.idempotency_seconds, settings.idempotency_bytes)
         self.encoder = ImageEncoder(settings.image_threads, settings.png_compress_level)
         self.metrics = Metrics(engine, self.admission)
+        self.backends = Backends(self.metrics.on_backend)
+        self.safety = Safety(settings, self.backends, engine.config.model_id)
         self.request_model = limited_to(engine.config, settings.max_n)
         self._spans = _spans(settings.otlp_endpoint)
 
@@ -42,6 +46,7 @@ class Service:
 
     async def close(self) -> None:
         await self.engine.close()
+        await self.backends.close()
         self.encoder.close()
         if self._spans:
             self._spans.close()

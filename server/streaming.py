@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from engine.messages import StepDone
-from server.answers import server_timing, usage
+from server.answers import server_timing, usage, warnings
 from server.disconnect import unless_disconnected
 from server.errors import ApiError, internal_error
 from server.generation import Event, Finished, Generation, Picture, Preview
@@ -91,10 +91,14 @@ def _partial(generation: Generation, preview: Preview) -> bytes:
 
 
 def _completed(generation: Generation, picture: Picture) -> bytes:
-    last = {"seed": picture.seed, "usage": usage(generation, images=1).model_dump()}
-    return _image(
-        "image_generation.completed", generation, picture, generation.parameters.output_format, last
-    )
+    parameters = generation.parameters
+    last = {
+        "seed": picture.seed,
+        "usage": usage(generation, images=1).model_dump(),
+        **parameters.prompt.revised(),
+        **warnings(parameters),
+    }
+    return _image("image_generation.completed", generation, picture, parameters.output_format, last)
 
 
 def _image(

@@ -1,1 +1,57 @@
 """Who may refuse a prompt or an image."""
+
+from server.backends import Backend, Backends
+from server.config_error import ConfigError, needed
+from server.moderation.deny_list import DenyList
+from server.moderation.hive import Hive
+from server.moderation.moderation import Moderation
+from server.moderation.webhook import Webhook
+from server.secrets import read_secret
+from server.settings import Settings
+
+
+def from_settings(settings: Settings, backends: Backends) -> Moderation:
+    """Raises ConfigError."""
+    judges = _Judges(settings, backends)
+    text = [judges.of_text(name) for name in _names(settings.prompt_moderation)]
+    images = [judges.of_images(name) for name in _names(settings.image_moderation)]
+    return Moderation(text, images, fails_open=settings.moderation_failure == "open")
+
+
+class _Judges:
+    def __init__(self, settings: Settings, backends: Backends) -> None:
+        self._settings = settings
+        self._backends = backends
+
+    def of_text(self, name: str) -> DenyList | Hive | Webhook:
+        if name == "deny-list":
+            return DenyList(needed("--deny-list-file", self._settings.deny_list_file))
+        return self._service("--prompt-moderation", name)
+
+    def of_images(self, name: str) -> Hive | Webhook:
+        return self._service("--image-moderation", name)
+
+    def _service(self, flag: str, name: str) -> Hive | Webhook:
+        if name == "hive":
+            return self._hive()
+        if name == "webhook":
+            return self._webhook()
+        raise ConfigError(f"{flag}: no such judge")
+
+    def _hive(self) -> Hive:
+        settings, flag = self._settings, "--hive-key-file"
+        key = needed(flag, read_secret(flag, settings.hive_key_file, settings.hive_key))
+        url = settings.hive_url.rstrip("/")
+        backend = Backend("hive", url, settings.moderation_seconds, self._backends, key)
+        ignored = frozenset(_names(settings.hive_ignore))
+        return Hive(backend, settings.hive_text_severity, settings.hive_image_score, ignored)
+
+    def _webhook(self) -> Webhook:
+        settings, flag = self._settings, "--moderation-webhook-key-file"
+        key = read_secret(flag, settings.moderation_webhook_key_file, settings.moderation_webhook_key)
+        url = needed("--moderation-webhook-url", settings.moderation_webhook_url)
+        return Webhook(Backend("webhook", url, settings.moderation_seconds, self._backends, key))
+
+
+def _names(listed: str | None) -> list[str]:
+    return [name.strip() for name in (listed or "").split(",") if name.strip()]

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
@@ -10,16 +11,20 @@ from engine.messages import EngineRequest
 from server import answers, metadata
 from server.auth import Caller
 from server.body import parse, read_body
+from server.choices import Choices, choose
 from server.deadlines import allowed_seconds
 from server.disconnect import unless_disconnected
 from server.errors import from_engine
-from server.generation import Generation
+from server.generation import Course, Generation
 from server.idempotency import Fingerprint
+from server.images import MEDIA_TYPES
 from server.negotiation import negotiate
 from server.parameters import Parameters, resolve
 from server.record import Record
+from server.safety import Safety
 from server.service import Service
 from server.streaming import EventStream
+from server.treatment import Treatment
 
 router = APIRouter()
 LONG_PROMPT = 1000  # characters
@@ -36,11 +41,16 @@ async def create_image(request: Request) -> Response:
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
     wanted = parse(body, service.request_model)
     answer = negotiate(request.headers.get("accept"), wanted)
-    parameters = resolve(wanted, service.engine.config, answer.output_format)
+    choices = choose(wanted, caller, service.safety)
+    parameters = _without_previews(
+        resolve(wanted, service.engine.config, answer.output_format), choices, service.safety
+    )
     record.mode, record.parameters = answer.kind, parameters
-    token_ids = await _tokenize(service, parameters.prompt)
-    generation = _join(request, service, caller, body, parameters, token_ids)
+    token_ids = await _tokenize(service, parameters.prompt.text)
+    generation = _join(request, service, caller, body, parameters, choices, token_ids)
     record.generation_id = generation.request.request_id
+    await _prepared(request, generation)
+    record.parameters = generation.parameters
     if answer.kind == "events":
         return EventStream(
             generation,
@@ -54,6 +64,23 @@ async def create_image(request: Request) -> Response:
         return await unless_disconnected(request.receive, whole)
     finally:
         generation.leave()
+
+
+def _without_previews(parameters: Parameters, choices: Choices, safety: Safety) -> Parameters:
+    """Previews of an image that is going to be judged would leave before it is."""
+    if not parameters.num_previews or safety.sends_previews or not choices.is_moderated:
+        return parameters
+    prompt = parameters.prompt.warned("previews_off", "Images are moderated here, so there are no previews.")
+    return replace(parameters, prompt=prompt, num_previews=0)
+
+
+async def _prepared(request: Request, generation: Generation) -> None:
+    """Raises ApiError, and leaves the generation then."""
+    try:
+        await unless_disconnected(request.receive, generation.prepared())
+    except BaseException:
+        generation.leave()
+        raise
 
 
 async def _tokenize(service: Service, prompt: str) -> tuple[int, ...]:
@@ -72,6 +99,7 @@ def _join(
     caller: Caller,
     body: bytes,
     parameters: Parameters,
+    choices: Choices,
     token_ids: tuple[int, ...],
 ) -> Generation:
     """The generation that answers: one under the same Idempotency-Key, or a new one. Leave it when done.
@@ -85,7 +113,7 @@ def _join(
     generation = service.kept.find(fingerprint) if fingerprint else None
     if generation is None:
         engine_request = _engine_request(request, service, caller, parameters, token_ids)
-        generation = _start(service, caller, parameters, engine_request)
+        generation = _start(service, caller, parameters, choices, engine_request)
         if fingerprint:
             service.kept.keep(fingerprint, generation)
     generation.join()
@@ -112,12 +140,16 @@ def _engine_request(
 
 
 def _start(
-    service: Service, caller: Caller, parameters: Parameters, engine_request: EngineRequest
+    service: Service, caller: Caller, parameters: Parameters, choices: Choices, engine_request: EngineRequest
 ) -> Generation:
-    """Through the door and into the engine. Raises ApiError 429."""
+    """Through the door and on its way to the engine. Raises ApiError 429."""
     ticket = service.admission.admit(engine_request, caller)
-    facts = metadata.describe(parameters, service.engine.config, service.settings.embed_prompt)
-    generation = Generation(service.engine, service.encoder, ticket, parameters, facts)
+    course = Course(
+        renew=lambda renewed: service.admission.renew(ticket, renewed),
+        describe=lambda drawn: metadata.describe(drawn, service.engine.config, service.settings.embed_prompt),
+    )
+    treatment = Treatment(service.safety, choices, service.encoder, lambda prompt: _tokenize(service, prompt))
+    generation = Generation(service.engine, service.encoder, ticket, parameters, treatment, course)
     generation.task.add_done_callback(lambda _: service.admission.release(ticket))
     return generation
 
@@ -128,8 +160,9 @@ async def _whole(service: Service, record: Record, generation: Generation, raw: 
     headers = {"Server-Timing": answers.server_timing(result.finished)}
     if raw:
         picture = result.pictures[0]
-        media_type = answers.MEDIA_TYPES[generation.parameters.output_format]
-        return Response(picture.data, media_type=media_type, headers=headers | {"X-Seed": str(picture.seed)})
+        media_type = MEDIA_TYPES[generation.parameters.output_format]
+        headers |= {"X-Seed": str(picture.seed), **answers.warning_header(generation.parameters)}
+        return Response(picture.data, media_type=media_type, headers=headers)
     model = service.engine.config.model_id
     body = await answers.json_body(generation, result.pictures, model, service.encoder)
     return Response(body, media_type="application/json", headers=headers)

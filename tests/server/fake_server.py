@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server.app import create_app
-from server.auth import KeyFileError
+from server.config_error import ConfigError
 from server.serving import serve
 from server.settings import read_settings
 from tests.server.fake_engine import FakeEngine
@@ -92,7 +92,7 @@ def main() -> int:
     engine = FakeEngine()
     try:
         app = create_app(read_settings(["--model", "fake", *sys.argv[1:]]), engine)
-    except KeyFileError as error:
+    except ConfigError as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return 2
     app.include_router(control(engine))

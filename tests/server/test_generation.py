@@ -11,12 +11,23 @@ from engine.config import ModelConfig
 from engine.messages import EngineRequest, SamplingParams
 from server.admission import Admission
 from server.auth import Caller
+from server.backends import Backends
+from server.choices import Choices
 from server.errors import ApiError
-from server.generation import Event, Finished, Generation, Picture
+from server.generation import Course, Event, Finished, Generation, Picture
 from server.images import ImageEncoder
 from server.parameters import resolve
 from server.protocol import ImageRequest
+from server.safety import Safety
+from server.settings import Settings
+from server.treatment import Treatment
 from tests.server.fake_engine import CONFIG, FakeEngine
+
+BACKENDS = Backends(lambda *_: None)
+
+
+async def tokenize(prompt: str) -> tuple[int, ...]:
+    return tuple(prompt.encode())
 
 
 @asynccontextmanager
@@ -27,7 +38,9 @@ async def generation(prompt: str, config: ModelConfig = CONFIG) -> AsyncIterator
     request = EngineRequest("id", engine.tokenize(prompt), 64, 64, parameters.seeds, sampling)
     ticket = Admission(engine, 100, 1).admit(request, Caller())
     async with asyncio.timeout(20):
-        yield Generation(engine, encoder, ticket, parameters, {})
+        course = Course(renew=lambda _: None, describe=lambda _: {})
+        treatment = Treatment(Safety(Settings(model="fake"), BACKENDS, "fake"), Choices(), encoder, tokenize)
+        yield Generation(engine, encoder, ticket, parameters, treatment, course)
     encoder.close()
 
 

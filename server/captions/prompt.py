@@ -1,0 +1,61 @@
+"""What the model is going to read, as text or as a caption."""
+
+from dataclasses import dataclass, replace
+
+from server.captions.caption import Caption
+from server.captions.fault import Fault
+from server.errors import CaptionError, invalid
+from server.protocol import MAX_PROMPT_CHARACTERS, PromptFields
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`words` is what judges read of it; `plain` the prompt that it was expanded from."""
+
+    text: str
+    words: str
+    is_caption: bool = False
+    plain: str | None = None
+    warnings: tuple[Fault, ...] = ()
+
+    @classmethod
+    def of_caption(cls, caption: Caption, plain: str | None = None) -> "Prompt":
+        return cls(caption.text, caption.words, True, plain, caption.faults)
+
+    def facts(self) -> dict[str, str]:
+        """What was sent and, if it was expanded, what became of it."""
+        return {"prompt": self.text} if self.plain is None else {"prompt": self.plain, **self.revised()}
+
+    def revised(self) -> dict[str, str]:
+        """The answer's field, if there is anything to say."""
+        return {} if self.plain is None else {"revised_prompt": self.text}
+
+    def warned(self, code: str, message: str) -> "Prompt":
+        """The same with a remark for the client."""
+        return replace(self, warnings=(*self.warnings, Fault(code=code, path=None, message=message)))
+
+
+def read_prompt(wanted: PromptFields) -> Prompt:
+    """Raises ApiError."""
+    if (wanted.prompt is None) == (wanted.json_prompt is None):
+        raise invalid("Exactly one of `prompt` and `json_prompt` is needed.", "prompt")
+    param = "prompt" if wanted.json_prompt is None else "json_prompt"
+    caption = read_caption(wanted)
+    if caption is None:
+        return Prompt(wanted.prompt or "", wanted.prompt or "")
+    if len(caption.text) > MAX_PROMPT_CHARACTERS:
+        message = f"The caption has {len(caption.text)} characters; the limit is {MAX_PROMPT_CHARACTERS}."
+        raise invalid(message, param, "string_above_max_length")
+    if caption.faults and wanted.caption == "strict":
+        raise CaptionError(caption.faults, param)
+    return Prompt.of_caption(caption)
+
+
+def read_caption(wanted: PromptFields) -> Caption | None:
+    """None for plain text. Raises ApiError for a number that JSON cannot hold."""
+    if wanted.json_prompt is None:
+        return Caption.parse(wanted.prompt or "")
+    try:
+        return Caption.of(wanted.json_prompt)
+    except ValueError:
+        raise invalid("A number of the caption is out of range.", "json_prompt") from None

@@ -1,0 +1,81 @@
+"""What the prompt and the images of one request go through beside the device."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from server.backends import BackendError
+from server.captions.prompt import Prompt
+from server.choices import Choices
+from server.errors import ApiError
+from server.images import ImageEncoder
+from server.parameters import Parameters
+from server.safety import Safety
+
+TokenIds = tuple[int, ...]
+Tokenize = Callable[[str], Awaitable[TokenIds]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is going to be drawn."""
+
+    parameters: Parameters
+    token_ids: TokenIds
+
+
+class Treatment:
+    """Before the queue: judged, expanded, judged again. After the decoder: judged, signed."""
+
+    def __init__(self, safety: Safety, choices: Choices, encoder: ImageEncoder, tokenize: Tokenize) -> None:
+        self._expander = safety.expander if choices.magic_prompt != "off" else None
+        self._must_expand = choices.magic_prompt == "on"
+        self._moderation = safety.moderation if choices.is_moderated else None
+        self._credentials = safety.credentials if choices.is_signed else None
+        self._encoder = encoder
+        self._tokenize = tokenize
+
+    async def prepare(self, parameters: Parameters, token_ids: TokenIds) -> Prepared:
+        """Raises ApiError."""
+        await self._judge(parameters.prompt)
+        prepared = await self._expand(parameters, token_ids)
+        if prepared.parameters.prompt.plain is not None:
+            await self._judge(prepared.parameters.prompt)
+        return prepared
+
+    async def finish(self, data: bytes, media_type: str) -> bytes:
+        """A file as it may leave. Raises ApiError."""
+        if self._moderation:
+            await self._moderation.check_image(data, media_type)
+        return await self.sign(data, media_type)
+
+    async def sign(self, data: bytes, media_type: str) -> bytes:
+        if self._credentials is None:
+            return data
+        return await self._encoder.run(self._credentials.sign, data, media_type)
+
+    async def _judge(self, prompt: Prompt) -> None:
+        if self._moderation:
+            await self._moderation.check_text(prompt.words)
+
+    async def _expand(self, parameters: Parameters, token_ids: TokenIds) -> Prepared:
+        prompt = parameters.prompt
+        if self._expander is None or prompt.is_caption:
+            return Prepared(parameters, token_ids)
+        try:
+            caption = await self._expander.expand(prompt.text, parameters.width, parameters.height)
+            expanded = Prompt.of_caption(caption, plain=prompt.text)
+            return Prepared(replace(parameters, prompt=expanded), await self._tokens(expanded))
+        except BackendError as error:
+            return Prepared(replace(parameters, prompt=self._plain(prompt, error)), token_ids)
+
+    async def _tokens(self, expanded: Prompt) -> TokenIds:
+        try:
+            return await self._tokenize(expanded.text)
+        except ApiError:
+            raise BackendError("invalid", "its answer is too long") from None
+
+    def _plain(self, prompt: Prompt, error: BackendError) -> Prompt:
+        message = f"The prompt was not expanded: {error}."
+        if self._must_expand:
+            raise ApiError(503, "magic_prompt_unavailable", message, param="magic_prompt", retry_after=5)
+        return prompt.warned("magic_prompt_failed", message)
