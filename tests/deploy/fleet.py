@@ -42,8 +42,9 @@ class Server:
 
     def start(self) -> None:
         """Returns once it listens; it is ready later."""
-        flags = f"--model models/demo --port {self.port} --drain-delay-seconds {DRAIN_SECONDS} --log-level warning"
-        self._process = ServerProcess(*flags.split(), module="server", OMP_NUM_THREADS="1")
+        flags = ["--model", "models/demo", "--port", str(self.port), "--log-level", "warning"]
+        flags += ["--drain-delay-seconds", str(DRAIN_SECONDS)]
+        self._process = ServerProcess(*flags, module="server", OMP_NUM_THREADS="1")
 
     def wait_ready(self) -> None:
         wait(lambda: self._process.http.get("/readyz").status_code == 200)

@@ -38,11 +38,12 @@ def container() -> Iterator[Container]:
     arguments = [{"0.0.0.0": "127.0.0.1", "8000": str(port)}.get(word, word) for word in chart["args"]]
     variables = environment(chart) | {"OMP_NUM_THREADS": "1"}
     name = f"ideoserve-test-{os.getpid()}"
-    limits = "--runtime runc run --network host --no-healthcheck --ulimit nofile=1024:1024 --ulimit nproc=4096:4096"
-    confined = "--read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --detach --name"
+    limits = "--network host --no-healthcheck --ulimit nofile=1024:1024 --ulimit nproc=4096:4096"
+    confined = "--read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges"
     flags = [f"--env={key}={value}" for key, value in variables.items()]
     started = time.monotonic()
-    command = ["podman", *limits.split(), *confined.split(), name, *flags, IMAGE, *arguments]
+    run = ["podman", "--runtime", "runc", "run", "--detach", "--name", name]
+    command = [*run, *limits.split(), *confined.split(), *flags, IMAGE, *arguments]
     subprocess.run(command, check=True, capture_output=True)
     try:
         _wait_ready(name, port)

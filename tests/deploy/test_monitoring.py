@@ -1,0 +1,138 @@
+"""Alerts by promtool; the dashboard's and the alerts' metrics against a live /metrics."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from tests.deploy.chart import CHART, HERE, REPOSITORY, one, render
+from tests.server.process import ServerProcess
+
+DASHBOARD = json.loads((CHART / "dashboards/ideoserve.json").read_text())
+RULES: list[dict[str, Any]] = one(render("gpu"), "PrometheusRule")["spec"]["groups"][0]["rules"]
+CASES: list[dict[str, Any]] = yaml.safe_load((HERE / "alerts.yaml").read_text())["tests"]
+# prometheus_client's process metrics are the exporter's, the rest the server's own.
+METRIC = re.compile(r"\b(?:ideoserve|process)_[a-z_]+\b")
+SUFFIX = re.compile(r"_(bucket|sum|count)$")
+
+
+@pytest.fixture(scope="module")
+def exported() -> Iterator[str]:
+    """/metrics of a real server that has drawn one image."""
+    process = ServerProcess()
+    assert process.create().status_code == 200
+    yield process.http.get("/metrics").text
+    process.close()
+
+
+def _expressions() -> list[str]:
+    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def _series(metrics: str) -> set[str]:
+    """Names of samples."""
+    return {line.partition("{")[0].partition(" ")[0] for line in metrics.splitlines() if line[0] != "#"}
+
+
+def _label_names(metrics: str) -> set[str]:
+    return set(re.findall(r'[{,]([a-z_]+)="', metrics))
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(one(render("gpu"), "PrometheusRule")["spec"]))
+    return tmp_path
+
+
+def _promtool(folder: Path, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, input=stdin)
+
+
+def test_the_rules_are_valid(rules: Path) -> None:
+    done = _promtool(rules, "check", "rules", "--lint-fatal", "rules.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rules_fire_and_do_not(rules: Path) -> None:
+    (rules / "alerts.yaml").write_text((HERE / "alerts.yaml").read_text())
+    done = _promtool(rules, "test", "rules", "alerts.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_each_alert_has_a_test_that_fires_and_one_that_does_not(rule: dict[str, Any]) -> None:
+    expected = [
+        bool(check["exp_alerts"])
+        for case in CASES
+        for check in case["alert_rule_test"]
+        if check["alertname"] == rule["alert"]
+    ]
+    assert set(expected) == {True, False}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_each_alert_is_in_the_runbook(rule: dict[str, Any]) -> None:
+    file, _, anchor = rule["annotations"]["runbook"].partition("#")
+    headings = re.findall(r"^#+ (.*)$", (REPOSITORY / file).read_text(), re.MULTILINE)
+    assert anchor in [heading.lower() for heading in headings]
+    assert rule["alert"] in headings
+
+
+def test_each_alert_asks_for_metrics_that_exist(exported: str) -> None:
+    for rule in RULES:
+        assert set(METRIC.findall(rule["expr"])) <= _series(exported), rule["alert"]
+
+
+def test_the_outcomes_of_the_error_alert_are_the_servers() -> None:
+    (rule,) = [rule for rule in RULES if rule["alert"] == "IdeoserveErrors"]
+    found = re.search(r'outcome=~"([^"]*)"', rule["expr"])
+    assert found
+    documented = (REPOSITORY / "docs/http.md").read_text()
+    rows = [line for line in documented.splitlines() if re.match(r"\| 50[04] ", line)]
+    codes = {code for line in rows for code in re.findall(r"`([a-z]+_[a-z_]+)`", line.rpartition("|")[0])}
+    assert set(found.group(1).split("|")) == codes
+
+
+def test_metrics_pass_promtool(exported: str) -> None:
+    done = _promtool(HERE, "check", "metrics", stdin=exported)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("expression", _expressions())
+def test_each_expression_of_the_dashboard(expression: str, exported: str) -> None:
+    """It parses, and its metrics and labels are there; a target adds namespace, job and pod."""
+    promql_parser.parse(expression.replace("$__rate_interval", "5m"))
+    names = set(METRIC.findall(expression))
+    assert names
+    assert names <= _series(exported)
+    grouped = re.findall(r"by \(([a-z_, ]+)\)", expression)
+    labels = {label.strip() for group in grouped for label in group.split(",")}
+    assert labels <= _label_names(exported) | {"pod"}
+
+
+def test_a_broken_expression_does_not_parse() -> None:
+    with pytest.raises(ValueError, match="unexpected|unclosed|invalid"):
+        promql_parser.parse(_expressions()[0].replace("(", "", 1))
+
+
+def test_the_dashboards_variables_are_defined() -> None:
+    defined = {variable["name"] for variable in DASHBOARD["templating"]["list"]} | {"__rate_interval"}
+    assert set(re.findall(r"\$(\w+)", json.dumps(DASHBOARD))) <= defined
+
+
+def test_the_panels_do_not_overlap() -> None:
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in DASHBOARD["panels"]]
+    assert len(set(places)) == len(places) == len({panel["id"] for panel in DASHBOARD["panels"]})
+
+
+def test_the_config_map_carries_the_dashboard() -> None:
+    config = one(render(), "ConfigMap")
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(config["data"]["x-ideoserve.json"]) == DASHBOARD
