@@ -1,0 +1,17 @@
+"""`python -m tests.chaos_server FLAGS`: the real server and engine, quick to notice that a worker hangs."""
+
+import sys
+from pathlib import Path
+
+from engine.client import EngineClient
+from engine.config import EngineOptions, ModelConfig
+from server.app import create_app
+from server.serving import serve
+from server.settings import read_settings
+from tests import chaos_worker
+
+if __name__ == "__main__":
+    settings = read_settings(sys.argv[1:])
+    options = EngineOptions(devices=("cpu",), hang_seconds=3.0)
+    engine = EngineClient(ModelConfig.load(Path(settings.model)), options, chaos_worker.main)
+    sys.exit(serve(create_app(settings, engine)))

@@ -1,0 +1,25 @@
+"""A worker that raises at chosen moments: any step of a sample whose seed says so."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine import worker
+from engine.request import SampleState
+
+# From this seed on, a request fails at step `seed - FAILS`.
+FAILS = 1_000_000
+
+
+def main(*args: Any) -> None:
+    from engine.model_runner import ModelRunner
+
+    original = ModelRunner.denoise_step
+
+    def denoise_step(self: ModelRunner, samples: Sequence[SampleState]) -> None:
+        for sample in samples:
+            if sample.request.seeds[sample.image_index] - FAILS == sample.step_index:
+                raise RuntimeError("chaos")
+        original(self, samples)
+
+    ModelRunner.denoise_step = denoise_step  # type: ignore[method-assign]
+    worker.main(*args)

@@ -1,0 +1,244 @@
+"""Forty requests through the real server while its worker is killed, stopped and made to raise."""
+
+import base64
+import io
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.checkpoint import load_pipeline
+from engine.config import ModelConfig
+from engine.core import EngineCore
+from engine.limits import BatchLimits
+from engine.messages import EngineRequest, FromWorker, ImageDone, SamplingParams
+from engine.model_runner import ModelRunner
+from engine.scheduler import Scheduler
+from engine.tokenizer import Tokenizer
+from tests.chaos_worker import FAILS
+from tests.engine.fakes import COST
+from tests.server import sse
+from tests.server.process import ServerProcess
+
+DEMO = Path(__file__).parents[1] / "models" / "demo"
+NUM_REQUESTS = 40
+# After about so many answers each: far enough apart for those that it hit to be answered.
+DISTURBANCES = ((4, signal.SIGKILL), (13, signal.SIGSTOP), (22, signal.SIGKILL), (31, signal.SIGKILL))
+
+Picture = NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One request: `fails_at` is the step at which the worker raises on it."""
+
+    prompt: str
+    preset: str
+    size: tuple[int, int]
+    seed: int
+    images: int
+    stream: bool
+    fails_at: int | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "preset": self.preset,
+            "size": "{}x{}".format(*self.size),
+            "seed": self.seed if self.fails_at is None else FAILS + self.fails_at,
+            "n": self.images,
+            "stream": self.stream,
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    pictures: dict[int, list[Picture]]
+
+
+def requests(rng: random.Random) -> list[Wanted]:
+    """Of few kinds, so that the right pixels are soon computed; every eighth makes the worker raise."""
+    presets = ["V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20", "V4_QUALITY_48"]
+    kinds = [
+        ("a red circle", presets[i % 4], [(64, 64), (128, 64), (96, 96)][i % 3], i, 1 + (i % 5 == 0))
+        for i in range(12)
+    ]
+    chosen = [kinds[i % len(kinds)] for i in range(NUM_REQUESTS)]
+    rng.shuffle(chosen)
+    return [
+        Wanted(*kind, stream=i % 2 == 0, fails_at=rng.randrange(12) if i % 8 == 5 else None)
+        for i, kind in enumerate(chosen)
+    ]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    flags = ["--model", str(DEMO), "--max-backlog-seconds", "3600", "--log-level", "warning"]
+    process = ServerProcess(*flags, module="tests.chaos_server", OMP_NUM_THREADS="1")
+    until(lambda: is_ready(process))
+    yield process
+    process.close()
+
+
+class Chaos:
+    """Sends signals to the worker as answers come in, and keeps the pids of all workers there were."""
+
+    def __init__(self, server: ServerProcess, rng: random.Random) -> None:
+        self.workers = {worker_of(server)}
+        self._server = server
+        self._lock = threading.Lock()
+        self._answers = 0
+        self._pending = [(after + rng.randrange(3), rng.random() * 0.3, what) for after, what in DISTURBANCES]
+
+    @property
+    def is_over(self) -> bool:
+        return not self._pending
+
+    def answered(self) -> None:
+        """Called after each answer."""
+        with self._lock:
+            self._answers += 1
+            if not self._pending or self._answers < self._pending[0][0]:
+                return
+            _, delay, what = self._pending.pop(0)
+            time.sleep(delay)
+            until(lambda: is_ready(self._server))
+            worker = worker_of(self._server)
+            self.workers.add(worker)
+            os.kill(worker, what)
+
+
+def ask(server: ServerProcess, chaos: Chaos, wanted: Wanted) -> Answer:
+    response = httpx.post(f"{server.url}/v1/images", json=wanted.body, timeout=280)
+    chaos.answered()
+    if response.status_code != 200:
+        return Answer(response.status_code, {})
+    if wanted.stream:
+        return streamed(response.text)
+    data = response.json()["data"]
+    return Answer(200, {index: [decoded(image["b64_json"])] for index, image in enumerate(data)})
+
+
+def streamed(text: str) -> Answer:
+    pictures: dict[int, list[Picture]] = {}
+    for name, data in sse.named(text.splitlines()):
+        if name == "error":
+            return Answer(500, pictures)
+        if name == "image_generation.completed":
+            pictures.setdefault(data["image_index"], []).append(decoded(data["b64_json"]))
+    return Answer(200, pictures)
+
+
+def decoded(b64: str) -> Picture:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")).astype(np.int16)
+
+
+def right_pictures(kinds: set[Wanted]) -> dict[Wanted, list[Picture]]:
+    """Each of them alone, in this process."""
+    runner = ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
+    return {wanted: alone(runner, wanted) for wanted in kinds}
+
+
+def alone(runner: ModelRunner, wanted: Wanted) -> list[Picture]:
+    preset = ModelConfig.load(DEMO).presets[wanted.preset]
+    sent: list[FromWorker] = []
+    core = EngineCore(runner, Scheduler(COST, BatchLimits(COST, 1, 1), 1), sent.append)
+    core.add(
+        EngineRequest(
+            "alone",
+            Tokenizer(DEMO / "tokenizer", 2048).encode(wanted.prompt),
+            *wanted.size,
+            seeds=tuple(range(wanted.seed, wanted.seed + wanted.images)),
+            sampling=SamplingParams(preset.guidance_schedule, preset.mu, preset.std),
+        )
+    )
+    while core.has_work:
+        core.step()
+    flat = [np.frombuffer(image.rgb, np.uint8) for image in sent if isinstance(image, ImageDone)]
+    return [each.reshape(wanted.size[1], wanted.size[0], 3).astype(np.int16) for each in flat]
+
+
+def test_every_accepted_request_is_answered_with_the_right_pixels_once(server: ServerProcess) -> None:
+    rng = random.Random(4)
+    wanted = requests(rng)
+    chaos = Chaos(server, rng)
+    before = resident_bytes(server.process.pid)
+    with ThreadPoolExecutor(NUM_REQUESTS) as pool:
+        answers = list(pool.map(lambda each: ask(server, chaos, each), wanted))
+    assert chaos.is_over
+    failing = [
+        answer.status for each, answer in zip(wanted, answers, strict=True) if each.fails_at is not None
+    ]
+    assert failing == [500] * (NUM_REQUESTS // 8)
+    sound = [(each, answer) for each, answer in zip(wanted, answers, strict=True) if each.fails_at is None]
+    assert [answer.status for _, answer in sound] == [200] * len(sound)
+    right = right_pictures({kind(each) for each, _ in sound})
+    for each, answer in sound:
+        expected = right[kind(each)]
+        assert sorted(answer.pictures) == list(range(each.images))
+        for index, pictures in answer.pictures.items():
+            (picture,) = pictures
+            assert np.abs(picture - expected[index]).max() <= 1
+    until(lambda: is_ready(server))
+    chaos.workers.add(worker_of(server))
+    assert len(chaos.workers) == len(DISTURBANCES) + 1
+    assert server.metric("ideoserve_worker_restarts_total") == len(DISTURBANCES)
+    assert resident_bytes(server.process.pid) < before + (32 << 20)
+    server.terminate()
+    assert server.exit_code() == 0
+    until(lambda: not any(is_running(worker) for worker in chaos.workers))
+
+
+def kind(wanted: Wanted) -> Wanted:
+    """Without what does not show in the pixels."""
+    return Wanted(wanted.prompt, wanted.preset, wanted.size, wanted.seed, wanted.images, stream=False)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def is_ready(server: ServerProcess) -> bool:
+    return httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+def worker_of(server: ServerProcess) -> int:
+    """The pid of its worker."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+            command = (status.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if fields["PPid"] == str(server.process.pid) and "spawn_main" in command:
+            return int(fields["Pid"])
+    raise LookupError("no worker")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
