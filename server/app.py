@@ -11,7 +11,7 @@ from server import VERSION, openapi
 from server.engine_port import Engine
 from server.envelope import Envelope
 from server.errors import ApiError
-from server.routes import health, images, models, playground
+from server.routes import captions, health, images, models, playground
 from server.service import Service
 from server.settings import Settings
 
@@ -32,7 +32,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.service = service
     app.add_middleware(Envelope, service=service)
     app.add_exception_handler(HTTPException, _raise_api_error)
-    for router in (images.router, models.router, health.router, playground.router):
+    for router in (images.router, captions.router, models.router, health.router, playground.router):
         app.include_router(router)
     app.openapi = lambda: openapi.describe(app, service)  # type: ignore[method-assign]
     return app

@@ -1,13 +1,15 @@
 """Reading a request's body: bounded in size and time, JSON or an ApiError."""
 
 import asyncio
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import ApiError, ClientDisconnectedError, invalid
-from server.protocol import ImageRequest
+
+T = TypeVar("T", bound=BaseModel)
 
 
 async def read_body(request: Request, max_bytes: int, max_seconds: float) -> bytes:
@@ -36,7 +38,7 @@ async def _receive(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def parse(body: bytes, model: type[ImageRequest]) -> ImageRequest:
+def parse(body: bytes, model: type[T]) -> T:
     """The body as a request. No message repeats what was sent."""
     try:
         return model.model_validate(from_json(body, allow_inf_nan=False))

@@ -7,9 +7,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from server.captions.schema import caption_schema
 from server.errors import ErrorBody
 from server.images import MEDIA_TYPES
-from server.protocol import ImageRequest, ImagesResponse, Model, ModelList
+from server.protocol import CaptionReport, ImageRequest, ImagesResponse, Model, ModelList, PromptFields
 from server.record import IMAGE_PATHS
 from server.service import Service
 
@@ -27,7 +28,7 @@ ERRORS = {
     429: "queue full, deadline unreachable, or this key's requests in flight",
     431: "too many headers",
     500: "the worker died, the model failed on this request, or a bug",
-    503: "loading or draining",
+    503: "loading or draining, or a service that has to be asked did not answer",
     504: "the deadline passed after the request was accepted",
 }
 EVENT: Schema = {
@@ -35,6 +36,14 @@ EVENT: Schema = {
     "description": "image_generation.partial_image, image_generation.completed, error; "
     "image_generation.progress where `progress` is set.",
     "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
+}
+VALIDATE_PATH = "/v1/captions/validate"
+CAPTION: Schema = {
+    "high_level_description": "a lighthouse in a storm",
+    "compositional_deconstruction": {
+        "background": "a stormy sea",
+        "elements": [{"type": "obj", "bbox": [200, 400, 900, 600], "desc": "a white lighthouse"}],
+    },
 }
 HEADERS: dict[str, tuple[str, Schema]] = {
     "X-Request-Id": ("Echoed if it matches [A-Za-z0-9._-]{1,128}.", {"type": "string"}),
@@ -52,7 +61,9 @@ def describe(app: FastAPI, service: Service) -> Schema:
     """The whole document."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     document["components"] = {
-        "schemas": _schemas(service.request_model, ErrorBody, ImagesResponse, Model, ModelList),
+        "schemas": _schemas(
+            service.request_model, PromptFields, CaptionReport, ErrorBody, ImagesResponse, Model, ModelList
+        ),
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
             "apiKey": {"type": "apiKey", "in": "header", "name": "Api-Key"},
@@ -60,10 +71,11 @@ def describe(app: FastAPI, service: Service) -> Schema:
     }
     for path in IMAGE_PATHS:
         _describe_images(document["paths"][path]["post"], service)
+    _describe_captions(document)
     _describe_models(document["paths"])
     _describe_probes(document["paths"])
     if service.settings.api_keys_file:
-        for path in ("/v1/models", "/v1/models/{model_id}", *IMAGE_PATHS):
+        for path in ("/v1/models", "/v1/models/{model_id}", VALIDATE_PATH, *IMAGE_PATHS):
             for operation in document["paths"][path].values():
                 operation["security"] = [{"bearer": []}, {"apiKey": []}]
     return document
@@ -88,12 +100,24 @@ def _describe_images(operation: Schema, service: Service) -> None:
     } | _errors(*ERRORS)
 
 
+def _describe_captions(document: Schema) -> None:
+    operation = document["paths"][VALIDATE_PATH]["post"]
+    operation["requestBody"] = {"required": True, "content": _json(PromptFields)}
+    operation["responses"] = _ok(CaptionReport) | _errors(400, 401, 408, 413, 415, 431)
+    schemas = document["components"]["schemas"]
+    schemas["Caption"] = caption_schema()
+    for name in (ImageRequest.__name__, PromptFields.__name__):
+        # The first is what the model was trained on; the second is what is taken, with warnings.
+        taken = {"anyOf": [{"$ref": "#/components/schemas/Caption"}, {"type": "object"}]}
+        schemas[name]["properties"]["json_prompt"]["anyOf"][0] = taken
+
+
 def _examples(service: Service) -> Schema:
     config = service.engine.config
     width, height = config.default_width, config.default_height
     bodies: dict[str, Schema] = {
         "prompt": {"prompt": "a lighthouse in a storm", "seed": 1},
-        "caption": {"json_prompt": {"high_level_description": "a lighthouse in a storm"}, "quality": "low"},
+        "caption": {"json_prompt": CAPTION, "quality": "low"},
         "sides": {
             "prompt": "a lighthouse",
             "width": width,

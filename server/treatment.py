@@ -59,7 +59,7 @@ class Treatment:
 
     async def _expand(self, parameters: Parameters, token_ids: TokenIds) -> Prepared:
         prompt = parameters.prompt
-        if self._expander is None or prompt.is_caption:
+        if self._expander is None or prompt.caption is not None:
             return Prepared(parameters, token_ids)
         try:
             caption = await self._expander.expand(prompt.text, parameters.width, parameters.height)

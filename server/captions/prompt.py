@@ -1,6 +1,7 @@
 """What the model is going to read, as text or as a caption."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.captions.caption import Caption
 from server.captions.fault import Fault
@@ -14,13 +15,13 @@ class Prompt:
 
     text: str
     words: str
-    is_caption: bool = False
+    caption: dict[str, Any] | None = None
     plain: str | None = None
     warnings: tuple[Fault, ...] = ()
 
     @classmethod
     def of_caption(cls, caption: Caption, plain: str | None = None) -> "Prompt":
-        return cls(caption.text, caption.words, True, plain, caption.faults)
+        return cls(caption.text, caption.words, caption.value, plain, caption.faults)
 
     def facts(self) -> dict[str, str]:
         """What was sent and, if it was expanded, what became of it."""

@@ -1,0 +1,33 @@
+"""`POST /v1/captions/validate`: what the model would read of a caption, and what deviates in it."""
+
+from fastapi import APIRouter, Request, Response
+
+from server.body import parse, read_body
+from server.captions.fault import Fault
+from server.captions.prompt import read_prompt
+from server.protocol import CaptionReport, PromptFields
+from server.record import Record
+from server.service import Service
+
+router = APIRouter()
+
+
+@router.post("/v1/captions/validate", operation_id="validate_caption")
+async def validate_caption(request: Request) -> Response:
+    """Parse, normalise and check a caption, and make nothing."""
+    service: Service = request.app.state.service
+    record: Record = request.state.record
+    service.authenticate(request, record)
+    body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
+    report = _report(parse(body, PromptFields))
+    return Response(report.model_dump_json(), media_type="application/json")
+
+
+def _report(wanted: PromptFields) -> CaptionReport:
+    """Raises ApiError."""
+    prompt = read_prompt(wanted)
+    if prompt.caption is None:
+        fault = Fault.at((), "not_a_caption", "Plain text: no JSON object with compositional_deconstruction.")
+        return CaptionReport(valid=False, caption=None, prompt=None, warnings=[fault])
+    faults = list(prompt.warnings)
+    return CaptionReport(valid=not faults, caption=prompt.caption, prompt=prompt.text, warnings=faults)
