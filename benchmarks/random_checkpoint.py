@@ -93,7 +93,7 @@ def _nf4(key: str, shape: tuple[int, ...]) -> Iterator[Stored]:
     yield Stored(f"{key}.quant_state.bitsandbytes__nf4", tuple(stated.shape), stated)
 
 
-@lru_cache
+@lru_cache(maxsize=4)
 def _normal(std: float) -> Tensor:
     return (std * torch.randn(POOL, generator=torch.Generator().manual_seed(0))).bfloat16()
 
@@ -102,7 +102,7 @@ def _ones() -> Tensor:
     return torch.ones(POOL, dtype=torch.bfloat16)
 
 
-@lru_cache
+@lru_cache(maxsize=4)
 def _bytes() -> Tensor:
     return torch.randint(0, 256, (POOL,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -1,11 +1,20 @@
 """What a checkpoint says about itself: limits, default size and presets. Torch-free."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from engine.errors import CheckpointError
 
@@ -14,11 +23,13 @@ from engine.errors import CheckpointError
 class Limits:
     """Bounds of a request. Sizes in pixels, each side; the defaults are the published model's."""
 
-    min_size: int = 256
-    max_size: int = 2048
-    multiple_of: int = 16
-    max_aspect_ratio: float = 6.0
-    max_prompt_tokens: int = 2048
+    min_size: PositiveInt = 256
+    max_size: PositiveInt = 2048
+    multiple_of: PositiveInt = 16
+    max_aspect_ratio: PositiveFloat = 6.0
+    max_prompt_tokens: PositiveInt = 2048
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,54 +102,59 @@ class ModelConfig:
         if not index.is_file():
             raise CheckpointError(f"{index}: no such file; --model needs a checkpoint folder")
         file = path / "ideoserve.json"
-        declared = _read_object(file) if file.is_file() else {}
-        try:
-            return cls(
-                path=path,
-                model_id=model_id or declared.pop("id", path.resolve().name),
-                created=int(index.stat().st_mtime),
-                fingerprint=_fingerprint(path),
-                **_parse(declared),
-            )
-        except (TypeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{file}: {error}") from error
-
-
-def _parse(declared: dict[str, Any]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    declared.pop("id", None)
-    if "limits" in declared:
-        parsed["limits"] = Limits(**declared.pop("limits"))
-    if "default_size" in declared:
-        width, height = map(int, declared.pop("default_size").split("x"))
-        parsed |= {"default_width": width, "default_height": height}
-    if "presets" in declared:
-        parsed["presets"] = {name: _parse_preset(value) for name, value in declared.pop("presets").items()}
-        if not parsed["presets"]:
-            raise ValueError("presets: at least one is needed")
-    if declared:
-        raise ValueError(f"unknown key {next(iter(declared))!r}")
-    return parsed
-
-
-def _parse_preset(value: dict[str, Any]) -> Preset:
-    schedule = tuple(float(scale) for scale, repeat in value["guidance_schedule"] for _ in range(repeat))
-    if len(schedule) != value["num_inference_steps"]:
-        raise ValueError(
-            f"guidance_schedule covers {len(schedule)} steps, "
-            f"num_inference_steps is {value['num_inference_steps']}"
+        declared = _read(file) if file.is_file() else _Declared()
+        width, height = map(int, declared.default_size.split("x"))
+        presets = {name: preset.to_preset() for name, preset in (declared.presets or {}).items()}
+        return cls(
+            path=path,
+            model_id=model_id or declared.id or path.resolve().name,
+            created=int(index.stat().st_mtime),
+            fingerprint=_fingerprint(path),
+            limits=declared.limits,
+            default_width=width,
+            default_height=height,
+            presets=presets or PUBLISHED_PRESETS,
         )
-    return Preset(schedule, mu=float(value["mu"]), std=float(value["std"]))
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
+    """`guidance_schedule` as pairs of a scale and how many steps have it."""
+
+    num_inference_steps: int
+    guidance_schedule: list[tuple[float, PositiveInt]]
+    mu: float
+    std: PositiveFloat
+
+    @model_validator(mode="after")
+    def _covers_every_step(self) -> "_DeclaredPreset":
+        covered = sum(repeat for _, repeat in self.guidance_schedule)
+        if covered != self.num_inference_steps:
+            raise ValueError(
+                f"guidance_schedule covers {covered} steps, num_inference_steps is {self.num_inference_steps}"
+            )
+        return self
+
+    def to_preset(self) -> Preset:
+        schedule = tuple(scale for scale, repeat in self.guidance_schedule for _ in range(repeat))
+        return Preset(schedule, mu=self.mu, std=self.std)
+
+
+class _Declared(BaseModel, extra="forbid", strict=True):
+    """The contents of `ideoserve.json`; what it leaves out is the published model's."""
+
+    id: str | None = None
+    limits: Limits = Limits()
+    default_size: Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")] = "1024x1024"
+    presets: Annotated[dict[str, _DeclaredPreset], Field(min_length=1)] | None = None
+
+
+def _read(file: Path) -> _Declared:
     try:
-        value = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: an object is needed")
-    return value
+        return _Declared.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(f"{file}: {key}: {problem['msg']}") from error
 
 
 def _fingerprint(path: Path) -> str:
