@@ -1,7 +1,8 @@
 """An engine with the interface of `engine.client.EngineClient` and no model: flat colours, made step by step.
 
-A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `release()`,
-`deadline`, `fail`, `crash` and `bug` end in that error, `slow` takes 50 ms a step, `die` kills the engine.
+A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `release()`, `linger` does
+so too, and at its abort again; `deadline`, `fail`, `crash` and `bug` end in that error, `slow` takes 50 ms a
+step, `die` kills the engine.
 """
 
 import asyncio
@@ -131,13 +132,15 @@ class FakeEngine:
                 yield output
             done = True
         finally:
+            if not done and self._word(request) == "linger":
+                await self._released.wait()
             del self._running[request.request_id]
             self.finished += done
             self.aborted += not done
             await self._notify()
 
     async def _outputs(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
-        word = self._words.get(request.token_ids[0], "")
+        word = self._word(request)
         started = time.monotonic()
         self._unit("encode")
         for index, seed in enumerate(request.seeds):
@@ -166,9 +169,12 @@ class FakeEngine:
         if word == "die":
             self._death = EngineDeadError("the worker cannot be started again")
             raise self._death
-        if word == "hold" and step == 1:
+        if word in ("hold", "linger") and step == 1:
             await self._released.wait()
         await asyncio.sleep(0.05 if word == "slow" else 0)
+
+    def _word(self, request: EngineRequest) -> str:
+        return self._words.get(request.token_ids[0], "")
 
     def _unit(self, kind: UnitKind) -> None:
         for listener in self._listeners:

@@ -91,6 +91,19 @@ def test_an_abandoned_or_failed_request_runs_again(start: Start) -> None:
     assert len(server.state()["requests"]) == 4
 
 
+def test_a_request_whose_abort_is_under_way_is_not_joined(start: Start) -> None:
+    server = start()
+    body = small(prompt="linger: a", stream=True)
+    with server.http.stream("POST", "/v1/images", json=body, headers=KEY):
+        server.wait(running=1)
+    until(lambda: server.metric("ideoserve_aborts_total") == 1)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.create, KEY, prompt="linger: a", stream=True)
+        server.wait(running=2)
+        server.release()
+        assert "image_generation.completed" in answer.result().text
+
+
 def test_keys_of_two_callers_are_apart(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     write_keys(file, {"name": "a", "key": "a"}, {"name": "b", "key": "b"})
