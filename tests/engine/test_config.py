@@ -55,6 +55,15 @@ def test_everything_declared(folder: Path) -> None:
     assert ModelConfig.load(folder, model_id="mine").model_id == "mine"
 
 
+def test_the_documents_example_is_the_published_model(folder: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text("utf-8")
+    example = document.partition("```json\n")[2].partition("```")[0]
+    (folder / "ideoserve.json").write_text(example, "utf-8")
+    config = ModelConfig.load(folder)
+    assert (config.limits, config.default_width, config.default_height) == (Limits(), 1024, 1024)
+    assert config.presets == {"V4_TURBO_12": PUBLISHED_PRESETS["V4_TURBO_12"]}
+
+
 FAULTS: dict[str, Any] = {
     "object": [],
     "size": {"size": 3},
