@@ -53,7 +53,7 @@ def measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
 
 def _encode(runner: ModelRunner, length: int) -> Point:
     prompts = [(run,) * length for run in range(_RUNS)]  # each a new one to the cache
-    return 1, [length], _fastest(lambda: _drain(runner.encode_prompt(_request((64, 64), prompts.pop()))))
+    return 1, [length], _fastest(lambda: drain(runner.encode_prompt(_request((64, 64), prompts.pop()))))
 
 
 def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
@@ -64,12 +64,12 @@ def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
 
 
 def _decode(runner: ModelRunner, sample: SampleState) -> Point:
-    return 1, [len(sample.latents)], _fastest(lambda: _drain(runner.decode(sample)))
+    return 1, [len(sample.latents)], _fastest(lambda: drain(runner.decode(sample)))
 
 
 def _samples(runner: ModelRunner, size: tuple[int, int], batch: int) -> list[SampleState]:
     state = RequestState(_request(size, (0,) * _PROMPT_LENS[0]))
-    state.conditioning = _drain(runner.encode_prompt(state.request))
+    state.conditioning = drain(runner.encode_prompt(state.request))
     return [runner.new_sample(state, 0) for _ in range(batch)]
 
 
@@ -77,7 +77,7 @@ def _request(size: tuple[int, int], token_ids: tuple[int, ...]) -> EngineRequest
     return EngineRequest("warmup", token_ids, *size, seeds=(0,), sampling=_GUIDED)
 
 
-def _drain(work: Generator[None, None, T]) -> T:
+def drain(work: Generator[None, None, T]) -> T:
     while True:
         try:
             next(work)

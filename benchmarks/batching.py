@@ -1,0 +1,269 @@
+"""`python -m benchmarks.batching`: batching at every step, against whole requests at a time, in one run.
+
+On a CPU all times are CPU seconds of this process, with torch on one thread: what the wall clock would
+say if nothing else ran. Variants alternate; figures are medians over the rounds (the last rows: means).
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from engine.channel import Channel
+from engine.checkpoint import load_pipeline
+from engine.config import EngineOptions, ModelConfig
+from engine.core import EngineCore
+from engine.limits import BatchLimits
+from engine.messages import EngineRequest, FromWorker, RequestDone, SamplingParams, StepDone
+from engine.model_runner import ModelRunner
+from engine.request import RequestState, SampleState
+from engine.scheduler import Scheduler
+from engine.tokenizer import Tokenizer
+from engine.warmup import drain, measure
+from engine.worker import emit
+
+# Steps that the long requests have taken, each, when the short one comes.
+HEAD_START = 4
+NUM_MIXED = 32
+PROMPTS = (
+    "a red circle on a white background",
+    "a blue square, and beside it a very small green triangle on a black background",
+    "rings",
+    "two yellow triangles over a broad blue stripe on a grey background",
+)
+
+Emit = Callable[[FromWorker], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A ratio of two medians, and the most it may be."""
+
+    what: str
+    seconds: float
+    against: str
+    other_seconds: float
+    bound: float
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / self.other_seconds
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.ratio <= self.bound else "MISSED"
+        times = f"{self.seconds:8.3f} s  {self.against:26} {self.other_seconds:8.3f} s"
+        return f"{self.what:40} {times}  ratio {self.ratio:5.3f}  at most {self.bound:4.2f}  {verdict}"
+
+
+class Bench:
+    """One loaded model; every method runs one variant once and returns its seconds."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.config = ModelConfig.load(path)
+        self.clock = time.process_time if device == "cpu" else time.perf_counter
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        self.runner = ModelRunner(load_pipeline(path, device, dtype), device)
+        self.cost = measure(self.runner, self.config)
+        self._tokenizer = Tokenizer(path / "tokenizer", self.config.limits.max_prompt_tokens)
+
+    def request(
+        self, index: int, preset: str, size: tuple[int, int] | None = None, previews: int = 0
+    ) -> EngineRequest:
+        chosen = self.config.presets[preset]
+        width, height = size or (self.config.default_width, self.config.default_height)
+        return EngineRequest(
+            str(index),
+            self._tokenizer.encode(PROMPTS[index % len(PROMPTS)]),
+            width,
+            height,
+            seeds=(index,),
+            sampling=SamplingParams(chosen.guidance_schedule, chosen.mu, chosen.std),
+            num_previews=previews,
+            submitted=self.clock(),
+        )
+
+    def long(self, previews: int = 0) -> list[EngineRequest]:
+        return [self.request(index, "V4_QUALITY_48", previews=previews) for index in range(4)]
+
+    def short(self) -> EngineRequest:
+        return self.request(4, "V4_TURBO_12")
+
+    def mixed(self) -> list[EngineRequest]:
+        """Half of the default size, the rest smaller and larger; all presets."""
+        presets = list(self.config.presets)
+        side = self.config.default_width
+        sizes = [(side, side), (side // 2, side // 2), (side, side), (side, side // 2)]
+        return [self.request(i, presets[i % len(presets)], sizes[i // 2 % 4]) for i in range(NUM_MIXED)]
+
+    def core(self, emit: Emit) -> EngineCore:
+        options = EngineOptions()
+        limits = BatchLimits(self.cost, options.max_batch_size, options.max_batch_tokens)
+        self.runner.clear_cache()
+        return EngineCore(
+            self.runner, Scheduler(self.cost, limits, options.max_running), emit, clock=self.clock
+        )
+
+    def start(self, requests: Sequence[EngineRequest], emit: Emit) -> EngineCore:
+        core = self.core(emit)
+        for each in requests:
+            core.add(each)
+        return core
+
+    def run(self, requests: Sequence[EngineRequest]) -> float:
+        """All of them through the engine."""
+        started = self.clock()
+        core = self.start(requests, lambda message: None)
+        while core.has_work:
+            core.step()
+        return self.clock() - started
+
+    def one_at_a_time(self, requests: Sequence[EngineRequest]) -> float:
+        self.runner.clear_cache()
+        started = self.clock()
+        for each in requests:
+            self._together([each], steps=each.sampling.num_inference_steps)
+        return self.clock() - started
+
+    def short_by_step(self) -> float:
+        """From its arrival, with the long ones some steps on their way, to its image."""
+        sent: list[FromWorker] = []
+        long, short = self.long(), self.short()
+        core = self.start(long, sent.append)
+        while not have_head_start(sent, long):
+            core.step()
+        started = self.clock()
+        core.add(short)
+        while not any(isinstance(m, RequestDone) and m.request_id == short.request_id for m in sent):
+            core.step()
+        return self.clock() - started
+
+    def short_by_request(self) -> float:
+        """The same where a batch is made of whole requests: it waits until the one at work is done."""
+        self.runner.clear_cache()
+        samples = self._together(self.long(), steps=HEAD_START)
+        started = self.clock()
+        while not samples[0].is_finished:
+            self.runner.denoise_step(samples)
+        for sample in samples:
+            drain(self.runner.decode(sample))
+        short = self.short()
+        self._together([short], steps=short.sampling.num_inference_steps)
+        return self.clock() - started
+
+    def _together(self, requests: list[EngineRequest], steps: int) -> list[SampleState]:
+        """Requests of equal length as one batch; decoded if that is all of their steps."""
+        samples = [self._sample(each) for each in requests]
+        for _ in range(steps):
+            self.runner.denoise_step(samples)
+        if samples[0].is_finished:
+            for sample in samples:
+                drain(self.runner.decode(sample))
+        return samples
+
+    def _sample(self, request: EngineRequest) -> SampleState:
+        state = RequestState(request)
+        state.conditioning = drain(self.runner.encode_prompt(request))
+        return self.runner.new_sample(state, 0)
+
+
+def have_head_start(sent: list[FromWorker], requests: list[EngineRequest]) -> bool:
+    steps = {m.request_id for m in sent if isinstance(m, StepDone) and m.step >= HEAD_START}
+    return len(steps) == len(requests)
+
+
+def alternate(rounds: int, *variants: Callable[[], float]) -> list[float]:
+    """The median of each."""
+    taken = [[variant() for variant in variants] for _ in range(rounds)]
+    return [median(column) for column in zip(*taken, strict=True)]
+
+
+def latency(bench: Bench, rounds: int) -> list[Row]:
+    step, request, alone = alternate(
+        rounds, bench.short_by_step, bench.short_by_request, lambda: bench.one_at_a_time([bench.short()])
+    )
+    what = "TURBO_12 beside 4 QUALITY_48"
+    return [
+        Row(what, step, "by whole requests", request, 0.35),
+        Row(what, step, "alone", alone, 5.0),
+    ]
+
+
+def throughput(bench: Bench, rounds: int) -> list[Row]:
+    together, apart = alternate(
+        rounds, lambda: bench.run(bench.mixed()), lambda: bench.one_at_a_time(bench.mixed())
+    )
+    return [Row(f"{NUM_MIXED} mixed requests", together, "one at a time", apart, 0.75)]
+
+
+def news(bench: Bench, rounds: int) -> list[Row]:
+    """Progress and previews, sent to a process that reads them, against an engine that sends nothing."""
+    ours, theirs = multiprocessing.Pipe()
+    reader = multiprocessing.get_context("spawn").Process(target=read_all, args=(theirs,), daemon=True)
+    reader.start()
+    theirs.close()
+    channel = Channel(ours)
+    silent, progress, previews = interleave(
+        bench,
+        rounds,
+        lambda: bench.start(bench.long(), lambda message: None),
+        lambda: bench.start(bench.long(), partial(emit, channel)),
+        lambda: bench.start(bench.long(previews=3), partial(emit, channel)),
+    )
+    channel.close()
+    reader.join()
+    return [
+        Row("4 QUALITY_48 with progress", progress, "nothing sent", silent, 1.02),
+        Row("and with 3 previews each", previews, "nothing sent", silent, 1.02),
+    ]
+
+
+def interleave(bench: Bench, rounds: int, *starts: Callable[[], EngineCore]) -> list[float]:
+    """Seconds of a round of each, unit by unit in turns: what disturbs the machine disturbs all alike."""
+    seconds = [0.0] * len(starts)
+    for _ in range(rounds):
+        cores = [start() for start in starts]
+        while any(core.has_work for core in cores):
+            for index, core in enumerate(cores):
+                started = bench.clock()
+                core.step()
+                seconds[index] += bench.clock() - started
+    return [total / rounds for total in seconds]
+
+
+def read_all(connection: Connection) -> None:
+    try:
+        while True:
+            connection.recv()
+    except (EOFError, OSError):
+        return
+
+
+def main() -> int:
+    """1 if a bound is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(options.model, options.device)
+    side = f"{bench.config.default_width}x{bench.config.default_height}"
+    print(f"{bench.config.model_id} on {options.device}, {side}, medians of {options.rounds} rounds")
+    rows: list[Row] = []
+    for part in (latency, throughput, news):
+        for row in part(bench, options.rounds):
+            print(row, flush=True)
+            rows.append(row)
+    return int(any(row.ratio > row.bound for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
