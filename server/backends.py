@@ -15,6 +15,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import from_json
 
 T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
 Listener = Callable[[str, str, float], None]
 MAX_ANSWER_BYTES = 1 << 20
 MAX_CONNECTIONS = 100
@@ -60,13 +61,13 @@ class Backend:
     header: str = "Authorization"
     scheme: str = "Bearer "
 
-    async def post(self, answer: type[T], path: str = "", **content: Any) -> T:
-        """The answer to a POST of httpx's `content`, read as `answer`. Raises BackendError."""
+    async def post(self, answer: type[T], read: Callable[[T], R], path: str = "", **content: Any) -> R:
+        """What `read` makes of the answer to a POST of httpx's `content`. Raises BackendError."""
         started, outcome = time.perf_counter(), "cancelled"
         try:
-            parsed = _parse(answer, await self._ask(self.url + path, content))
+            result = read(_parse(answer, await self._ask(self.url + path, content)))
             outcome = "ok"
-            return parsed
+            return result
         except BackendError as error:
             outcome = error.kind
             raise

@@ -26,6 +26,9 @@ class ExpansionBackend(Protocol):
 class _JsonPrompt(BaseModel):
     json_prompt: dict[str, JsonValue]
 
+    def caption(self) -> Caption:
+        return _caption(self.json_prompt)
+
 
 class _Message(BaseModel):
     content: str | None = None
@@ -38,6 +41,13 @@ class _Choice(BaseModel):
 class _Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
 
+    def caption(self) -> Caption:
+        try:
+            value = from_json(self.choices[0].message.content or "")
+        except ValueError:
+            raise _no_caption() from None
+        return _caption(value)
+
 
 class IdeogramExpansion:
     """Ideogram's hosted magic prompt."""
@@ -49,8 +59,7 @@ class IdeogramExpansion:
 
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
         question = {"text_prompt": prompt, "aspect_ratio": ratio.hosted(width, height)}
-        answer = await self._backend.post(_JsonPrompt, json=question)
-        return _caption(answer.json_prompt)
+        return await self._backend.post(_JsonPrompt, _JsonPrompt.caption, json=question)
 
 
 class ChatExpansion:
@@ -61,11 +70,8 @@ class ChatExpansion:
         self._model = model
 
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
-        answer = await self._backend.post(_Completion, json=self._question(prompt, width, height))
-        try:
-            return _caption(from_json(answer.choices[0].message.content or ""))
-        except ValueError:
-            raise _no_caption() from None
+        question = self._question(prompt, width, height)
+        return await self._backend.post(_Completion, _Completion.caption, json=question)
 
     def _question(self, prompt: str, width: int, height: int) -> dict[str, Any]:
         instruction = INSTRUCTION.format(ratio=ratio.exact(width, height))
@@ -88,8 +94,8 @@ class WebhookExpansion:
 
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
         shape = {"width": width, "height": height, "aspect_ratio": ratio.exact(width, height)}
-        answer = await self._backend.post(_JsonPrompt, json={"prompt": prompt, **shape})
-        return _caption(answer.json_prompt)
+        question = {"prompt": prompt, **shape}
+        return await self._backend.post(_JsonPrompt, _JsonPrompt.caption, json=question)
 
 
 def _caption(value: object) -> Caption:

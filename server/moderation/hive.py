@@ -68,13 +68,18 @@ class Hive:
         return frozenset().union(*(task.result() for task in tasks))
 
     async def _judge_piece(self, text: str) -> Categories:
-        answer = await self._backend.post(_TextAnswer, "/text-moderation", json={"input": [{"text": text}]})
-        classes = [found for output in answer.output for found in output.classes]
-        return self._found(found.name for found in classes if found.value >= self._severity)
+        question = {"input": [{"text": text}]}
+        return await self._backend.post(_TextAnswer, self._text, "/text-moderation", json=question)
 
     async def judge_image(self, data: bytes, media_type: str) -> Categories:
         files = {"media": ("image", data, media_type)}
-        answer = await self._backend.post(_ImageAnswer, "/visual-moderation", files=files)
+        return await self._backend.post(_ImageAnswer, self._image, "/visual-moderation", files=files)
+
+    def _text(self, answer: _TextAnswer) -> Categories:
+        classes = [found for output in answer.output for found in output.classes]
+        return self._found(found.name for found in classes if found.value >= self._severity)
+
+    def _image(self, answer: _ImageAnswer) -> Categories:
         classes = [found for output in answer.output for found in output.classes]
         return self._found(found.name for found in classes if found.value >= self._score)
 

@@ -15,6 +15,9 @@ class _Verdict(BaseModel):
     flagged: bool
     categories: Annotated[list[str], Field(max_length=1000)] = []
 
+    def found(self) -> Categories:
+        return named(self.categories) if self.flagged else PASSED
+
 
 class Webhook:
     name = "webhook"
@@ -30,5 +33,4 @@ class Webhook:
         return await self._ask({"type": "image", **image})
 
     async def _ask(self, question: dict[str, Any]) -> Categories:
-        verdict = await self._backend.post(_Verdict, json=question)
-        return named(verdict.categories) if verdict.flagged else PASSED
+        return await self._backend.post(_Verdict, _Verdict.found, json=question)

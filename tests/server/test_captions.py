@@ -291,3 +291,9 @@ def test_the_schema_is_in_the_document(server: ServerProcess) -> None:
     assert {"$ref": "#/components/schemas/Caption"} in fields[0]["anyOf"]
     assert SCHEMA.is_valid(json.loads(NORMAL))
     assert not SCHEMA.is_valid(BAD)
+
+
+def test_magic_prompt_on_needs_a_service(server: ServerProcess) -> None:
+    check(server.create(prompt="a cat", magic_prompt="on"), 400, "invalid_value", "magic_prompt")
+    for choice in ("auto", "off"):
+        assert server.create(prompt="a cat", magic_prompt=choice).status_code == 200
