@@ -340,3 +340,6 @@ def test_errors_and_logs_do_not_repeat_the_prompt(server: ServerProcess) -> None
         assert secret not in server.create(**body).text
     assert secret not in post(server, f'{{"prompt": "{secret}').text
     assert secret not in server.log
+    # The message of an exception may hold a prompt, so none is logged.
+    assert server.logged(level="error", exception="KeyError")
+    assert "/secret/path" not in server.log

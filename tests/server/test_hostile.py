@@ -51,6 +51,7 @@ def test_slow_body(start: Start) -> None:
         received = everything(client)
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"request_timeout"' in received
+    assert b"within 0.2 seconds" in received
     assert b"x-should-retry: false" in received
     check_alive(server)
 
