@@ -1,6 +1,7 @@
 """What is in memory after loading: quantised weights as stored, no vision tower, one copy of each."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_quantised_weights_are_kept_as_stored(
         for layer in layers:
             assert isinstance(layer, kind)
             assert layer.weight.dtype == stored
-            assert layer.weight.nbytes == layer.dequantize(dtype).numel() * bytes_each
+            assert layer.weight.nbytes == math.prod(layer.shape) * bytes_each
             assert layer.bias is None or layer.bias.dtype == dtype
         scales = [value for name, value in part.named_parameters() if name.endswith(("_scale", "absmax"))]
         assert {scale.dtype for scale in scales} == {torch.float32}
@@ -144,8 +145,9 @@ def test_widened_fp8(dtype: torch.dtype) -> None:
     layer.weight_scale = _parameter(stored["weight_scale"])
     layer.bias = _parameter(bias)
     x = torch.randn(5, 40).to(dtype)
-    assert torch.equal(layer.dequantize(dtype), expected.to(dtype))
-    assert torch.equal(layer(x), nn.functional.linear(x, expected.to(dtype), bias))
+    exact = nn.functional.linear(x.double(), expected.double(), bias.double())
+    assert layer(x).dtype == dtype
+    assert (layer(x) - exact).norm() < exact.norm() * torch.finfo(dtype).eps
 
 
 def _noting(keys: list[str], method: Callable[..., Any]) -> Callable[..., Any]:
