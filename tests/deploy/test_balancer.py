@@ -50,12 +50,13 @@ async def test_no_request_fails_in_a_rolling_restart(
     codes = [await asyncio.to_thread(server.restart) for server in servers]
     stop.set()
     assert codes == [0, 0, 0]
-    for balancer, outcomes in zip(balancers, await asyncio.gather(*loads), strict=True):
+    results = dict(zip([balancer.name for balancer in balancers], await asyncio.gather(*loads), strict=True))
+    for name, outcomes in results.items():
         kinds = Counter("stream" if outcome.is_stream else "json" for outcome in outcomes)
-        print(f"{balancer.name}: {dict(kinds)}, by server {dict(Counter(o.server for o in outcomes))}")
-        assert [outcome for outcome in outcomes if outcome.fault] == []
+        print(f"{name}: {dict(kinds)}, by server {dict(Counter(o.server for o in outcomes))}")
         assert min(kinds["stream"], kinds["json"]) > 20
         assert {server.address for server in servers} <= {outcome.server for outcome in outcomes}
+    assert [outcome for outcomes in results.values() for outcome in outcomes if outcome.fault] == []
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=EXAMPLES)

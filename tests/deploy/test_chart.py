@@ -157,19 +157,26 @@ def test_disruption_and_spread() -> None:
 def test_keda() -> None:
     manifests = render("gpu")
     scaled = one(manifests, "ScaledObject")["spec"]
-    (trigger,) = scaled["triggers"]
+    trigger, use = scaled["triggers"]
     series = '{namespace="ns",job="x-ideoserve"}'
     assert trigger["metadata"] == {
         "serverAddress": "http://prometheus-operated.monitoring:9090",
         "query": f"sum(ideoserve_backlog_seconds{series})",
-        "threshold": "20",
+        "threshold": "60",
         "ignoreNullValues": "false",
     }
+    assert use["metadata"]["threshold"] == "0.8"
     assert scaled["fallback"] == {"failureThreshold": 3, "replicas": 2}
     assert scaled["cooldownPeriod"] == 300
     behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 300
     assert "replicas" not in one(manifests, "Deployment")["spec"]
+
+
+@pytest.mark.parametrize(("layout", "count", "threshold"), [("replicas", 4, "3.2"), ("split", 2, "0.8")])
+def test_keda_counts_workers(layout: str, count: int, threshold: str) -> None:
+    manifests = render("gpu", gpu__layout=layout, gpu__count=count)
+    assert one(manifests, "ScaledObject")["spec"]["triggers"][1]["metadata"]["threshold"] == threshold
 
 
 def test_keda_from_nothing() -> None:

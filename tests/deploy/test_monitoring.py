@@ -90,6 +90,13 @@ def test_each_alert_asks_for_metrics_that_exist(exported: str) -> None:
         assert set(METRIC.findall(rule["expr"])) <= _series(exported), rule["alert"]
 
 
+def test_the_autoscaler_asks_for_metrics_that_exist(exported: str) -> None:
+    for trigger in one(render("gpu"), "ScaledObject")["spec"]["triggers"]:
+        query = trigger["metadata"]["query"]
+        promql_parser.parse(query)
+        assert set(METRIC.findall(query)) <= _series(exported)
+
+
 def test_the_outcomes_of_the_error_alert_are_the_servers() -> None:
     (rule,) = [rule for rule in RULES if rule["alert"] == "IdeoserveErrors"]
     found = re.search(r'outcome=~"([^"]*)"', rule["expr"])
@@ -118,7 +125,7 @@ def test_each_expression_of_the_dashboard(expression: str, exported: str) -> Non
 
 
 def test_a_broken_expression_does_not_parse() -> None:
-    with pytest.raises(ValueError, match="unexpected|unclosed|invalid"):
+    with pytest.raises(ValueError, match=r"unexpected|unclosed|invalid"):
         promql_parser.parse(_expressions()[0].replace("(", "", 1))
 
 

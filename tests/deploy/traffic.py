@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import uuid4
 import httpx
 
 BODY = {"prompt": "a red circle on a white background", "size": "64x64", "num_inference_steps": 2}
+PAUSE_SECONDS = 0.25
 MOST = 2000  # requests of one load, whatever happens
 
 
@@ -42,7 +44,7 @@ async def ask_again(
     try:
         headers = {"Idempotency-Key": outcome.key}
         async with client.stream("POST", "/v1/images", json=outcome.body, headers=headers) as response:
-            outcome.server = response.headers.get("x-served-by", "")
+            outcome.server = response.headers.get("x-served-by", "").rpartition(" ")[2]
             if began and outcome.is_stream:
                 began.set()
             text = (await response.aread()).decode()
@@ -74,6 +76,8 @@ async def load(url: str, stop: asyncio.Event, clients: int = 2) -> list[Outcome]
         while not stop.is_set() and (number := next(numbers)) < MOST:
             stream = {"stream": True} if number % 2 else {}
             outcomes.append(await ask(client, BODY | stream | {"seed": number}))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), PAUSE_SECONDS)
 
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         await asyncio.gather(*(work(client) for _ in range(clients)))
