@@ -33,6 +33,13 @@ class Asked(NamedTuple):
         return part.get_content_type(), part.get_payload(decode=True)
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *args: object) -> None:
+        """A caller that gave up is no news."""
+
+
 Reply = Callable[["Handler"], None]
 
 
@@ -48,8 +55,7 @@ class FakeBackend:
         self.arrived = threading.Semaphore(0)
         self.hung_up = threading.Semaphore(0)
         self.release = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.backend = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
