@@ -52,11 +52,6 @@ def activation_bytes(tokens: int) -> float:
     return tokens * 2 * (5 * WIDTH + 2 * FFN)
 
 
-def decode_bytes(pixels: int) -> float:
-    """Four bfloat16 maps of the widest full-resolution layer, where the image is decoded whole."""
-    return pixels * 4 * 2 * VAE_CHANNELS[-2]
-
-
 def decode_flops(pixels: int) -> float:
     """3x3 convolutions of three residual blocks a level, and one after each upsampling."""
     flops, channels_in = 0.0, VAE_CHANNELS[0]
@@ -98,12 +93,11 @@ def image_seconds(cost: CostModel, preset: str, width: int, height: int) -> floa
 
 
 def memory_table() -> Iterator[str]:
-    yield "| predicted | weights | activations, 1024x1024 / 2048x2048 | decoding, 1024x1024 / 2048x2048 |"
+    yield "| predicted | weights | activations of a block, 1024x1024 | 2048x2048 |"
     yield "|---|---|---|---|"
-    activations = " / ".join(f"{activation_bytes((side // 16) ** 2) / 1e9:.1f} GB" for side in (1024, 2048))
-    decoding = " / ".join(f"{decode_bytes(side * side) / 1e9:.1f} GB" for side in (1024, 2048))
+    activations = " | ".join(f"{activation_bytes((side // 16) ** 2) / 1e9:.1f} GB" for side in (1024, 2048))
     for layout in BYTES_PER_PARAMETER:
-        yield f"| {layout} | {weight_bytes(layout) / 1e9:.1f} GB | {activations} | {decoding} |"
+        yield f"| {layout} | {weight_bytes(layout) / 1e9:.1f} GB | {activations} |"
 
 
 def seconds_table() -> Iterator[str]:

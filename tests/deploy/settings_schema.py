@@ -25,13 +25,22 @@ RULES = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "description"
 
 def settings_schema() -> dict[str, Any]:
     fields = Settings.model_json_schema()["properties"]
-    properties = {name: _field(field) for name, field in fields.items() if name not in NOT_HERE}
+    properties = {
+        name: _field(field)
+        for name, field in fields.items()
+        if name not in NOT_HERE and not _is_secret(field)
+    }
     return {
         "type": "object",
         "additionalProperties": False,
         "required": ["max_request_seconds"],
         "properties": properties,
     }
+
+
+def _is_secret(field: dict[str, Any]) -> bool:
+    """Values are no place for it: `env` takes it from a Secret."""
+    return any(part.get("writeOnly") for part in [field, *field.get("anyOf", [])])
 
 
 def _field(field: dict[str, Any]) -> dict[str, Any]:

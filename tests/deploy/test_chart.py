@@ -119,6 +119,16 @@ def test_secrets() -> None:
     assert "Secret" not in kinds(manifests)
 
 
+def test_secrets_of_settings_that_name_a_file() -> None:
+    manifests = render.__wrapped__(secrets=["hive"], settings__hive_key_file="/secrets/hive/key")
+    assert environment(server(manifests))["IDEOSERVE_HIVE_KEY_FILE"] == "/secrets/hive/key"
+    assert {"name": "secret-hive", "mountPath": "/secrets/hive", "readOnly": True} in server(manifests)[
+        "volumeMounts"
+    ]
+    (volume,) = [volume for volume in pod(manifests)["volumes"] if volume["name"] == "secret-hive"]
+    assert volume["secret"]["secretName"] == "hive"
+
+
 def test_the_restricted_pod_security_level() -> None:
     manifests = render(model__uri="init://fp8", model__init__image="fetch:1")
     spec = pod(manifests)

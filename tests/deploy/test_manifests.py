@@ -31,6 +31,7 @@ EVERYTHING: dict[str, Any] = {
     "autoscaling__minReplicas": 0,
     "image__pullSecrets": ["registry"],
     "priorityClassName": "serving",
+    "secrets": ["hive"],
     "tolerations": [{"key": "spot", "operator": "Exists"}],
 }
 RENDERINGS: list[tuple[str | None, str, dict[str, Any]]] = [
