@@ -1,0 +1,246 @@
+"""Does the demo model draw what it is asked? `python -m benchmarks.demo_quality`.
+
+Every combination of name, colour and background asked for is one that training never saw. The
+pictures come from a real server process; what they show is read from their pixels alone. Prints the
+table and writes a contact sheet.
+"""
+
+import argparse
+import base64
+import io
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from models.training.reading import Reading, read_image, read_name
+from models.training.scenes import LETTERS, SHAPES, Box, random_box, random_colours
+from tests.server.process import ServerProcess
+
+CENTRE = 0.1  # of the side: how far a box's centre may be off
+BARS = {"background": 0.97, "colour": 0.97, "shape": 0.93, "letter": 0.80, "centre": 0.90}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request and what its picture must show."""
+
+    kind: str
+    name: str
+    colour: str
+    background: str
+    prompt: str
+    size: tuple[int, int] = (128, 128)
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The picture, and which of its properties are right."""
+
+    ask: Ask
+    image: Image.Image
+    right: dict[str, bool]
+
+
+def article(word: str) -> str:
+    return ("an " if word[0] in "aeiou" else "a ") + word
+
+
+SHAPE_WORDINGS = (
+    "{a} {n} on {b} background",
+    "Draw {a} {n} on a plain {g} background.",
+    "{a} {n}, {g} background",
+    "a picture of {a} {n} in the middle of {b} image",
+    "on {b} background, {a} {n}",
+    "{a} {n} on {g}",
+    "please make an image showing {a} {n} against {b} backdrop",
+)
+LETTER_WORDINGS = (
+    "the letter {n} in {c} on {g}",
+    'a poster with the letter "{n}" in {c} on {g}',
+    "{a} letter {n} on {b} background",
+    "Write a capital {n} in {c} on {b} background",
+    "the letter {n}, {c}, on a plain {g} background",
+)
+
+
+def held_out_specs(kind: str, count: int) -> list[tuple[str, str, str]]:
+    """(name, colour, background), names in turn, each combination never trained on."""
+    rng = random.Random(f"quality {kind}")
+    names = LETTERS if kind == "letter" else SHAPES
+    specs = []
+    for index in range(count):
+        background, (colour,) = random_colours(rng, [names[index % len(names)]], measuring=True)
+        specs.append((names[index % len(names)], colour, background))
+    return specs
+
+
+def plain_asks(kind: str, count: int, size: tuple[int, int] = (128, 128)) -> list[Ask]:
+    """Plain sentences of several wordings."""
+    wordings = LETTER_WORDINGS if kind == "letter" else SHAPE_WORDINGS
+    asks = []
+    for index, (n, c, g) in enumerate(held_out_specs(kind, count)):
+        wording = wordings[(index // 3) % len(wordings)]
+        prompt = wording.format(n=n, c=c, g=g, a=article(c), b=article(g))
+        asks.append(Ask(kind, n, c, g, prompt, size))
+    return asks
+
+
+def boxed_asks(kind: str, count: int) -> list[Ask]:
+    """Structured captions with a box of any integers."""
+    rng = random.Random(f"box {kind}")
+    asks = []
+    for index, (n, c, g) in enumerate(held_out_specs(kind, count)):
+        box = random_box(rng, kind, n, 128, 128, 0.85)
+        asks.append(Ask(kind, n, c, g, caption(kind, n, c, g, box, index), box=box))
+    return asks
+
+
+def caption(kind: str, name: str, colour: str, background: str, box: Box, index: int) -> str:
+    """A caption by the published schema; every other one with a summary."""
+    element: dict[str, Any] = {"type": "text" if kind == "letter" else "obj", "bbox": list(box)}
+    what = f"the letter {name} in {colour}" if kind == "letter" else f"{article(colour)} {name}"
+    if kind == "letter":
+        element["text"] = name
+    element["desc"] = f"{colour} capital letter" if kind == "letter" else what
+    made: dict[str, Any] = {}
+    if index % 2:
+        made["high_level_description"] = f"{what} on {article(background)} background"
+    made["compositional_deconstruction"] = {"background": f"plain {background}", "elements": [element]}
+    return json.dumps(made)
+
+
+def judge(ask: Ask, image: Image.Image) -> Answer:
+    """Read the picture and compare."""
+    reading: Reading = read_image(image)
+    part = reading.parts[0] if reading.parts else None
+    right = {
+        "background": reading.background == ask.background,
+        "colour": part is not None and part.colour == ask.colour,
+        ask.kind: part is not None and read_name(part, ask.kind) == ask.name,
+    }
+    if ask.box:
+        y0, x0, y1, x1 = (v / 1000 for v in ask.box)
+        y, x = part.centre if part else (9.0, 9.0)
+        right["centre"] = abs(y - (y0 + y1) / 2) <= CENTRE and abs(x - (x0 + x1) / 2) <= CENTRE
+    return Answer(ask, image, right)
+
+
+class Painter:
+    """Asks a server for pictures, a few at a time so that it batches."""
+
+    def __init__(self, server: ServerProcess, **parameters: Any) -> None:
+        self.server, self.parameters = server, parameters
+
+    def paint(self, ask: Ask, seed: int) -> Answer:
+        body = {"prompt": ask.prompt, "size": "{}x{}".format(*ask.size), "seed": seed} | self.parameters
+        response = self.server.http.post("/v1/images", json=body, timeout=300)
+        response.raise_for_status()
+        encoded = response.json()["data"][0]["b64_json"]
+        return judge(ask, Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
+
+    def paint_all(self, asks: Sequence[Ask]) -> list[Answer]:
+        with ThreadPoolExecutor(8) as threads:
+            return list(threads.map(self.paint, asks, range(len(asks))))
+
+
+def shares(answers: Sequence[Answer]) -> dict[str, float]:
+    """The share right of each property."""
+    names = dict.fromkeys(name for answer in answers for name in answer.right)
+    return {
+        name: statistics.fmean(answer.right[name] for answer in answers if name in answer.right)
+        for name in names
+    }
+
+
+def report(title: str, answers: Sequence[Answer]) -> None:
+    """One line of the table; a bar that is missed is marked."""
+    cells = [
+        f"{name} {share:6.1%}{' ' if share >= BARS[name] else '!'}" for name, share in shares(answers).items()
+    ]
+    print(f"{title:38} {len(answers):4}  " + "  ".join(cells), flush=True)
+
+
+def seconds_per_image(painter: Painter, asks: Sequence[Ask]) -> float:
+    """The median of single requests, one after the other."""
+    times = []
+    for seed, ask in enumerate(asks):
+        started = time.perf_counter()
+        painter.paint(ask, seed)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def contact_sheet(answers: Sequence[Answer], path: Path, columns: int = 16) -> None:
+    """All pictures in rows; a wrong one has a red rim."""
+    side, rim = 128, 3
+    cell = side + 2 * rim
+    rows = -(-len(answers) // columns)
+    sheet = Image.new("RGB", (columns * cell, rows * cell), (60, 60, 60))
+    for index, answer in enumerate(answers):
+        left, top = index % columns * cell, index // columns * cell
+        if not all(answer.right.values()):
+            sheet.paste((255, 0, 0), (left, top, left + cell, top + cell))
+        picture = answer.image.copy()
+        picture.thumbnail((side, side))
+        sheet.paste(picture, (left + rim, top + rim))
+    sheet.save(path, optimize=True)
+
+
+def measure(server: ServerProcess, shapes: int, letters: int, boxes: int) -> list[Answer]:
+    """Print the whole table; the pictures for the sheet."""
+    turbo = Painter(server, preset="V4_TURBO_12")
+    default = Painter(server)
+    unguided = Painter(server, guidance_scale=1.0)
+    shape_asks, letter_asks = plain_asks("shape", shapes), plain_asks("letter", letters)
+    box_asks = boxed_asks("shape", boxes) + boxed_asks("letter", boxes // 2)
+    shown: list[Answer] = []
+    rows: list[tuple[str, Callable[[], list[Answer]]]] = [
+        ("shapes, sentences, V4_DEFAULT_20", lambda: default.paint_all(shape_asks)),
+        ("letters, sentences, V4_DEFAULT_20", lambda: default.paint_all(letter_asks)),
+        ("captions with bbox, V4_DEFAULT_20", lambda: default.paint_all(box_asks)),
+        ("shapes, sentences, V4_TURBO_12", lambda: turbo.paint_all(shape_asks)),
+        ("letters, sentences, V4_TURBO_12", lambda: turbo.paint_all(letter_asks)),
+        ("shapes, guidance 1, 20 steps", lambda: unguided.paint_all(shape_asks)),
+        ("letters, guidance 1, 20 steps", lambda: unguided.paint_all(letter_asks)),
+    ]
+    for width, height in ((96, 96), (192, 128), (192, 192)):
+        asks = plain_asks("shape", shapes // 4, (width, height))
+        rows.append((f"shapes, {width}x{height}, V4_DEFAULT_20", lambda a=asks: default.paint_all(a)))  # type: ignore[misc]
+    for title, paint in rows:
+        answers = paint()
+        report(title, answers)
+        shown += answers if len(shown) < shapes + letters + len(box_asks) else []
+    print(
+        f"V4_TURBO_12 at 128x128, one at a time: {seconds_per_image(turbo, shape_asks[:11]):.2f} s an image"
+    )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_quality", description=__doc__)
+    parser.add_argument("--model", default="models/demo")
+    parser.add_argument("--shapes", type=int, default=240)
+    parser.add_argument("--letters", type=int, default=130)
+    parser.add_argument("--boxes", type=int, default=120)
+    parser.add_argument("--sheet", type=Path, default=Path("demo-quality.png"))
+    options = parser.parse_args()
+    server = ServerProcess("--model", options.model, "--log-level", "error", module="server")
+    try:
+        shown = measure(server, options.shapes, options.letters, options.boxes)
+    finally:
+        server.close()
+    contact_sheet(shown, options.sheet)
+    print(f"contact sheet: {options.sheet} (red rim: something wrong); a ! marks a bar that is missed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Trains the demo checkpoint from nothing: `python -m models.training`."""

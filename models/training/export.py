@@ -1,0 +1,130 @@
+"""Writes the trained parts as a checkpoint in the diffusers layout, weights in bfloat16."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Qwen3VLConfig, Qwen3VLModel
+
+from engine.models.dit import DiTConfig
+from models.training import dit, progress, text, vae
+
+PIPELINE = {
+    "_class_name": "Ideogram4Pipeline",
+    "_diffusers_version": "0.42.1",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "Qwen3VLModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "transformer": ["diffusers", "Ideogram4Transformer2DModel"],
+    "unconditional_transformer": ["diffusers", "Ideogram4Transformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKLFlux2"],
+    "prompt_enhancer_head": [None, None],
+}
+SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "out_hidden_size": text.HIDDEN,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [],
+    "patch_size": 16,
+}
+DIT_NAME = "diffusion_pytorch_model.safetensors"
+
+
+def guided(steps: int, guidance: float, tail: int, mu: float, std: float) -> dict[str, Any]:
+    """A preset: one guidance until the last `tail` steps, which run without."""
+    schedule = [[guidance, steps - tail], [1.0, tail]]
+    return {"num_inference_steps": steps, "guidance_schedule": schedule, "mu": mu, "std": std}
+
+
+SERVING = {
+    "limits": {
+        "min_size": 96,
+        "max_size": 192,
+        "multiple_of": 16,
+        "max_aspect_ratio": 2.0,
+        "max_prompt_tokens": 2048,
+    },
+    "default_size": "128x128",
+    "presets": {
+        "V4_QUALITY_48": guided(48, 2.0, 3, 1.4, 1.5),
+        "V4_DEFAULT_20": guided(20, 2.0, 2, 1.4, 1.5),
+        "V4_TURBO_12": guided(12, 2.0, 1, 1.4, 1.5),
+    },
+}
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Floating weights as bfloat16; counters as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rounded = {k: (v.bfloat16() if v.is_floating_point() else v).contiguous() for k, v in weights.items()}
+    save_file(rounded, path, metadata={"format": "pt"})
+
+
+def write_dit(folder: Path, config: DiTConfig, weights: dict[str, Tensor]) -> None:
+    """One transformer, without the head that only training needed."""
+    write_json(folder / "config.json", {"_class_name": "Ideogram4Transformer2DModel"} | asdict(config))
+    write_weights(folder / DIT_NAME, {k: v for k, v in weights.items() if not k.startswith("outline.")})
+
+
+def write_vae(folder: Path, weights: dict[str, Tensor]) -> None:
+    config = asdict(vae.CONFIG) | {
+        "_class_name": "AutoencoderKLFlux2",
+        "in_channels": 3,
+        "use_quant_conv": True,
+        "patch_size": [2, 2],
+        "sample_size": 128,
+        "down_block_types": ["DownEncoderBlock2D"] * len(vae.CONFIG.block_out_channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(vae.CONFIG.block_out_channels),
+        "act_fn": "silu",
+    }
+    write_json(folder / "config.json", config)
+    write_weights(folder / DIT_NAME, {k: v.contiguous() for k, v in weights.items()})
+
+
+def write_text_encoder(folder: Path, learned: dict[str, Tensor]) -> None:
+    """The text model inside its vision-language shell; the vision tower is a stub that nobody runs."""
+    torch.manual_seed(4)
+    shell = Qwen3VLModel(Qwen3VLConfig(text_config=dict(text.CONFIG), vision_config=VISION))
+    prefix = "model."
+    weights = {k.removeprefix(prefix): v for k, v in learned.items() if k.startswith(prefix)}
+    shell.language_model.load_state_dict(text.build().state_dict() | weights)
+    shell.to(torch.bfloat16).save_pretrained(folder)
+
+
+def export(work: Path, out: Path) -> None:
+    """Write the checkpoint of a finished run; its README stays."""
+    trained = {name: progress.load(work / f"{name}.pt") for name in ("vae", "dit")}
+    assert all(trained.values()), "the run is not finished"
+    for part in ("tokenizer", "text_encoder", "transformer", "unconditional_transformer", "vae"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    write_checkpoint(work, out, **{name: state for name, state in trained.items() if state})
+
+
+def write_checkpoint(work: Path, out: Path, vae: dict[str, Any], dit: dict[str, Any]) -> None:
+    """All folders of the layout."""
+    shutil.copytree(work / "tokenizer", out / "tokenizer")
+    write_text_encoder(out / "text_encoder", dit["text"])
+    write_vae(out / "vae", vae["model"])
+    write_transformers(out, dit)
+    write_json(out / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(out / "model_index.json", PIPELINE)
+    write_json(out / "ideoserve.json", SERVING)
+
+
+def write_transformers(out: Path, trained: dict[str, Any]) -> None:
+    write_dit(out / "transformer", dit.CONDITIONAL, trained["conditional"])
+    write_dit(out / "unconditional_transformer", dit.UNCONDITIONAL, trained["unconditional"])

@@ -1,0 +1,255 @@
+"""The long stage: both DiTs learn the velocity from noise to latents, in two processes."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.training import dit, pool, progress, text
+from models.training.optimiser import Optimiser
+from models.training.pool import BUCKETS, Bucket
+
+STEPS = 2000
+LEARNING_RATE = 2e-3
+HOLD = 0.48  # share of the steps before the rate begins to fall
+NARROW = 0.33  # share of the steps that see few sizes and mostly plain prompts
+UNCONDITIONAL_EVERY = 6
+SAVE_EVERY = 100
+EMA = 0.998
+TEXT_RATE = 0.25  # of the DiT's learning rate
+# bucket -> share of the steps, at first and then
+SHARES: dict[str, tuple[float, float]] = {
+    "small": (0.70, 0.46),
+    "small caption": (0.12, 0.24),
+    "short": (0.18, 0.16),
+    "long": (0.0, 0.03),
+    "caption": (0.0, 0.09),
+    "long caption": (0.0, 0.02),
+    "wide": (0.0, 0.0),
+    "large": (0.0, 0.0),
+    "large caption": (0.0, 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents (B, N, C), outlines (B, N, 16) in 0..1, ids (B, T), lengths (B,), reader's answers, grid."""
+
+    latents: Tensor
+    outlines: Tensor
+    ids: Tensor
+    lengths: Tensor
+    answers: Tensor
+    grid: tuple[int, int]
+
+
+class Pictures:
+    """This process's half of the pool, read when first asked for."""
+
+    def __init__(self, work: Path, rank: int, world: int) -> None:
+        self.work, self.rank, self.world = work, rank, world
+        self.shards: dict[str, list[dict[str, Tensor]]] = {}
+
+    def open(self, bucket: Bucket) -> list[dict[str, Tensor]]:
+        """The bucket's shards; a bucket of one shard is shared."""
+        if bucket.name not in self.shards:
+            paths = [pool.shard_path(self.work, bucket, n) for n in range(bucket.shards)]
+            own = paths[self.rank :: self.world] or paths
+            self.shards[bucket.name] = [torch.load(path, weights_only=True) for path in own]
+        return self.shards[bucket.name]
+
+    def batch(self, rng: random.Random, bucket: Bucket) -> Batch:
+        """Random pictures of one shard."""
+        shard = rng.choice(self.open(bucket))
+        index = torch.tensor(rng.sample(range(len(shard["ids"])), bucket.count))
+        rows, columns = shard["grid"].tolist()
+        return Batch(
+            shard["latents"][index].float(),
+            shard["outlines"][index].float() / 255,
+            shard["ids"][index].long(),
+            shard["lengths"][index].long(),
+            shard["answers"][index].long(),
+            (rows, columns),
+        )
+
+
+def choose_bucket(step: int, steps: int) -> Bucket:
+    """The step's bucket, the same in every process."""
+    late = step >= NARROW * steps
+    shares = [SHARES[bucket.name][late] for bucket in BUCKETS]
+    return random.Random(f"bucket {step}").choices(BUCKETS, shares)[0]
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Warm up, hold, fall linearly."""
+    fall = (steps - step) / (steps * (1 - HOLD))
+    return LEARNING_RATE * min(1.0, (step + 1) / 60, max(0.01, fall))
+
+
+def random_times(count: int) -> Tensor:
+    """Times (B,): mostly noisy ones, where the outline is decided; some of all."""
+    times = torch.sigmoid(torch.randn(count) * 1.3 - 0.2)
+    return torch.where(torch.rand(count) < 0.15, torch.rand(count), times)
+
+
+def token_weights(outlines: Tensor) -> Tensor:
+    """(B, N, 1), mean 1: the drawn tokens count twice, those with an edge four times."""
+    high, low = outlines.amax(-1, keepdim=True), outlines.amin(-1, keepdim=True)
+    weights = 1 + (high > 0.05).float() + 2 * (high - low > 0.2).float()
+    return weights / weights.mean()
+
+
+def average_gradients(parameters: list[nn.Parameter], world: int) -> None:
+    """Average over the processes, then clip."""
+    for p in parameters:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    if world > 1:
+        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        dist.all_reduce(flat)
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = (part / world).view_as(p)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+
+
+class Learner:
+    """A DiT, its optimiser and its moving average."""
+
+    def __init__(self, model: nn.Module, rank: int, world: int) -> None:
+        self.model, self.world = model, world
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        self.optimiser = Optimiser(model, rank, world)
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.steps = 0
+
+    def update(self, rate: float) -> None:
+        """One update from the gradients at hand, which are then dropped."""
+        average_gradients(self.parameters, self.world)
+        self.optimiser.step(rate)
+        self.model.zero_grad()
+        self.steps += 1
+        decay = min(EMA, (self.steps + 1) / (self.steps + 20))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The moving average under the parameters' names."""
+        return dict(zip(self.named, self.average, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        state = {"model": self.model.state_dict(), "average": self.averaged(), "steps": self.steps}
+        return state | {"optimiser": self.optimiser.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.restore(state["optimiser"])
+        self.average = list(state["average"].values())
+        self.steps = state["steps"]
+
+
+class Reading(nn.Module):
+    """The text model, which goes on learning with the DiT, and the questions that keep it legible."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__()
+        self.model, self.reader = text.build(), text.Reader()
+        state = progress.load(work / "text.pt")
+        assert state is not None
+        self.model.load_state_dict(state["model"])
+        self.reader.load_state_dict(state["reader"])
+
+    def features(self, batch: Batch) -> Tensor:
+        """Features (B, T, F) without a way back: plain prompts are read well from the start."""
+        with torch.no_grad():
+            return text.text_features(self.model, batch.ids)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """(features (B, T, F), loss, share right per question)."""
+        features = text.text_features(self.model, batch.ids)
+        return features, *text.reading_loss(self.reader(features, batch.lengths), batch.answers)
+
+
+def drawing_loss(
+    velocity: Tensor, logits: Tensor, target: Tensor, outlines: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, error of each sample (B,), outline's loss): the velocity's error, the outline's as a help."""
+    error = (velocity - target).square().mean(-1, keepdim=True)
+    outline = F.binary_cross_entropy_with_logits(logits, outlines)
+    return (error * token_weights(outlines)).mean() + 0.5 * outline, error.detach().mean((1, 2)), outline
+
+
+def noise_batch(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(noised latents, times (B,), the velocity to be learnt)."""
+    t, noise = random_times(len(latents)), torch.randn_like(latents)
+    mix = t.view(-1, 1, 1)
+    return (1 - mix) * noise + mix * latents, t, latents - noise
+
+
+class Learners:
+    """All that learns: the text model, the conditional DiT, and now and then the unconditional one."""
+
+    def __init__(self, work: Path, rank: int, world: int) -> None:
+        self.reading = Reading(work)
+        self.text = Learner(self.reading, rank, world)
+        self.conditional = Learner(dit.build(dit.CONDITIONAL, seed=2), rank, world)
+        self.unconditional = Learner(dit.build(dit.UNCONDITIONAL, seed=3), rank, world)
+
+    @property
+    def all(self) -> list[Learner]:
+        return [self.text, self.conditional, self.unconditional]
+
+    def step(self, batch: Batch, step: int, rate: float, structured: bool) -> dict[str, float]:
+        """One step; the text model learns from structured captions. Figures to show."""
+        noised, t, target = noise_batch(batch.latents)
+        reading, right = torch.zeros(()), torch.ones(1)
+        if structured:
+            features, reading, right = self.reading(batch)
+        else:
+            features = self.reading.features(batch)
+        velocity, logits = self.conditional.model(noised, t, batch.grid, features, batch.lengths)
+        loss, errors, outline = drawing_loss(velocity, logits, target, batch.outlines)
+        (loss + 0.2 * reading).backward()
+        self.conditional.update(rate)
+        if structured:
+            self.text.update(rate * TEXT_RATE)
+        if step % UNCONDITIONAL_EVERY == 0:
+            velocity, _ = self.unconditional.model(noised, t, batch.grid, None, None)
+            (velocity - target).square().mean().backward()
+            self.unconditional.update(rate)
+        noisy = errors[t < 0.4].mean().item()
+        return {
+            "loss": errors.mean().item(),
+            "noisy": noisy,
+            "outline": outline.item(),
+            "read": right.nanmean().item(),
+        }
+
+
+def fit(work: Path, rank: int, world: int, steps: int = STEPS, shown: bool = True) -> None:
+    """Train from the last checkpoint to the end and leave `dit.pt` in the work directory."""
+    final, partial = work / "dit.pt", work / "dit.partial.pt"
+    if final.exists():
+        return
+    learners, pictures = Learners(work, rank, world), Pictures(work, rank, world)
+    done = 0
+    if state := progress.load(partial):
+        for learner, saved in zip(learners.all, state["learners"], strict=True):
+            learner.restore(saved)
+        done = state["step"]
+    bar = progress.Progress("dit", steps, done, shown)
+    for step in range(done, steps):
+        torch.manual_seed(step * world + rank)
+        bucket = choose_bucket(step, steps)
+        batch = pictures.batch(random.Random(f"dit {rank} {step}"), bucket)
+        rate = learning_rate(step, steps)
+        bar.step(**learners.step(batch, step, rate, bucket.form == "structured"))
+        if rank == 0 and (step + 1) % SAVE_EVERY == 0:
+            progress.save(partial, {"learners": [x.state() for x in learners.all], "step": step + 1})
+    bar.close()
+    if rank == 0:
+        names = ("text", "conditional", "unconditional")
+        progress.save(final, {name: x.averaged() for name, x in zip(names, learners.all, strict=True)})

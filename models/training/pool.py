@@ -1,0 +1,139 @@
+"""Training pictures ready for the DiT: token ids, latents and outlines, in shards on disk."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.training import progress, text, tokenizer
+from models.training.drawing import draw_scene
+from models.training.scenes import COLOURS, Scene
+from models.training.vae import TrainedVAE, pixels
+
+SHARD = 1000
+ONE_COLOUR = dict.fromkeys(COLOURS, (255, 255, 255))
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Pictures of one token count and captions up to one length: one compiled shape."""
+
+    name: str
+    form: str
+    sizes: tuple[tuple[int, int], ...]  # width, height in pixels
+    longest: int  # caption, tokens
+    count: int  # samples a batch and process
+    shards: int
+
+
+BUCKETS = (
+    Bucket("small", "plain", ((96, 96),), 24, 32, 8),
+    Bucket("small caption", "structured", ((96, 96),), 72, 18, 3),
+    Bucket("short", "plain", ((128, 128),), 24, 22, 7),
+    Bucket("long", "plain", ((128, 128),), 40, 19, 3),
+    Bucket("caption", "structured", ((128, 128),), 72, 15, 5),
+    Bucket("long caption", "structured", ((128, 128),), 112, 11, 1),
+    Bucket("wide", "plain", ((192, 128), (128, 192)), 40, 14, 2),
+    Bucket("large", "plain", ((192, 192),), 40, 11, 1),
+    Bucket("large caption", "structured", ((192, 192),), 72, 9, 1),
+)
+LETTERS = 0.6  # letters are harder than shapes, and more
+
+
+def patchify(latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) to tokens (B, h / 2 * w / 2, 4C): row, column, channel of the patch."""
+    batch, channels, h, w = latents.shape
+    patches = latents.view(batch, channels, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1)
+    return patches.reshape(batch, h // 2 * (w // 2), 4 * channels)
+
+
+def unpatchify(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The inverse: tokens (B, N, 4C) to latents (B, C, h, w)."""
+    h, w = grid
+    channels = tokens.shape[-1] // 4
+    patches = tokens.view(-1, h, w, 2, 2, channels).permute(0, 5, 1, 3, 2, 4)
+    return patches.reshape(-1, channels, 2 * h, 2 * w)
+
+
+def outline(scene: Scene) -> Tensor:
+    """How much of each 4 x 4 pixel cell is drawn on: uint8 (N, 16), tokens in row-major order."""
+    drawn = draw_scene(scene, ONE_COLOUR | {scene.background: (0, 0, 0)}).convert("L")
+    cells = drawn.resize((scene.width // 4, scene.height // 4), Image.Resampling.BOX)
+    flat = torch.frombuffer(bytearray(cells.tobytes()), dtype=torch.uint8)
+    grid = flat.view(scene.height // 16, 4, scene.width // 16, 4)
+    return grid.transpose(1, 2).reshape(-1, 16)
+
+
+def draw_captions(
+    rng: random.Random, bucket: Bucket, number: int, work: Path
+) -> tuple[list[Scene], list[list[int]]]:
+    """Scenes of one size whose captions fit the bucket, and the captions' ids."""
+    tok = tokenizer.opened(work / "tokenizer")
+    size = bucket.sizes[number % len(bucket.sizes)]
+    scenes: list[Scene] = []
+    ids: list[list[int]] = []
+    while len(ids) < SHARD:
+        more = [text.random_caption(rng, *size, bucket.form, LETTERS) for _ in range(SHARD)]
+        for caption, row in zip(more, tokenizer.encode(tok, [c.text for c in more]), strict=True):
+            if len(row) <= bucket.longest and len(ids) < SHARD:
+                scenes.append(caption.scene)
+                ids.append(row)
+    return scenes, ids
+
+
+@torch.no_grad()
+def encode_scenes(model: TrainedVAE, scenes: list[Scene]) -> Tensor:
+    """Normalised latent tokens (B, N, 4C)."""
+    images = torch.stack([pixels(draw_scene(scene)) for scene in scenes])
+    tokens = patchify(model.encode(images.contiguous(memory_format=torch.channels_last)))
+    assert model.bn.running_mean is not None
+    assert model.bn.running_var is not None
+    return (tokens - model.bn.running_mean) / (model.bn.running_var + model.bn.eps).sqrt()
+
+
+def make_shard(model: TrainedVAE, bucket: Bucket, number: int, work: Path) -> dict[str, Tensor]:
+    """One shard: grid, ids, lengths, latents (bfloat16), outlines (uint8), the reader's answers."""
+    rng = random.Random(f"pool {bucket.name} {number}")
+    scenes, rows = draw_captions(rng, bucket, number, work)
+    ids, lengths = text.pad(rows, bucket.longest)
+    latents = torch.cat([encode_scenes(model, scenes[i : i + 20]) for i in range(0, SHARD, 20)])
+    return {
+        "grid": torch.tensor([scenes[0].height // 16, scenes[0].width // 16]),
+        "ids": ids.short(),
+        "lengths": lengths.short(),
+        "latents": latents.bfloat16(),
+        "outlines": torch.stack([outline(scene) for scene in scenes]),
+        "answers": torch.tensor([text.answers(scene) for scene in scenes]).to(torch.int8),
+    }
+
+
+def load_vae(work: Path) -> TrainedVAE:
+    """The trained VAE, its weights rounded as the checkpoint stores them."""
+    model = TrainedVAE()
+    state = progress.load(work / "vae.pt")
+    assert state is not None
+    model.load_state_dict(
+        {k: v.bfloat16().float() if v.is_floating_point() else v for k, v in state["model"].items()}
+    )
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def shard_path(work: Path, bucket: Bucket, number: int) -> Path:
+    return work / "pool" / f"{bucket.name.replace(' ', '-')}-{number:03d}.pt"
+
+
+def fit(work: Path, rank: int = 0, world: int = 1, shown: bool = True) -> None:
+    """Write this process's share of the shards that are not there yet."""
+    (work / "pool").mkdir(exist_ok=True)
+    wanted = [(bucket, number) for bucket in BUCKETS for number in range(bucket.shards)][rank::world]
+    missing = [(b, n) for b, n in wanted if not shard_path(work, b, n).exists()]
+    model = load_vae(work) if missing else None
+    bar = progress.Progress("pool", len(wanted), len(wanted) - len(missing), shown)
+    for bucket, number in missing:
+        assert model is not None
+        progress.save(shard_path(work, bucket, number), make_shard(model, bucket, number, work))
+        bar.step()
+    bar.close()

@@ -1,0 +1,126 @@
+"""Reads from the pixels alone what a picture shows: background, and each part's colour, outline and box."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from models.training.drawing import draw_scene
+from models.training.scenes import COLOURS, LETTERS, SHAPES, Element, Scene
+
+SIDE = 40  # outlines are compared at this size
+LEAST_CONTRAST = 40.0  # of 441, between what is drawn and the background
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something drawn: nearest colour of the palette, mask (H, W), box y0, x0, y1, x1 as fractions."""
+
+    colour: str
+    mask: Tensor
+    box: tuple[float, float, float, float]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(y, x) as fractions of the sides."""
+        y0, x0, y1, x1 = self.box
+        return (y0 + y1) / 2, (x0 + x1) / 2
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A picture's background colour and what stands on it, largest first."""
+
+    background: str
+    parts: tuple[Part, ...]
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """(H, W, 3) float32 in 0..255."""
+    flat = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return flat.view(image.height, image.width, 3).float()
+
+
+def nearest_colour(rgb: Tensor) -> str:
+    """The palette's colour nearest to (3,)."""
+    palette = torch.tensor(list(COLOURS.values())).float()
+    return list(COLOURS)[int((palette - rgb).square().sum(1).argmin())]
+
+
+def background_of(pixels: Tensor) -> Tensor:
+    """(3,): the median along the border."""
+    edge = max(1, min(pixels.shape[:2]) // 64)
+    strips = (pixels[:edge], pixels[-edge:], pixels[:, :edge], pixels[:, -edge:])
+    return torch.cat([strip.reshape(-1, 3) for strip in strips]).median(0).values
+
+
+def components(mask: Tensor) -> list[Tensor]:
+    """The connected pieces of a mask (H, W), largest first."""
+    labels = torch.arange(1.0, mask.numel() + 1).view_as(mask) * mask
+    while True:
+        spread = F.max_pool2d(labels[None, None], 3, 1, 1)[0, 0] * mask
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    values, counts = labels[mask].unique(return_counts=True)
+    return [labels == value for value in values[counts.argsort(descending=True)]]
+
+
+def read_part(pixels: Tensor, mask: Tensor, background: Tensor) -> Part:
+    """Colour and box of what stands under a mask."""
+    distance = (pixels - background).norm(dim=-1) * mask
+    core = distance >= 0.8 * distance[mask].quantile(0.9)
+    rgb = pixels[core].median(0).values
+    near = mask & ((pixels - rgb).norm(dim=-1) < (pixels - background).norm(dim=-1))
+    near = near if near.any() else mask
+    ys, xs = near.any(1).nonzero().flatten(), near.any(0).nonzero().flatten()
+    h, w = mask.shape
+    box = (ys[0].item() / h, xs[0].item() / w, (ys[-1].item() + 1) / h, (xs[-1].item() + 1) / w)
+    return Part(nearest_colour(rgb), near, box)
+
+
+def read_image(image: Image.Image, whole: bool = True) -> Reading:
+    """What an image shows; `whole` takes all that is drawn as one part."""
+    pixels = to_pixels(image)
+    background = background_of(pixels)
+    mask = (pixels - background).norm(dim=-1) > LEAST_CONTRAST
+    least = 0.003 * mask.numel()
+    pieces = [mask] if whole else components(mask)
+    parts = [read_part(pixels, piece, background) for piece in pieces if piece.sum() > least]
+    return Reading(nearest_colour(background), tuple(parts))
+
+
+def normalised(mask: Tensor) -> Tensor:
+    """The mask's own box, centred in a SIDE x SIDE square in its proportions, slightly blurred."""
+    ys, xs = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+    cut = mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1].float()
+    h, w = cut.shape
+    size = max(1, round(SIDE * h / max(h, w))), max(1, round(SIDE * w / max(h, w)))
+    scaled = F.interpolate(cut[None, None], size, mode="bilinear", antialias=True)
+    top, left = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
+    square = F.pad(scaled, (left, SIDE - size[1] - left, top, SIDE - size[0] - top))
+    return F.avg_pool2d(F.pad(square, (2, 2, 2, 2)), 5, 1)[0, 0]
+
+
+@lru_cache(maxsize=2)
+def templates(kind: str) -> dict[str, Tensor]:
+    """Each shape's or letter's normalised outline."""
+    made = {}
+    for name in LETTERS if kind == "letter" else SHAPES:
+        scene = Scene(128, 128, "black", (Element(kind, name, "white", 64, 64, 96),))
+        made[name] = normalised(to_pixels(draw_scene(scene))[..., 0] > 127)
+    return made
+
+
+def likeness(a: Tensor, b: Tensor) -> float:
+    """Overlap over union of two soft outlines."""
+    return float(torch.minimum(a, b).sum() / torch.maximum(a, b).sum())
+
+
+def read_name(part: Part, kind: str) -> str:
+    """The shape or letter whose outline is most like the part's."""
+    own = normalised(part.mask)
+    return max(templates(kind), key=lambda name: likeness(own, templates(kind)[name]))

@@ -1,0 +1,136 @@
+"""The trainer's own rules: what is held out, what is drawn, and that a killed run goes on."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.models.attention import Packing
+from engine.models.dit import DiT, DiTConfig
+from models.training import dit, scenes, text, tokenizer, wording
+from models.training.drawing import draw_scene
+from models.training.reading import read_image, read_name
+from models.training.scenes import LETTERS, SHAPES, Element, Scene
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    tokenizer.fit(folder)
+    return folder
+
+
+def test_held_out_combinations_are_never_drawn() -> None:
+    rng = random.Random(3)
+    for draw in (scenes.random_single, scenes.random_pair, scenes.random_boxed):
+        for _ in range(500):
+            scene = draw(rng, 128, 128, 0.5)
+            assert not any(scenes.held_out(e.name, e.colour, scene.background) for e in scene.elements)
+
+
+def test_about_one_combination_in_eight_is_held_out() -> None:
+    names, colours = (*SHAPES, *LETTERS), list(scenes.COLOURS)
+    share = [scenes.held_out(n, c, b) for n in names for c in colours for b in colours if b != c]
+    assert 0.1 < sum(share) / len(share) < 0.15
+
+
+@pytest.mark.parametrize(("kind", "names"), [("shape", SHAPES), ("letter", LETTERS)])
+def test_a_drawn_scene_is_read_as_what_it_is(kind: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        scene = Scene(128, 128, "blue", (Element(kind, name, "orange", 56, 72, 64),))
+        reading = read_image(draw_scene(scene))
+        part = reading.parts[0]
+        assert (reading.background, part.colour, read_name(part, kind)) == ("blue", "orange", name)
+
+
+def test_a_box_holds_its_element() -> None:
+    rng = random.Random(4)
+    for _ in range(300):
+        scene = scenes.random_boxed(rng, 128, 192, 0.5)
+        for element in scene.elements:
+            assert element.bbox is not None
+            y0, x0, y1, x1 = element.bbox
+            assert abs(element.cy / scene.height - (y0 + y1) / 2000) < 0.1
+            assert abs(element.cx / scene.width - (x0 + x1) / 2000) < 0.1
+
+
+def test_captions_follow_the_schema() -> None:
+    rng = random.Random(5)
+    for _ in range(200):
+        made = json.loads(wording.structured(rng, scenes.random_boxed(rng, 128, 128, 0.5)))
+        assert list(made)[-1] == "compositional_deconstruction"
+        for element in made["compositional_deconstruction"]["elements"]:
+            order = ["type", "bbox", "text", "desc", "color_palette"]
+            assert list(element) == [key for key in order if key in element]
+            assert element["type"] == ("text" if "text" in element else "obj")
+
+
+def test_every_number_of_a_box_is_one_token(work: Path) -> None:
+    tok = tokenizer.opened(work / "tokenizer")
+    assert all(len(tok(str(n), add_special_tokens=False)["input_ids"]) == 1 for n in range(1001))
+
+
+def test_prompts_are_encoded_as_the_chat_template_says(work: Path) -> None:
+    tok = tokenizer.opened(work / "tokenizer")
+    messages = [{"role": "user", "content": [{"type": "text", "text": "ein rötlicher Kreis"}]}]
+    rendered = tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert (
+        tok(rendered, add_special_tokens=False)["input_ids"]
+        == tokenizer.encode(tok, ["ein rötlicher Kreis"])[0]
+    )
+
+
+def test_a_killed_stage_goes_on_to_the_same_weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "fast_layer_forward", text.layer_forward)
+    monkeypatch.setattr(text, "BUCKETS", {"plain": ((40, 4),), "structured": ((112, 4),)})
+    monkeypatch.setattr(text, "STEPS", 4)
+    monkeypatch.setattr(text, "SAVE_EVERY", 2)
+    text.fit(work, shown=False)
+    whole = torch.load(work / "text.pt")["model"]
+    (work / "text.pt").unlink()
+    (work / "text.partial.pt").unlink()
+    with monkeypatch.context() as killed:
+        killed.setattr(text, "STEPS", 2)
+        text.fit(work, shown=False)
+    (work / "text.pt").unlink()
+    text.fit(work, shown=False)
+    resumed = torch.load(work / "text.pt")["model"]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_training_model_is_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights give the same velocity, dense and packed."""
+    monkeypatch.setattr(dit, "fast_block_forward", dit.block_forward)
+    config = DiTConfig(8, 3, 16, 2, 48, 12, 26, 100, (4, 2, 2))
+    dense = dit.build(config, seed=0)
+    with torch.no_grad():
+        for parameter in dense.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    latents, t, features = torch.randn(2, 6, 8), torch.tensor([0.2, 0.7]), torch.randn(2, 5, 26)
+    lengths = torch.tensor([5, 3])
+    with torch.no_grad():
+        wanted, _ = dense(latents, t, (2, 3), features, lengths)
+    packed = DiT(config)
+    packed.load_state_dict(fused(dense.state_dict()))
+    with torch.no_grad():
+        for b, length in enumerate(lengths.tolist()):
+            words = packed.project_text(features[b, :length])
+            packing = Packing.build([length], [6], "cpu")
+            got = packed(
+                latents[b], [words], packed.modulate(t[b : b + 1]), packed.rotary(length, 2, 3), packing
+            )
+            torch.testing.assert_close(got, wanted[b], atol=1e-5, rtol=1e-4)
+
+
+def fused(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The engine keeps q, k, v and the two halves of the MLP's input as one matrix each."""
+    made = {k: v for k, v in weights.items() if not k.startswith("outline.")}
+    for layer in {k.rsplit(".attention.", 1)[0] for k in made if ".attention." in k}:
+        qkv = [made.pop(f"{layer}.attention.to_{x}.weight") for x in "qkv"]
+        made[f"{layer}.attention.qkv.weight"] = torch.cat(qkv)
+        made[f"{layer}.attention.o.weight"] = made.pop(f"{layer}.attention.to_out.0.weight")
+        gate = [made.pop(f"{layer}.feed_forward.w{i}.weight") for i in (1, 3)]
+        made[f"{layer}.feed_forward.w13.weight"] = torch.cat(gate)
+    return made
