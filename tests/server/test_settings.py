@@ -81,33 +81,3 @@ def test_it_listens_on_ipv6(start: Start) -> None:
     server = start("--host", "::1")
     assert server.url.startswith("http://[::1]:")
     assert server.http.get("/healthz").status_code == 200
-
-
-IMPORT_ALL = """
-import importlib, pkgutil, server, sys
-for module in pkgutil.walk_packages(server.__path__, "server."):
-    importlib.import_module(module.name)
-print(sorted({"torch", "transformers", "diffusers"} & set(sys.modules)))
-"""
-
-
-def test_the_server_imports_no_torch() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert result.stdout == "[]\n", result.stderr
-
-
-def test_the_server_knows_only_four_modules_of_the_engine() -> None:
-    allowed = {"engine.client", "engine.config", "engine.errors", "engine.messages"}
-    for file in (REPOSITORY / "server").rglob("*.py"):
-        for line in file.read_text().splitlines():
-            words = line.split()
-            if words[:1] in (["from"], ["import"]) and words[1].split(".")[0] == "engine":
-                assert words[1] in allowed, f"{file}: {line}"
-
-
-def test_the_engine_knows_no_http() -> None:
-    for file in (REPOSITORY / "engine").rglob("*.py"):
-        for word in ("fastapi", "starlette", "uvicorn", "import server", "from server"):
-            assert word not in file.read_text(), f"{file}: {word}"
