@@ -45,7 +45,7 @@ def _is_secret(field: dict[str, Any]) -> bool:
 
 def _field(field: dict[str, Any]) -> dict[str, Any]:
     """Without pydantic's titles and defaults; of an optional field, the part that is not null."""
-    chosen = next((part for part in field.get("anyOf", []) if part["type"] != "null"), {})
+    chosen: dict[str, Any] = next((part for part in field.get("anyOf", []) if part["type"] != "null"), {})
     return {rule: value for rule, value in (field | chosen).items() if rule in RULES}
 
 

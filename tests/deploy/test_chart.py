@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.settings import Settings
+from server.settings import read_settings
 from tests.deploy.chart import environment, kinds, one, pod, render, server
 
 
@@ -37,7 +37,7 @@ def test_the_server_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> Non
     for profile in (None, "gpu", "multi-gpu", "cpu-demo"):
         for name, value in environment(server(render(profile))).items():
             monkeypatch.setenv(name, str(value))
-        settings = Settings(model="x")
+        settings = read_settings(["--model", "x"])
         assert settings.drain_delay_seconds == 5
         assert settings.max_request_seconds == 300
 

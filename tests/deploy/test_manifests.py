@@ -53,7 +53,7 @@ def _kubernetes_faults(manifests: tuple[Manifest, ...], version: str, folder: Pa
 
 def _custom_faults(manifests: tuple[Manifest, ...]) -> str:
     custom = [manifest for manifest in manifests if manifest["apiVersion"].startswith(CUSTOM)]
-    tool = ["node", HERE / "validate-custom.mjs"]
+    tool = ["node", str(HERE / "validate-custom.mjs")]
     done = subprocess.run(tool, input=json.dumps(custom), capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode else ""
 
