@@ -9,12 +9,16 @@ from server.config_error import ConfigError
 
 def read_secret(flag: str, file: Path | None, value: SecretStr | None) -> SecretStr | None:
     """`file`'s text without the white space around it, else `value`. Raises ConfigError."""
-    if file is None:
-        return value
+    if file is None and value is None:
+        return None
+    text = _read(flag, file) if file else value.get_secret_value() if value else ""
+    if not text.strip() or not text.isascii():
+        raise ConfigError(f"{flag}: the secret is empty, or not ASCII")
+    return SecretStr(text.strip())
+
+
+def _read(flag: str, file: Path) -> str:
     try:
-        text = file.read_text("ascii").strip()
+        return file.read_text("utf-8")
     except (OSError, ValueError):
         raise ConfigError(f"{flag}: the file cannot be read") from None
-    if not text:
-        raise ConfigError(f"{flag}: the file is empty")
-    return SecretStr(text)

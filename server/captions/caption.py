@@ -7,14 +7,22 @@ from typing import Any
 from pydantic_core import from_json
 
 from server.captions import shape
-from server.captions.fault import Fault
+from server.captions.fault import Fault, Faults
+from server.protocol import MAX_PROMPT_CHARACTERS
 
 REQUIRED_KEY = "compositional_deconstruction"
-MAX_FAULTS = 100
 SCHEMA_KEYS = {
     *("high_level_description", "style_description", REQUIRED_KEY, "background", "elements"),
     *(key for keys in (*shape.STYLE.values(), *shape.ELEMENT.values()) for key in keys),
 }
+
+
+class CaptionTooLongError(ValueError):
+    """More characters than a prompt may have."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"the caption has {count} characters")
+        self.count = count
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +35,14 @@ class Caption:
 
     @classmethod
     def of(cls, value: dict[str, Any]) -> "Caption":
-        """Raises ValueError for a number that JSON cannot hold."""
-        faults: list[Fault] = []
+        """Raises CaptionTooLongError, or ValueError for a number that JSON cannot hold."""
+        # Before the work: a megabyte of brackets is not worth a look.
+        count = len(_compact(value))
+        if count > MAX_PROMPT_CHARACTERS:
+            raise CaptionTooLongError(count)
+        faults = Faults()
         normal = shape.caption(value, (), faults)
-        text = json.dumps(normal, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return cls(normal, text, _bounded(faults))
+        return cls(normal, _compact(normal), faults.all())
 
     @classmethod
     def parse(cls, text: str) -> "Caption | None":
@@ -55,11 +66,8 @@ class Caption:
         return "\n".join(_strings(self.value))
 
 
-def _bounded(faults: list[Fault]) -> tuple[Fault, ...]:
-    if len(faults) <= MAX_FAULTS:
-        return tuple(faults)
-    rest = len(faults) - MAX_FAULTS
-    return (*faults[:MAX_FAULTS], Fault.at((), "more", f"And {rest} more."))
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _strings(value: Any) -> list[str]:

@@ -19,9 +19,25 @@ class Fault(BaseModel):
     path: str | None
     message: str
 
-    @classmethod
-    def at(cls, path: Path, code: str, message: str) -> "Fault":
-        return cls(code=code, path=".".join(map(_part, path)), message=message)
+
+class Faults:
+    """The first hundred, and how many more there are."""
+
+    MAX = 100
+
+    def __init__(self) -> None:
+        self._first: list[Fault] = []
+        self._rest = 0
+
+    def add(self, path: Path, code: str, message: str) -> None:
+        if len(self._first) < self.MAX:
+            self._first.append(Fault(code=code, path=".".join(map(_part, path)), message=message))
+        else:
+            self._rest += 1
+
+    def all(self) -> tuple[Fault, ...]:
+        more = Fault(code="more", path="", message=f"And {self._rest} more.")
+        return (*self._first, more) if self._rest else tuple(self._first)
 
 
 def _part(part: str | int) -> str:

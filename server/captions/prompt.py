@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.captions.caption import Caption
+from server.captions.caption import Caption, CaptionTooLongError
 from server.captions.fault import Fault
 from server.errors import CaptionError, invalid
 from server.protocol import MAX_PROMPT_CHARACTERS, PromptFields
@@ -44,19 +44,19 @@ def read_prompt(wanted: PromptFields) -> Prompt:
     caption = read_caption(wanted)
     if caption is None:
         return Prompt(wanted.prompt or "", wanted.prompt or "")
-    if len(caption.text) > MAX_PROMPT_CHARACTERS:
-        message = f"The caption has {len(caption.text)} characters; the limit is {MAX_PROMPT_CHARACTERS}."
-        raise invalid(message, param, "string_above_max_length")
     if caption.faults and wanted.caption == "strict":
         raise CaptionError(caption.faults, param)
     return Prompt.of_caption(caption)
 
 
 def read_caption(wanted: PromptFields) -> Caption | None:
-    """None for plain text. Raises ApiError for a number that JSON cannot hold."""
+    """None for plain text. Raises ApiError for one that is too long, or holds a number that JSON cannot."""
     if wanted.json_prompt is None:
         return Caption.parse(wanted.prompt or "")
     try:
         return Caption.of(wanted.json_prompt)
+    except CaptionTooLongError as error:
+        message = f"The caption has {error.count} characters; the limit is {MAX_PROMPT_CHARACTERS}."
+        raise invalid(message, "json_prompt", "string_above_max_length") from None
     except ValueError:
         raise invalid("A number of the caption is out of range.", "json_prompt") from None

@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from server.captions.fault import Fault, Path
+from server.captions.fault import Faults, Path
 
-Faults = list[Fault]
 Rule = Callable[[Any, Path, Faults], Any]
 COLOUR = re.compile(r"#[0-9A-Fa-f]{3}(?:[0-9A-Fa-f]{3})?")
 MAX_STYLE_COLOURS = 16
@@ -46,7 +45,7 @@ def style(value: Any, path: Path, faults: Faults) -> Any:
         return _wrong(value, path, faults, "object")
     kinds = [kind for kind in STYLE if value.get(kind) is not None]
     if len(kinds) != 1:
-        faults.append(Fault.at(path, "style_kind", "Exactly one of photo and art_style is needed."))
+        faults.add(path, "style_kind", "Exactly one of photo and art_style is needed.")
     # The other kind comes last: it is only there where both are.
     keys = dict.fromkeys(STYLE[kinds[0] if kinds else "photo"] + tuple(STYLE))
     rules = {key: palette(MAX_STYLE_COLOURS) if key == "color_palette" else string for key in keys}
@@ -63,7 +62,7 @@ def element(value: Any, path: Path, faults: Faults) -> Any:
     kind = value.get("type")
     if not (isinstance(kind, str) and kind in ELEMENT):
         if kind is not None:
-            faults.append(Fault.at((*path, "type"), "element_type", "An element's type is obj or text."))
+            faults.add((*path, "type"), "element_type", "An element's type is obj or text.")
         kind = "text" if "text" in value else "obj"
     keys = ELEMENT[kind]
     kinds: dict[str, Rule] = {"type": _as_is, "bbox": bbox, "color_palette": palette(MAX_ELEMENT_COLOURS)}
@@ -80,16 +79,16 @@ def bbox(value: Any, path: Path, faults: Faults) -> Any:
     whole = all(type(n) is int and 0 <= n <= MAX_COORDINATE for n in box)
     if len(box) != 4 or not whole:
         message = f"A bbox is four integers from 0 to {MAX_COORDINATE}: y_min, x_min, y_max, x_max."
-        faults.append(Fault.at(path, "bbox", message))
+        faults.add(path, "bbox", message)
     elif box[0] > box[2] or box[1] > box[3]:
-        faults.append(Fault.at(path, "bbox_order", "A bbox's minimum is not above its maximum."))
+        faults.add(path, "bbox_order", "A bbox's minimum is not above its maximum.")
     return box
 
 
 def palette(most: int) -> Rule:
     def rule(value: Any, path: Path, faults: Faults) -> Any:
         if isinstance(value, list) and len(value) > most:
-            faults.append(Fault.at(path, "too_many_colours", f"At most {most} colours."))
+            faults.add(path, "too_many_colours", f"At most {most} colours.")
         return _list(value, path, faults, colour)
 
     return rule
@@ -99,7 +98,7 @@ def colour(value: Any, path: Path, faults: Faults) -> Any:
     if not isinstance(value, str):
         return _wrong(value, path, faults, "string")
     if not COLOUR.fullmatch(value):
-        faults.append(Fault.at(path, "colour", "A colour is #RRGGBB."))
+        faults.add(path, "colour", "A colour is #RRGGBB.")
         return value
     digits = value[1:].upper()
     return "#" + (digits if len(digits) == 6 else "".join(digit * 2 for digit in digits))
@@ -124,13 +123,16 @@ def _object(value: Any, path: Path, faults: Faults, rules: dict[str, Rule], requ
     if not isinstance(value, dict):
         return _wrong(value, path, faults, "object")
     given = {key: item for key, item in value.items() if item is not None or key not in rules}
-    faults += [Fault.at((*path, key), "missing", "Missing.") for key in required if key not in given]
+    for key in required:
+        if key not in given:
+            faults.add((*path, key), "missing", "Missing.")
     known = {key: rule(given[key], (*path, key), faults) for key, rule in rules.items() if key in given}
     unknown = {key: item for key, item in given.items() if key not in rules}
-    faults += [Fault.at((*path, key), "unknown_key", "Not a key of the schema.") for key in unknown]
+    for key in unknown:
+        faults.add((*path, key), "unknown_key", "Not a key of the schema.")
     return known | unknown
 
 
 def _wrong(value: Any, path: Path, faults: Faults, kind: str) -> Any:
-    faults.append(Fault.at(path, "type", f"Must be {'an' if kind == 'object' else 'a'} {kind}."))
+    faults.add(path, "type", f"Must be {'an' if kind == 'object' else 'a'} {kind}.")
     return value

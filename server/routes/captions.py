@@ -27,7 +27,8 @@ def _report(wanted: PromptFields) -> CaptionReport:
     """Raises ApiError."""
     prompt = read_prompt(wanted)
     if prompt.caption is None:
-        fault = Fault.at((), "not_a_caption", "Plain text: no JSON object with compositional_deconstruction.")
+        message = "Plain text: no JSON object with compositional_deconstruction."
+        fault = Fault(code="not_a_caption", path="", message=message)
         return CaptionReport(valid=False, caption=None, prompt=None, warnings=[fault])
     faults = list(prompt.warnings)
     return CaptionReport(valid=not faults, caption=prompt.caption, prompt=prompt.text, warnings=faults)

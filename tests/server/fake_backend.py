@@ -30,7 +30,9 @@ class Asked(NamedTuple):
         head = f"Content-Type: {self.headers['content-type']}\r\n\r\n".encode()
         parts = BytesParser(policy=HTTP).parsebytes(head + self.body).iter_parts()
         part = next(part for part in parts if part.get_param("name", header="content-disposition") == "media")
-        return part.get_content_type(), part.get_payload(decode=True)
+        data = part.get_payload(decode=True)
+        assert isinstance(data, bytes)
+        return part.get_content_type(), data
 
 
 class Server(ThreadingHTTPServer):
@@ -171,4 +173,4 @@ def backend(check: Callable[[Asked], bool], answer: Any) -> Iterator[FakeBackend
 
 
 def is_json(asked: Asked) -> bool:
-    return asked.headers["content-type"] == "application/json"
+    return bool(asked.headers["content-type"] == "application/json")

@@ -42,5 +42,5 @@ def control(engine: FakeEngine) -> APIRouter:
 
 if __name__ == "__main__":
     fake_control = fake_server.control
-    fake_server.FakeEngine, fake_server.control = ReadingEngine, control  # type: ignore[misc, assignment]
+    vars(fake_server).update(FakeEngine=ReadingEngine, control=control)
     sys.exit(fake_server.main())

@@ -34,7 +34,7 @@ def shuffled(value: Any, order: random.Random) -> Any:
     return [shuffled(item, order) for item in value] if isinstance(value, list) else value
 
 
-words = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 digits = st.text("0123456789abcdefABCDEF", min_size=6, max_size=6)
 colours = st.one_of(digits, digits.map(lambda text: text[:3])).map("#{}".format)
 boxes = st.tuples(*[st.integers(0, 1000)] * 4).map(
