@@ -53,7 +53,7 @@ def container() -> Iterator[Container]:
 
 
 def _wait_ready(name: str, port: int) -> None:
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 300
     while time.monotonic() < give_up:
         try:
             if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
