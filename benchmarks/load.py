@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -53,7 +54,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Bytes and seconds of one load; `image_seconds` of encoding, the steps and decoding."""
+    """Bytes and seconds of one load; `image_seconds` of encoding, the steps, decoding, and of processors."""
 
     kept: int
     peak: int
@@ -92,10 +93,13 @@ def full_size(folder: Path) -> None:
     size = sum(file.stat().st_size for file in folder.glob("**/*.safetensors"))
     print(f"wrote {size / GB:.1f} GB in {time.perf_counter() - started:.0f} s", flush=True)
     loaded = _in_new_process(folder / "nf4", with_image=True)
-    encode, steps, decode = loaded.image_seconds
+    encode, steps, decode, processors = loaded.image_seconds
     print("| weights | kept, GB | peak while loading, GB | ratio | seconds |\n|---|---|---|---|---|")
     print(f"| nf4 | {_row(loaded)} |")
-    print(f"256x256, 2 steps: encoding {encode:.0f} s, steps {steps:.0f} s, decoding {decode:.1f} s")
+    print(
+        f"256x256, 2 steps: encoding {encode:.0f} s, steps {steps:.0f} s, decoding {decode:.1f} s;", end=" "
+    )
+    print(f"{processors:.0f} s of processor time")
     print(f"peak of the whole process: {loaded.total_peak / GB:.1f} GB")
 
 
@@ -120,12 +124,12 @@ def measure(path: Path, with_image: bool) -> Loaded:
     return Loaded(_kept_bytes(pipeline), peak, seconds, _resident("VmHWM"), image)
 
 
-def make_image(pipeline: Pipeline) -> tuple[float, float, float]:
-    """Seconds of encoding a prompt, two steps with guidance, and decoding."""
+def make_image(pipeline: Pipeline) -> tuple[float, float, float, float]:
+    """Seconds of encoding a prompt, two steps with guidance, and decoding; processor seconds of them all."""
     runner = ModelRunner(pipeline, "cpu")
     sampling = SamplingParams(guidance_schedule=(7.0, 3.0), mu=0.0, std=1.75)
     state = RequestState(EngineRequest("image", tuple(range(PROMPT_TOKENS)), 256, 256, (1,), sampling))
-    times = [time.perf_counter()]
+    times, processors = [time.perf_counter()], time.process_time()
     state.conditioning = _drain(runner.encode_prompt(state.request))
     sample = runner.new_sample(state, 0)
     times.append(time.perf_counter())
@@ -135,7 +139,8 @@ def make_image(pipeline: Pipeline) -> tuple[float, float, float]:
     rgb = _drain(runner.decode(sample))
     times.append(time.perf_counter())
     assert len(rgb) == 256 * 256 * 3
-    return times[1] - times[0], times[2] - times[1], times[3] - times[2]
+    encode, steps, decode = (end - start for start, end in pairwise(times))
+    return encode, steps, decode, time.process_time() - processors
 
 
 def _drain(parts: Generator[None, None, Result]) -> Result:

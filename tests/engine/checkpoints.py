@@ -65,11 +65,17 @@ DIT_CONFIG = {
 }
 VAE_CONFIG = {"block_out_channels": (16, 32, 32, 64), "norm_num_groups": 8, "sample_size": 64}
 
-CHAT_TEMPLATE = """{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '
-' }}{%- for part in message['content'] %}{%- if part['type'] == 'text' %}
-{{- part['text'] }}{%- endif %}{%- endfor %}{{- '<|im_end|>
-' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant
-' }}{%- endif %}"""
+# Its lines and indents vanish only as transformers renders templates.
+CHAT_TEMPLATE = """{% for message in messages %}
+{{ '<|im_start|>' + message['role'] }}
+    {% for part in message['content'] %}
+{{ part['text'] }}
+    {% endfor %}
+{{ '<|im_end|>' }}
+{% endfor %}
+{% if add_generation_prompt %}
+{{ '<|im_start|>assistant' }}
+{% endif %}"""
 
 
 @dataclass(frozen=True)
