@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from engine.channel import Channel
+from engine.channel import Outbox
 from engine.checkpoint import load_pipeline
 from engine.config import EngineOptions, ModelConfig
 from engine.core import EngineCore
@@ -28,7 +27,6 @@ from engine.request import RequestState, SampleState
 from engine.scheduler import Scheduler
 from engine.tokenizer import Tokenizer
 from engine.warmup import drain, measure
-from engine.worker import emit
 
 # Steps that the long requests have taken, each, when the short one comes.
 HEAD_START = 4
@@ -210,15 +208,14 @@ def news(bench: Bench, rounds: int) -> list[Row]:
     reader = multiprocessing.get_context("spawn").Process(target=read_all, args=(theirs,), daemon=True)
     reader.start()
     theirs.close()
-    channel = Channel(ours)
     silent, progress, previews = interleave(
         bench,
         rounds,
         lambda: bench.start(bench.long(), lambda message: None),
-        lambda: bench.start(bench.long(), partial(emit, channel)),
-        lambda: bench.start(bench.long(previews=3), partial(emit, channel)),
+        lambda: bench.start(bench.long(), Outbox(ours).emit),
+        lambda: bench.start(bench.long(previews=3), Outbox(ours).emit),
     )
-    channel.close()
+    ours.close()
     reader.join()
     return [
         Row("4 QUALITY_48 with progress", progress, "nothing sent", silent, 1.02),

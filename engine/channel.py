@@ -1,66 +1,67 @@
-"""One end of the pipe between the two processes."""
+"""The two ends of the pipe: the server's must not block, the worker's needs no thread."""
 
 import contextlib
+import queue
 import threading
-from collections import deque
 from multiprocessing.connection import Connection
 from typing import Any
 
+from engine.messages import UnitStarted
+
 
 class Channel:
-    """Messages in order, several at a time. Sending does not block: a thread waits for the other side."""
+    """The server's end: messages in order, several at a time; a thread of its own waits for the worker."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._outbox: deque[Any] = deque()
-        self._news = threading.Event()
-        self._lock = threading.Lock()
-        self._is_ending = False
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send_all, name="channel-sender", daemon=True)
         self._sender.start()
 
     def send(self, message: Any) -> None:
-        """Queue `message`; if the other side is gone it is dropped."""
-        self._outbox.append(message)
-        self._news.set()
-
-    def send_now(self, message: Any) -> None:
-        """Returns once `message`, and all before it, would arrive even if this process died."""
-        self._outbox.append(message)
-        self._send_queued()
-
-    def poll(self, seconds: float | None) -> bool:
-        """Whether messages (or the end) can be received, waiting at most `seconds`; None waits for ever."""
-        return self._connection.poll(seconds)
+        """Queue `message` (not None); if the worker is gone it is dropped."""
+        self._outbox.put(message)
 
     def receive(self) -> list[Any]:
-        """The next messages, at least one. Raises EOFError once the other side is gone."""
-        try:
-            messages: list[Any] = self._connection.recv()
-        except OSError as error:  # a side that was killed resets the pipe
-            raise EOFError from error
-        return messages
-
-    def flush(self, seconds: float) -> None:
-        """Let what was sent go out; nothing can be sent after it."""
-        self._is_ending = True
-        self._news.set()
-        self._sender.join(seconds)
+        """The next messages, at least one. Raises EOFError once the worker is gone."""
+        return receive(self._connection)
 
     def close(self) -> None:
-        """Once the other side is gone, and nobody receives: a closed descriptor may soon be another's."""
-        self.flush(seconds=1.0)
+        """Once the worker is gone, and nobody receives: a closed descriptor may soon be another's."""
+        self._outbox.put(None)
+        self._sender.join()
         self._connection.close()
 
     def _send_all(self) -> None:
-        while not self._is_ending:
-            self._news.wait()
-            self._news.clear()
-            self._send_queued()
+        with contextlib.suppress(OSError):
+            while (message := self._outbox.get()) is not None:
+                self._connection.send([message])
 
-    def _send_queued(self) -> None:
-        with self._lock:
-            messages = [self._outbox.popleft() for _ in range(len(self._outbox))]
-            if messages:
-                with contextlib.suppress(OSError):
-                    self._connection.send(messages)
+
+class Outbox:
+    """What the worker sends: gathered until a unit of work is announced, or there is none."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._messages: list[Any] = []
+
+    def emit(self, message: Any) -> None:
+        self._messages.append(message)
+        if isinstance(message, UnitStarted):  # the unit may kill the process
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was gathered; if the server is gone it is dropped."""
+        messages, self._messages = self._messages, []
+        if messages:
+            with contextlib.suppress(OSError):
+                self._connection.send(messages)
+
+
+def receive(connection: Connection) -> list[Any]:
+    """Raises EOFError once the other side is gone."""
+    try:
+        messages: list[Any] = connection.recv()
+    except OSError as error:  # a side that was killed resets the pipe
+        raise EOFError from error
+    return messages

@@ -117,9 +117,8 @@ class ModelRunner:
     def preview(self, sample: SampleState) -> Preview:
         """One pixel per latent of the clean image predicted at the step just taken."""
         assert sample.clean is not None, "no preview is due"
-        latents = self._to_vae_latents(sample.clean, *sample.batch_key)
+        pixels = self._preview_map(sample.clean, *self._grid(*sample.batch_key))
         sample.clean = None
-        pixels = self._preview_map(latents)
         return Preview(pixels.shape[1], pixels.shape[0], _to_bytes(pixels))
 
     def clear_cache(self) -> None:

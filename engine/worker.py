@@ -1,14 +1,15 @@
 """The worker process: loads one model and runs its step loop. Torch is imported only inside it."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
-from functools import partial
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from engine.channel import Channel
+from engine.channel import Outbox, receive
 from engine.config import EngineOptions, ModelConfig
 from engine.errors import CheckpointError
 from engine.messages import (
@@ -16,7 +17,6 @@ from engine.messages import (
     EngineRequest,
     FromWorker,
     Shutdown,
-    UnitStarted,
     WorkerFailed,
     WorkerReady,
 )
@@ -25,25 +25,27 @@ if TYPE_CHECKING:
     from engine.core import EngineCore
     from engine.model_runner import ModelRunner
 
+Emit = Callable[[FromWorker], None]
+
 _PR_SET_PDEATHSIG = 1
 
 
 def main(connection: Connection, config: ModelConfig, options: EngineOptions, device: str | None) -> None:
     """Entry of the spawned process; ends on Shutdown or when the server's side of the pipe is gone."""
     _live_and_die_with_parent()
-    channel = Channel(connection)
+    outbox = Outbox(connection)
     try:
-        core = _load(channel, config, options, device)
+        core = _load(outbox.emit, config, options, device)
     except Exception as error:
         reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-        channel.send(WorkerFailed(reason, isinstance(error, CheckpointError)))
-        channel.flush(seconds=10)
-        return
-    _loop(channel, core)
-    channel.flush(seconds=10)
+        outbox.emit(WorkerFailed(reason, isinstance(error, CheckpointError)))
+    else:
+        with contextlib.suppress(EOFError):
+            _loop(connection, outbox, core)
+    outbox.flush()
 
 
-def _load(channel: Channel, config: ModelConfig, options: EngineOptions, device: str | None) -> "EngineCore":
+def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> "EngineCore":
     from engine.core import EngineCore
     from engine.limits import BatchLimits
     from engine.scheduler import Scheduler
@@ -53,8 +55,8 @@ def _load(channel: Channel, config: ModelConfig, options: EngineOptions, device:
     cost = measure(runner, config)
     runner.clear_cache()
     limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
-    core = EngineCore(runner, Scheduler(cost, limits, options.max_running), partial(emit, channel))
-    channel.send(WorkerReady(cost, runner.memory_bytes()))
+    core = EngineCore(runner, Scheduler(cost, limits, options.max_running), emit)
+    emit(WorkerReady(cost, runner.memory_bytes()))
     return core
 
 
@@ -74,15 +76,16 @@ def _build_runner(config: ModelConfig, options: EngineOptions, device: str | Non
     return ModelRunner(pipeline, device, options.uncond_device)
 
 
-def _loop(channel: Channel, core: "EngineCore") -> None:
-    """Take in all that has come, run one unit of work, again; wait only when there is nothing to do."""
+def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
+    """Take in all that has come, run one unit of work, again; wait only when there is nothing to do.
+
+    Raises EOFError once the server is gone.
+    """
     while True:
-        while channel.poll(0 if core.has_work else None):
-            try:
-                messages = channel.receive()
-            except EOFError:
-                return
-            for message in messages:
+        if not core.has_work:
+            outbox.flush()
+        while connection.poll(0 if core.has_work else None):
+            for message in receive(connection):
                 match message:
                     case EngineRequest():
                         core.add(message)
@@ -91,14 +94,6 @@ def _loop(channel: Channel, core: "EngineCore") -> None:
                     case Shutdown():
                         return
         core.step()
-
-
-def emit(channel: Channel, message: FromWorker) -> None:
-    """A unit that kills the process must have been announced."""
-    if isinstance(message, UnitStarted):
-        channel.send_now(message)
-    else:
-        channel.send(message)
 
 
 def _live_and_die_with_parent() -> None:

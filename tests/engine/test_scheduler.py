@@ -173,7 +173,7 @@ def test_a_stream_of_short_requests_passes_a_long_one_only_until_it_is_due() -> 
     long = request("long", steps=20)
     engine.add(long)
     short = request("short", steps=1)
-    for name in map(str, count()):
+    for name in map(str, range(1000)):
         engine.add(replace(short, request_id=name, submitted=engine.runner.now))
         # There are always two of them, so the long one would never run if they always passed.
         engine.until(lambda: len(engine.scheduler._requests) == 2 or "long" in engine.ids(RequestDone))
@@ -222,7 +222,7 @@ def test_images_of_one_request_encode_the_prompt_once() -> None:
 
 def test_batches_have_at_most_so_many_samples() -> None:
     engine = Engine(max_batch_size=3)
-    engine.add(*(request(str(i)) for i in range(10)))
+    engine.add(*(request(str(i), steps=40) for i in range(10)))
     engine.run()
     assert max(map(len, engine.runner.steps)) == 3
 

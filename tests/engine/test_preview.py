@@ -1,0 +1,43 @@
+"""Previews against the VAE's own pictures, on the demo model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.checkpoint import load_pipeline
+from engine.model_runner import ModelRunner
+
+DEMO = Path(__file__).parents[2] / "models" / "demo"
+
+
+@pytest.fixture(scope="module")
+def runner() -> ModelRunner:
+    return ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
+
+
+@torch.inference_mode()
+def both(runner: ModelRunner, tokens: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """The preview of clean tokens, and the mean of the decoded pixels of each latent; 0..255."""
+    rows, columns = runner._grid(width, height)
+    preview = runner._preview_map(tokens, rows, columns).float()
+    vae = runner.pipeline.vae
+    pixels = vae.decode(runner._to_vae_latents(tokens, width, height).unsqueeze(0)).clamp(-1, 1)
+    small = torch.nn.functional.avg_pool2d(pixels, vae.config.scale_factor)[0]
+    return preview, (small.permute(1, 2, 0) + 1) * 127.5
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64), (64, 96)])
+def test_previews_look_like_the_decoded_image(runner: ModelRunner, width: int, height: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(
+        width * height // 256, runner.pipeline.conditional.config.in_channels, generator=generator
+    )
+    preview, small = both(runner, tokens, width, height)
+    assert preview.shape == (height // 8, width // 8, 3)
+    # Far nearer than the picture's own mean colour is, and nearer than any other arrangement of it.
+    error = (preview - small).abs().mean()
+    assert error < 0.8 * (small - small.mean((0, 1))).abs().mean()
+    assert error < 0.9 * (preview.flip(0) - small).abs().mean()
+    assert error < 0.9 * (preview.flip(1) - small).abs().mean()
