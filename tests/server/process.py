@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 
 REPOSITORY = Path(__file__).parents[2]
+# Seconds after which a test gives up; nothing takes so long, even where many share a processor.
+HANG = 180
 
 
 class ServerProcess:
@@ -35,7 +37,7 @@ class ServerProcess:
             raise RuntimeError(f"the server did not start: {line}{self.log}")
         self.url = line.removeprefix("listening on ").strip()
         self.port = int(self.url.rpartition(":")[2])
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=HANG)
 
     @property
     def log(self) -> str:
@@ -80,7 +82,7 @@ class ServerProcess:
         self.process.send_signal(signal.SIGTERM)
 
     def exit_code(self) -> int:
-        return self.process.wait(30)
+        return self.process.wait(HANG)
 
     def close(self) -> None:
         self.http.close()
@@ -93,8 +95,8 @@ class ServerProcess:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """For what no event tells: ask again and again, and fail after half a minute."""
-    give_up = time.monotonic() + 30
+    """For what no event tells: ask again and again, and fail in the end."""
+    give_up = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.01)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.process import REPOSITORY, ServerProcess, small
+from tests.server.process import HANG, REPOSITORY, ServerProcess, small
 
 Start = Callable[..., ServerProcess]
 
@@ -90,7 +90,7 @@ def test_a_bad_file_ends_the_start(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         file.write_text(content)
     command = [sys.executable, "-m", "tests.server.fake_server", "--api-keys-file", str(file)]
-    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANG)
     assert run.returncode == 2
     assert str(file) in run.stderr
     assert len(run.stderr.splitlines()) == 1

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from tests.server.process import ServerProcess, small
+from tests.server.process import HANG, ServerProcess, small
 
 
 def connect(server: ServerProcess, accept: str, word: str = "hold") -> socket.socket:
@@ -14,7 +14,7 @@ def connect(server: ServerProcess, accept: str, word: str = "hold") -> socket.so
         f"POST /v1/images HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=HANG)
     client.sendall(head.encode() + body)
     return client
 
@@ -43,7 +43,7 @@ def test_disconnect_aborts(server: ServerProcess, accept: str, how: str) -> None
 
 def test_disconnect_in_the_middle_of_a_body(server: ServerProcess) -> None:
     before = len(server.state()["requests"])
-    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=HANG)
     client.sendall(
         b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         b"Content-Length: 99\r\n\r\n{"

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from tests.server import sse
-from tests.server.process import ServerProcess, small, until
+from tests.server.process import HANG, ServerProcess, small, until
 
 Start = Callable[..., ServerProcess]
 
@@ -21,7 +21,7 @@ def check_draining(server: ServerProcess) -> None:
 
 def test_sigterm_finishes_what_was_accepted(start: Start) -> None:
     server = start()
-    with ThreadPoolExecutor() as pool, httpx.Client(base_url=server.url, timeout=30) as other:
+    with ThreadPoolExecutor() as pool, httpx.Client(base_url=server.url, timeout=HANG) as other:
         waiting = pool.submit(server.create, prompt="hold: a")
         with other.stream("POST", "/v1/images", json=small(prompt="hold: a", stream=True)) as stream:
             server.wait(running=2)
@@ -46,7 +46,7 @@ def test_second_signal_ends_at_once(start: Start) -> None:
     with server.http.stream("POST", "/v1/images", json=small(prompt="hold: a", stream=True)):
         server.wait(running=1)
         server.terminate()
-        until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        until(lambda: httpx.get(f"{server.url}/readyz", timeout=HANG).status_code == 503)
         server.terminate()
         assert server.exit_code() == 0
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.server.process import ServerProcess, until
+from tests.server.process import HANG, ServerProcess, until
 
 Start = Callable[..., ServerProcess]
 HEAD = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -16,7 +16,7 @@ HEAD = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r
 
 @contextmanager
 def connection(server: ServerProcess, sent: bytes = b"") -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG) as client:
         client.sendall(sent)
         yield client
 
@@ -41,7 +41,7 @@ def answer(client: socket.socket) -> None:
 
 
 def check_alive(server: ServerProcess) -> None:
-    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert httpx.get(f"{server.url}/healthz", timeout=HANG).status_code == 200
     assert not server.log_lines(level="error")
 
 
@@ -143,7 +143,7 @@ def test_no_http(server: ServerProcess, sent: bytes) -> None:
 
 def test_path_of_strange_characters(server: ServerProcess) -> None:
     for path in ("/%00", "/%ff%fe", "/v1/models/%0d%0aX-Injected:1", "/..%2f..%2fetc/passwd"):
-        response = httpx.get(server.url + path)
+        response = httpx.get(server.url + path, timeout=HANG)
         assert response.status_code == 404
         assert "x-injected" not in response.headers
     check_alive(server)
@@ -160,10 +160,10 @@ def test_ten_thousand_idle_connections(start: Start) -> None:
         for number in range(10_000):
             # Each source address has its own ports.
             source = (f"127.0.0.{2 + number // 5000}", 0)
-            clients.append(socket.create_connection(("127.0.0.1", server.port), 30, source))
+            clients.append(socket.create_connection(("127.0.0.1", server.port), HANG, source))
             if number % 2:
                 clients[-1].sendall(b"GET /healthz HTTP/1.1\r\n")
-        with httpx.Client(timeout=5) as http:
+        with httpx.Client(timeout=HANG) as http:
             assert http.get(f"{server.url}/healthz").status_code == 200
         assert server.metric("process_open_fds") > 10_000
         assert server.create().status_code == 200

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from tests.server import sse
-from tests.server.process import ServerProcess, small, until
+from tests.server.process import HANG, ServerProcess, small, until
 from tests.server.test_auth import bearer, write_keys
 
 Start = Callable[..., ServerProcess]
@@ -59,7 +59,7 @@ def test_long_prompts_sent_at_once_make_one_generation(start: Start) -> None:
 def test_it_is_aborted_only_when_the_last_one_leaves(start: Start) -> None:
     server = start()
     body = small(prompt="hold: a", stream=True)
-    with httpx.Client(base_url=server.url) as other:
+    with httpx.Client(base_url=server.url, timeout=HANG) as other:
         stream = other.send(other.build_request("POST", "/v1/images", json=body, headers=KEY), stream=True)
         server.wait(running=1)
         with server.http.stream("POST", "/v1/images", json=body, headers=KEY) as joined:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.server import sse
-from tests.server.process import ServerProcess, small, until
+from tests.server.process import HANG, ServerProcess, small, until
 
 CONFIG = """
 daemon off;
@@ -51,7 +51,7 @@ def nginx(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> It
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     until(listens)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG) as client:
         yield client
     process.terminate()
     process.wait()

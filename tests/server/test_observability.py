@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from PIL import Image
 
-from tests.server.process import REPOSITORY, ServerProcess
+from tests.server.process import HANG, REPOSITORY, ServerProcess
 
 Start = Callable[..., ServerProcess]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -80,7 +80,7 @@ def test_prompts_are_logged_only_where_asked_for(start: Start, server: ServerPro
 def test_promtool_finds_nothing(server: ServerProcess) -> None:
     server.create()
     text = server.http.get("/metrics").content
-    run = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60)
+    run = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=HANG)
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
 
 
@@ -157,7 +157,9 @@ def test_spans_are_exported_under_the_callers_trace(
     server.create(prompt="crash: a")
     server.terminate()
     assert server.exit_code() == 0
-    spans = [span for group in received.get(timeout=30).resource_spans[0].scope_spans for span in group.spans]
+    spans = [
+        span for group in received.get(timeout=HANG).resource_spans[0].scope_spans for span in group.spans
+    ]
     by_name = {span.name: span for span in spans if span.trace_id.hex() == TRACE}
     assert set(by_name) == {"POST /v1/images", "queue", "encode", "denoise", "decode", "image"}
     whole = by_name["POST /v1/images"]
@@ -170,7 +172,7 @@ def test_spans_are_exported_under_the_callers_trace(
 
 def inspect(file: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "server.inspect", str(file)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANG)
 
 
 @pytest.mark.parametrize("embeds", [False, True])

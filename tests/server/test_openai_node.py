@@ -4,13 +4,13 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.server.process import ServerProcess
+from tests.server.process import HANG, ServerProcess
 
 CLIENT = Path(__file__).parent / "node" / "client.js"
 
 
 def test_npm_client(server: ServerProcess) -> None:
-    run = subprocess.run(["node", CLIENT, server.url], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(["node", CLIENT, server.url], capture_output=True, text=True, timeout=HANG)
     assert run.returncode == 0, run.stderr
     seen = json.loads(run.stdout)
     assert "The model failed" in seen.pop("streamError")

@@ -90,9 +90,9 @@ def test_no_retry_where_it_would_burn_device_time(server: ServerProcess, client:
 
 
 def test_the_clients_timeout_is_the_deadline(server: ServerProcess, client: openai.OpenAI) -> None:
-    server.set(seconds_per_step=1)
+    server.set(seconds_per_step=100)
     with pytest.raises(openai.RateLimitError) as caught:
-        client.images.generate(prompt="a", timeout=openai.Timeout(60, read=5))
+        client.images.generate(prompt="a", timeout=openai.Timeout(600, read=180))
     server.set(seconds_per_step=0.1)
     assert caught.value.code == "deadline_unreachable"
 

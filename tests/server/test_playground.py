@@ -7,21 +7,34 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.server.process import ServerProcess
+from tests.server.process import HANG, ServerProcess
 from tests.server.test_auth import write_keys
 
 Start = Callable[..., ServerProcess]
 
 
+PATIENCE = HANG * 1000  # milliseconds
+expect.set_options(timeout=PATIENCE)
+
+
+def open_page(browser: Browser, **options: Any) -> Page:
+    page = browser.new_page(**options)
+    page.set_default_timeout(PATIENCE)
+    return page
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"], timeout=HANG * 1000
+        )
         yield browser
         browser.close()
 
@@ -29,7 +42,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, server: ServerProcess) -> Iterator[Page]:
     """Fails the test that leaves a script error or a blocked load behind."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = open_page(browser, viewport={"width": 1280, "height": 900})
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -70,7 +83,7 @@ def test_the_curl_line_repeats_the_picture(page: Page, tmp_path: Path) -> None:
     expect(page.get_by_role("status")).to_contain_text("Done in")
     line = page.locator("#curl").inner_text()
     assert json.loads(shlex.split(line)[-1])["prompt"] == 'it\'s a "cat" & $HOME `x`'
-    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=30)
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=HANG)
     (file,) = tmp_path.iterdir()
     seed = int(re.findall(r"seed-(\d+)\.png", file.name)[0])
     assert Image.open(file).getpixel((0, 0)) == colour(page) == (seed % 256, 64, 128)
@@ -148,8 +161,7 @@ def test_by_keyboard_alone(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(browser: Browser, server: ServerProcess, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, color_scheme=scheme)  # type: ignore[arg-type]
-    page = context.new_page()
+    page = open_page(browser, viewport={"width": 360, "height": 740}, is_mobile=True, color_scheme=scheme)
     page.goto(server.url)
     page.get_by_role("textbox", name="Prompt").fill("a very-long-word-" * 20)
     page.get_by_role("button", name="Generate").click()
@@ -160,14 +172,14 @@ def test_on_a_phone(browser: Browser, server: ServerProcess, scheme: str) -> Non
         "all => all.filter(e => e.offsetHeight && e.offsetHeight < 40).length",
     )
     assert small == 0
-    context.close()
+    page.close()
 
 
 def test_the_servers_error_is_shown(browser: Browser, start: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     write_keys(file, {"name": "web", "key": "secret"})
     server = start("--api-keys-file", str(file))
-    page = browser.new_page()
+    page = open_page(browser)
     page.goto(server.url)
     expect(page.get_by_role("status")).to_have_text("No valid API key was sent.")
     page.get_by_label("API key").fill("secret")
@@ -184,7 +196,7 @@ def test_the_servers_error_is_shown(browser: Browser, start: Start, tmp_path: Pa
 
 
 def test_the_page_runs_no_other_script(browser: Browser, server: ServerProcess) -> None:
-    page = browser.new_page()
+    page = open_page(browser)
     page.goto(server.url)
     refused: list[str] = []
     page.on("console", lambda message: refused.append(message.text))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.server.process import ServerProcess
+from tests.server.process import HANG, ServerProcess
 
 CHECKS = (
     "not_a_server_error",
@@ -34,8 +34,9 @@ def test_schemathesis(start: Callable[..., ServerProcess], tmp_path: Path) -> No
         "--seed=1",
         "--continue-on-failure",
         "--suppress-health-check=all",
+        f"--request-timeout={HANG}",
     ]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr
     assert server.metric('ideoserve_requests_total{outcome="ok"}') > 50
     assert not server.log_lines(level="error")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.settings import Settings, read_settings
-from tests.server.process import REPOSITORY, ServerProcess
+from tests.server.process import HANG, REPOSITORY, ServerProcess
 
 Start = Callable[..., ServerProcess]
 
@@ -16,7 +16,7 @@ Start = Callable[..., ServerProcess]
 def run(*flags: str, module: str = "server", **environment: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", module, *flags]
     return subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=HANG
     )
 
 
