@@ -22,7 +22,7 @@ from PIL import Image
 
 from models.training.reading import Reading, read_image, read_name
 from models.training.scenes import LETTERS, SHAPES, Box, random_box, random_colours
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, until
 
 CENTRE = 0.1  # of the side: how far a box's centre may be off
 BARS = {"background": 0.97, "colour": 0.97, "shape": 0.93, "letter": 0.80, "centre": 0.90}
@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, default=Path("demo-quality.png"))
     options = parser.parse_args()
     server = ServerProcess("--model", options.model, "--log-level", "error", module="server")
+    until(lambda: server.http.get("/readyz").status_code == 200)
     try:
         shown = measure(server, options.shapes, options.letters, options.boxes)
     finally:
