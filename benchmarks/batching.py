@@ -26,7 +26,8 @@ from engine.model_runner import ModelRunner
 from engine.request import RequestState, SampleState
 from engine.scheduler import Scheduler
 from engine.tokenizer import Tokenizer
-from engine.warmup import drain, measure
+from engine.warmup import measure
+from engine.work import drain
 
 # Steps that the long requests have taken, each, when the short one comes.
 HEAD_START = 4

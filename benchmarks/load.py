@@ -10,13 +10,12 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 import torch
 
@@ -27,6 +26,7 @@ from engine.model_runner import ModelRunner
 from engine.models.dit import DiTConfig
 from engine.models.vae import VAEConfig
 from engine.request import RequestState
+from engine.work import drain
 
 # Qwen3-VL 8B's text model, and one of an eighth of its size beside transformers of two layers.
 TEXT = {
@@ -48,8 +48,6 @@ SMALL_TEXT = TEXT | {"hidden_size": 1024, "intermediate_size": 3072, "num_attent
 SMALL_DIT = DiTConfig(num_layers=2, llm_features_dim=13 * 1024)
 PROMPT_TOKENS = 100
 GB = 1e9
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -130,26 +128,17 @@ def make_image(pipeline: Pipeline) -> tuple[float, float, float, float]:
     sampling = SamplingParams(guidance_schedule=(7.0, 3.0), mu=0.0, std=1.75)
     state = RequestState(EngineRequest("image", tuple(range(PROMPT_TOKENS)), 256, 256, (1,), sampling))
     times, processors = [time.perf_counter()], time.process_time()
-    state.conditioning = _drain(runner.encode_prompt(state.request))
+    state.conditioning = drain(runner.encode_prompt(state.request))
     sample = runner.new_sample(state, 0)
     times.append(time.perf_counter())
     while not sample.is_finished:
         runner.denoise_step([sample])
     times.append(time.perf_counter())
-    rgb = _drain(runner.decode(sample))
+    rgb = drain(runner.decode(sample))
     times.append(time.perf_counter())
     assert len(rgb) == 256 * 256 * 3
     encode, steps, decode = (end - start for start, end in pairwise(times))
     return encode, steps, decode, time.process_time() - processors
-
-
-def _drain(parts: Generator[None, None, Result]) -> Result:
-    while True:
-        try:
-            next(parts)
-        except StopIteration as done:
-            result: Result = done.value
-            return result
 
 
 def _kept_bytes(pipeline: Pipeline) -> int:

@@ -1,9 +1,8 @@
 """Measures the model on this machine: the cost model that scheduling and admission go by."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from itertools import product
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,7 @@ from engine.cost import CostModel, LinearCost
 from engine.messages import EngineRequest, SamplingParams
 from engine.model_runner import ModelRunner
 from engine.request import RequestState, SampleState
-
-T = TypeVar("T")
+from engine.work import drain
 
 # Measuring stops after this many seconds; the smallest of everything is always measured.
 BUDGET_SECONDS = 10.0
@@ -75,15 +73,6 @@ def _samples(runner: ModelRunner, size: tuple[int, int], batch: int) -> list[Sam
 
 def _request(size: tuple[int, int], token_ids: tuple[int, ...]) -> EngineRequest:
     return EngineRequest("warmup", token_ids, *size, seeds=(0,), sampling=_GUIDED)
-
-
-def drain(work: Generator[None, None, T]) -> T:
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
 
 
 def _fastest(run: Callable[[], object]) -> float:

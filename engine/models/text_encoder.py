@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel
 
+from engine.work import drain
+
 PUBLISHED_TAPS = (0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 35)
 
 
@@ -38,13 +40,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, token_ids: Sequence[int]) -> Tensor:
         """One prompt's features (L, hidden * taps) as the layers leave them, taps innermost."""
-        work = self.encode(token_ids)
-        while True:
-            try:
-                next(work)
-            except StopIteration as stop:
-                features: Tensor = stop.value
-                return features
+        return drain(self.encode(token_ids))
 
     def encode(self, token_ids: Sequence[int]) -> Generator[None, None, Tensor]:
         """The same, layer by layer: whoever drives it may do other work in between."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.work import drain
+
 # A result with pauses before it, so that other work may run between two parts.
 Parts = Generator[None, None, Tensor]
 
@@ -163,13 +165,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def decode(self, z: Tensor) -> Tensor:
-        parts = self.decode_parts(z)
-        while True:
-            try:
-                next(parts)
-            except StopIteration as done:
-                pixels: Tensor = done.value
-                return pixels
+        return drain(self.decode_parts(z))
 
     def decode_parts(self, z: Tensor) -> Parts:
         """Like `decode`, with a pause after each block or strip."""

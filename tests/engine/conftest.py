@@ -1,10 +1,9 @@
 """One checkpoint and one engine for each layout, shared by the session: tests must not change them."""
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from engine.checkpoint import load_pipeline
 from engine.messages import EngineRequest, SamplingParams
 from engine.model_runner import ModelRunner
 from engine.request import RequestState, SampleState
+from engine.work import drain
 from tests.engine.checkpoints import LAYOUTS, Checkpoint, write_checkpoint
 from tests.engine.reference import Job, token_ids
 
@@ -25,7 +25,6 @@ REFERENCE = Path(
 )
 collect_ignore = [] if REFERENCE.is_dir() else ["test_goldens.py"]
 
-Result = TypeVar("Result")
 Runners = Callable[[str], ModelRunner]
 
 
@@ -88,13 +87,3 @@ def rgb(runner: ModelRunner, sample: SampleState) -> NDArray[np.int64]:
     width, height = sample.batch_key
     pixels = np.frombuffer(drain(runner.decode(sample)), np.uint8)
     return pixels.reshape(height, width, 3).astype(np.int64)
-
-
-def drain(parts: Generator[None, None, Result]) -> Result:
-    """What a generator returns in the end."""
-    while True:
-        try:
-            next(parts)
-        except StopIteration as done:
-            result: Result = done.value
-            return result

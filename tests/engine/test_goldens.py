@@ -15,7 +15,8 @@ from engine.config import PUBLISHED_PRESETS
 from engine.messages import EngineRequest, SamplingParams
 from engine.request import RequestState
 from engine.tokenizer import Tokenizer
-from tests.engine.conftest import REFERENCE, drain, finish, load_runner, rgb
+from engine.work import drain
+from tests.engine.conftest import REFERENCE, finish, load_runner, rgb
 
 
 @dataclass(frozen=True)

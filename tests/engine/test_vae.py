@@ -9,8 +9,8 @@ from torch import Tensor
 
 from engine.checkpoint import load_vae
 from engine.models.vae import VAE, Decoder, Parts, VAEConfig, decode_strips
+from engine.work import drain
 from tests.engine.checkpoints import VAE_CONFIG, Checkpoint, randomise
-from tests.engine.conftest import drain
 from tests.engine.memory import PeakMemory
 
 # Overrides of the fixture's configuration: the published widths' order, and each switch a file may have.
