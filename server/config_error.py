@@ -13,5 +13,6 @@ def needed(flag: str, value: T | None) -> T:
     """Raises ConfigError."""
     if value is not None:
         return value
-    variable = flag.strip("-").removesuffix("-file").replace("-", "_").upper()
+    # A secret may stand in the environment itself, any other file only by its path.
+    variable = flag.strip("-").replace("-key-file", "-key").replace("-", "_").upper()
     raise ConfigError(f"{flag} or IDEOSERVE_{variable} is needed")

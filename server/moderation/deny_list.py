@@ -16,6 +16,8 @@ from server.moderation.judge import CATEGORY, Categories
 logger = logging.getLogger(__name__)
 NO_CATEGORY = "deny_list"
 NOT_A_LETTER = re.compile(r"[\W_]+")
+# What is not seen beside the format characters: strokes and accents that no letter has, fillers, selectors.
+UNSEEN = re.compile("[\u0300-\u036f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 class DenyList:
@@ -75,4 +77,4 @@ def _plain(text: str) -> str:
     """Lower case, one space around each word, nothing invisible."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     visible = "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")
-    return f" {NOT_A_LETTER.sub(' ', visible).strip()} "
+    return f" {NOT_A_LETTER.sub(' ', UNSEEN.sub('', visible)).strip()} "

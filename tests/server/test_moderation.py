@@ -213,6 +213,8 @@ def test_categories_are_words_and_not_the_text(prompts: World) -> None:
         ("blow-up", "violence"),
         ("".join(chr(ord(letter) + 0xFEE0) for letter in "naughtyword"), "deny_list"),
         ("naughty\u200bword!", "deny_list"),
+        ("naughty\ufe0f\u034fword", "deny_list"),
+        ("n\u0336a\u0336ughty\u3164word", "deny_list"),
         ("Thing, with", "colon"),
     ],
 )
@@ -257,6 +259,9 @@ def test_a_long_text_goes_in_pieces_that_overlap(prompts: World) -> None:
     refused(prompts.create(prompt=text), "hate")
     prompts.hive.next.append(fails)
     check(prompts.create(prompt=text), 503, "moderation_unavailable")
+    # One piece that falls under something is enough, whatever became of the others.
+    prompts.hive.next.extend([fails, says(classes(hate=3))])
+    refused(prompts.create(prompt=text), "hate")
 
 
 @pytest.mark.parametrize("how", [*MISBEHAVIOURS, "nan", "no classes", "beyond"])
@@ -391,6 +396,18 @@ def test_previews_are_off_and_the_client_is_told(images: World) -> None:
     assert [warning["code"] for warning in completed.data["warnings"]] == ["previews_off"]
 
 
+def test_so_it_is_told_of_an_expanded_prompt(services: tuple[FakeBackend, FakeBackend], folder: Path) -> None:
+    with backend(is_json, {"json_prompt": CAPTION | {"mood": "calm"}}) as expanding:
+        flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", expanding.url)
+        world = open_world(services, folder, "--image-moderation", "hive", *flags)
+        world.hive.reset(CLEAN_IMAGE)
+        response = world.create(prompt="an animal", stream=True, partial_images=3)
+        (completed,) = sse.named(response.text.split("\n"))
+        codes = [warning["code"] for warning in completed.data["warnings"]]
+        assert codes == ["previews_off", "unknown_key"]
+        close_world(world)
+
+
 def test_the_second_of_two_is_refused(images: World) -> None:
     images.hive.next.extend([says(CLEAN_IMAGE), says(classes(very_bloody=1.0))])
     events = sse.named(images.create(prompt="a wombat", n=3, stream=True).text.split("\n"))
@@ -429,7 +446,7 @@ def test_a_client_that_leaves_ends_the_call(images: World) -> None:
     ("given", "said"),
     [
         ({"prompt_moderation": "hive"}, "--hive-key-file or IDEOSERVE_HIVE_KEY is needed"),
-        ({"prompt_moderation": "deny-list"}, "--deny-list-file or IDEOSERVE_DENY_LIST is needed"),
+        ({"prompt_moderation": "deny-list"}, "--deny-list-file or IDEOSERVE_DENY_LIST_FILE is needed"),
         (
             {"prompt_moderation": "deny-list", "deny_list_file": "/"},
             "--deny-list-file: the file cannot be read",
