@@ -4,14 +4,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from server.backends import BackendError
+from server.captions.caption import Caption
 from server.captions.prompt import Prompt
 from server.choices import Choices
 from server.errors import ApiError
+from server.expansion.expander import TokenIds
 from server.images import ImageEncoder
 from server.parameters import Parameters
 from server.safety import Safety
 
-TokenIds = tuple[int, ...]
 Tokenize = Callable[[str], Awaitable[TokenIds]]
 
 
@@ -62,15 +63,16 @@ class Treatment:
         if self._expander is None or prompt.caption is not None:
             return Prepared(parameters, token_ids)
         try:
-            caption = await self._expander.expand(prompt.text, parameters.width, parameters.height)
-            expanded = Prompt.of_caption(caption, plain=prompt.text)
-            return Prepared(replace(parameters, prompt=expanded), await self._tokens(expanded))
+            key = (prompt.text, parameters.width, parameters.height)
+            expansion = await self._expander.expand(key, self._read)
+            expanded = prompt.expanded(expansion.caption)
+            return Prepared(replace(parameters, prompt=expanded), expansion.token_ids)
         except BackendError as error:
             return Prepared(replace(parameters, prompt=self._plain(prompt, error)), token_ids)
 
-    async def _tokens(self, expanded: Prompt) -> TokenIds:
+    async def _read(self, caption: Caption) -> TokenIds:
         try:
-            return await self._tokenize(expanded.text)
+            return await self._tokenize(caption.text)
         except ApiError:
             raise BackendError("invalid", "its answer is too long") from None
 

@@ -20,8 +20,13 @@ class Prompt:
     warnings: tuple[Fault, ...] = ()
 
     @classmethod
-    def of_caption(cls, caption: Caption, plain: str | None = None) -> "Prompt":
-        return cls(caption.text, caption.words, caption.value, plain, caption.faults)
+    def of_caption(cls, caption: Caption) -> "Prompt":
+        return cls(caption.text, caption.words, caption.value, warnings=caption.faults)
+
+    def expanded(self, caption: Caption) -> "Prompt":
+        """As a caption; what there was to remark stays."""
+        drawn = Prompt.of_caption(caption)
+        return replace(drawn, plain=self.text, warnings=(*self.warnings, *drawn.warnings))
 
     def facts(self) -> dict[str, str]:
         """What was sent and, if it was expanded, what became of it."""

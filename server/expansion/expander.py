@@ -2,6 +2,8 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from server.backends import BackendError
 from server.captions.caption import Caption
@@ -9,30 +11,39 @@ from server.expansion.backend import ExpansionBackend
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 2
+TokenIds = tuple[int, ...]
 Key = tuple[str, int, int]
+Read = Callable[[Caption], Awaitable[TokenIds]]
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    caption: Caption
+    token_ids: TokenIds
 
 
 class Expander:
-    """Keeps the last `cache_entries` captions."""
+    """Keeps the last `cache_entries` captions with their tokens."""
 
     def __init__(self, backend: ExpansionBackend, cache_entries: int) -> None:
         self._backend = backend
         self._cache_entries = cache_entries
-        self._cache: OrderedDict[Key, Caption] = OrderedDict()
+        self._cache: OrderedDict[Key, Expansion] = OrderedDict()
 
-    async def expand(self, prompt: str, width: int, height: int) -> Caption:
-        """Raises BackendError."""
-        key = (prompt, width, height)
-        caption = self._cache.pop(key, None) or await self._ask(*key)
-        self._cache[key] = caption
+    async def expand(self, key: Key, read: Read) -> Expansion:
+        """Of prompt, width and height. `read` raises BackendError for what the model cannot read, and so
+        does this in the end."""
+        expansion = self._cache.pop(key, None) or await self._ask(key, read)
+        self._cache[key] = expansion
         while len(self._cache) > self._cache_entries:
             self._cache.popitem(last=False)
-        return caption
+        return expansion
 
-    async def _ask(self, prompt: str, width: int, height: int) -> Caption:
+    async def _ask(self, key: Key, read: Read) -> Expansion:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._backend.expand(prompt, width, height)
+                caption = await self._backend.expand(*key)
+                return Expansion(caption, await read(caption))
             except BackendError as error:
                 logger.warning("magic prompt failed: %s", error, extra={"fields": {"attempt": attempt}})
                 if attempt == ATTEMPTS:

@@ -99,6 +99,7 @@ def shared(flags: list[str]) -> Iterator[ServerProcess]:
     for place in (process.log, process.http.get("/metrics").text):
         assert SECRET not in place
         assert "wombat" not in place
+        assert "meadow" not in place
         assert "fake-address" not in place
     process.close()
 
@@ -200,9 +201,12 @@ def test_two_silences_too(server: ServerProcess, ideogram: FakeBackend) -> None:
 
 def test_a_caption_beyond_the_models_limit_is_a_failure(server: ServerProcess, ideogram: FakeBackend) -> None:
     long = {"compositional_deconstruction": {"background": "x " * 3000, "elements": []}}
-    ideogram.answer = {"json_prompt": long}
+    ideogram.next.extend([says({"json_prompt": long})] * 2)
     response = server.create(prompt="a wombat 4")
     assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
+    assert len(ideogram.asked) == 2
+    # Nor is it kept.
+    assert server.create(prompt="a wombat 4").json()["data"][0]["revised_prompt"] == TEXT
 
 
 def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeBackend) -> None:
