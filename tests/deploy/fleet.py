@@ -19,11 +19,11 @@ DRAIN_SECONDS = 3  # longer than the balancers' health checks take to see it
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    """For what can only be asked for: readiness, a port that listens. Five minutes, for a busy machine."""
+    """Five minutes, for a busy machine."""
     give_up = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < give_up
-        time.sleep(0.05)
+        time.sleep(0.05)  # readiness and a port of another process send no event: they can only be asked for
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from tests.deploy.traffic import BODY, Outcome, ask, ask_again, load
 EXAMPLES = ("nginx.conf", "haproxy.cfg", "envoy.yaml")
 pytestmark = pytest.mark.anyio
 # Long enough to be in flight when its server is killed.
-LONG = BODY | {"size": "192x192", "num_inference_steps": 30}
+LONG = BODY | {"size": "128x128", "num_inference_steps": 60}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 
 BODY = {"prompt": "a red circle on a white background", "size": "64x64", "num_inference_steps": 2}
-PAUSE_SECONDS = 0.25
+PAUSE_SECONDS = 0.25  # of a client between two requests: steady load, not as much as the servers bear
 MOST = 2000  # requests of one load, whatever happens
 
 
