@@ -30,23 +30,24 @@ class BackendError(Exception):
 
 
 class Backends:
-    """The one network client of the server, and who is told of each call: name, outcome, seconds."""
+    """The one network client of the server, and who is told of each call: name, outcome, seconds.
+
+    Each service has its own connections: one that hangs holds up no other."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
-        self._client: httpx.AsyncClient | None = None
+        self._clients: dict[str, httpx.AsyncClient] = {}
 
-    @property
-    def client(self) -> httpx.AsyncClient:
+    def client(self, name: str) -> httpx.AsyncClient:
         """Made when first needed: most servers ask nobody."""
-        if self._client is None:
+        if name not in self._clients:
             limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
-            self._client = httpx.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
-        return self._client
+            self._clients[name] = httpx.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
+        return self._clients[name]
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class Backend:
 
     async def _receive(self, url: str, content: dict[str, Any]) -> bytes:
         body = bytearray()
-        async with self.backends.client.stream("POST", url, headers=self._headers(), **content) as response:
+        client = self.backends.client(self.name)
+        async with client.stream("POST", url, headers=self._headers(), **content) as response:
             if response.status_code != 200:
                 raise BackendError("status", f"it answered {response.status_code}")
             async for chunk in response.aiter_bytes():

@@ -65,6 +65,12 @@ def test_the_server_never_imports_the_model() -> None:
     assert _importers("server", MODEL) == []
 
 
+def test_the_server_asks_others_through_one_client() -> None:
+    """`server.demo` is a client itself."""
+    assert _importers("server", {"httpx"}) == ["server.backends", "server.demo"]
+    assert _importers("server", {"requests", "urllib", "urllib3", "http", "aiohttp", "websockets"}) == []
+
+
 def test_diffusers_is_for_tests_alone() -> None:
     assert _importers("engine", {"diffusers"}) == []
 

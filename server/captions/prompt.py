@@ -8,6 +8,10 @@ from server.captions.fault import Fault
 from server.errors import CaptionError, invalid
 from server.protocol import MAX_PROMPT_CHARACTERS, PromptFields
 
+NOT_A_CAPTION = Fault(
+    code="not_a_caption", path="", message="Plain text: no JSON object with compositional_deconstruction."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -46,12 +50,11 @@ def read_prompt(wanted: PromptFields) -> Prompt:
     if (wanted.prompt is None) == (wanted.json_prompt is None):
         raise invalid("Exactly one of `prompt` and `json_prompt` is needed.", "prompt")
     param = "prompt" if wanted.json_prompt is None else "json_prompt"
-    caption = read_caption(wanted)
-    if caption is None:
-        return Prompt(wanted.prompt or "", wanted.prompt or "")
-    if caption.faults and wanted.caption == "strict":
-        raise CaptionError(caption.faults, param)
-    return Prompt.of_caption(caption)
+    caption, text = read_caption(wanted), wanted.prompt or ""
+    faults = caption.faults if caption else _broken(text)
+    if faults and wanted.caption == "strict":
+        raise CaptionError(faults, param)
+    return Prompt.of_caption(caption) if caption else Prompt(text, text)
 
 
 def read_caption(wanted: PromptFields) -> Caption | None:
@@ -65,3 +68,8 @@ def read_caption(wanted: PromptFields) -> Caption | None:
         raise invalid(message, "json_prompt", "string_above_max_length") from None
     except ValueError:
         raise invalid("A number of the caption is out of range.", "json_prompt") from None
+
+
+def _broken(text: str) -> tuple[Fault, ...]:
+    """Text that begins as a caption does was meant to be one."""
+    return (NOT_A_CAPTION,) if text.lstrip().startswith("{") else ()

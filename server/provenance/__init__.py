@@ -14,12 +14,14 @@ class Signer(Protocol):
 
 def from_settings(settings: Settings, model_id: str) -> Signer | None:
     """None if images stay unsigned. Raises ConfigError."""
-    if settings.c2pa_certificate_file is None:
+    flag = "--c2pa-key-file"
+    key = read_secret(flag, settings.c2pa_key_file, settings.c2pa_key)
+    if settings.c2pa_certificate_file is None and key is None:
         return None
+    certificate = needed("--c2pa-certificate-file", settings.c2pa_certificate_file)
+    key = needed(flag, key)
     try:
         from server.provenance.credentials import Credentials  # an optional extra
     except ImportError:
         raise ConfigError("--c2pa-certificate-file needs the extra c2pa") from None
-    flag = "--c2pa-key-file"
-    key = needed(flag, read_secret(flag, settings.c2pa_key_file, settings.c2pa_key))
-    return Credentials(settings.c2pa_certificate_file, key, model_id)
+    return Credentials(certificate, key, model_id)

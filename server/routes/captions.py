@@ -3,8 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from server.body import parse, read_body
-from server.captions.fault import Fault
-from server.captions.prompt import read_prompt
+from server.captions.prompt import NOT_A_CAPTION, read_prompt
 from server.protocol import CaptionReport, PromptFields
 from server.record import Record
 from server.service import Service
@@ -27,8 +26,6 @@ def _report(wanted: PromptFields) -> CaptionReport:
     """Raises ApiError."""
     prompt = read_prompt(wanted)
     if prompt.caption is None:
-        message = "Plain text: no JSON object with compositional_deconstruction."
-        fault = Fault(code="not_a_caption", path="", message=message)
-        return CaptionReport(valid=False, caption=None, prompt=None, warnings=[fault])
+        return CaptionReport(valid=False, caption=None, prompt=None, warnings=[NOT_A_CAPTION])
     faults = list(prompt.warnings)
     return CaptionReport(valid=not faults, caption=prompt.caption, prompt=prompt.text, warnings=faults)

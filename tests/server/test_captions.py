@@ -228,6 +228,20 @@ def test_what_is_no_caption_stays_plain_text(server: ServerProcess, text: str) -
     assert drawn(server) == text
 
 
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/captions/validate"])
+@pytest.mark.parametrize("text", ['{"high_level_description": "a"}', json.dumps(GOOD)[:-1] + ",}"])
+def test_strict_takes_no_broken_caption_for_text(server: ServerProcess, path: str, text: str) -> None:
+    before = len(server.state()["requests"])
+    body = {"size": "64x64"} if path == "/v1/images" else {}
+    response = server.http.post(path, json=body | {"prompt": text, "caption": "strict"})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_caption", "prompt")
+    assert places(error["faults"]) == {("", "not_a_caption")}
+    assert len(server.state()["requests"]) == before
+    assert server.create(prompt="a {curly} cat", caption="strict").status_code == 200
+
+
 def test_deviations_are_warnings(server: ServerProcess) -> None:
     response = server.create(json_prompt=BAD)
     assert response.status_code == 200

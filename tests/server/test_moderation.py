@@ -1,5 +1,6 @@
 """Who may refuse a prompt or an image, against fakes that check what they are sent."""
 
+import asyncio
 import base64
 import io
 import json
@@ -13,8 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from server.backends import Backends
+from server.backends import Backend, Backends
 from server.config_error import ConfigError
+from server.moderation.judge import PASSED
+from server.moderation.webhook import Webhook
 from server.safety import Safety
 from server.settings import Settings
 from tests.server import sse
@@ -423,6 +426,24 @@ def test_an_image_that_cannot_be_judged_does_not_leave(images: World, how: str) 
     check(response, 503, "moderation_unavailable")
     # Another try would draw it again.
     assert response.headers["x-should-retry"] == "false"
+
+
+def test_a_service_that_hangs_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it takes all the connections it may have."""
+    monkeypatch.setattr("server.backends.MAX_CONNECTIONS", 1)
+
+    async def ask(silent: FakeBackend, quick: FakeBackend) -> None:
+        backends = Backends(lambda *_: None)
+        waiting = asyncio.create_task(Webhook(Backend("silent", silent.url, 60, backends)).judge_text("a"))
+        assert await asyncio.to_thread(silent.arrived.acquire, timeout=30)
+        assert await Webhook(Backend("quick", quick.url, 20, backends)).judge_text("a") == PASSED
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await backends.close()
+
+    with backend(is_json, PASS) as silent, backend(is_json, PASS) as quick:
+        silent.next.append(hangs)
+        asyncio.run(ask(silent, quick))
 
 
 def test_a_client_that_leaves_ends_the_call(images: World) -> None:

@@ -18,9 +18,12 @@ from PIL import Image
 from pydantic import SecretStr
 
 from server import metadata
+from server.backends import Backends
 from server.config_error import ConfigError
 from server.provenance.credentials import Credentials
 from server.provenance.trial import write_pair
+from server.safety import Safety
+from server.settings import Settings
 from tests.server import sse
 from tests.server.process import REPOSITORY, ServerProcess
 from tests.server.test_auth import bearer, write_keys
@@ -109,6 +112,18 @@ def test_the_command_makes_a_pair_once(tmp_path: Path) -> None:
     Credentials(certificate, SecretStr(key.read_text()), "model")
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert (again.returncode, again.stdout, len(again.stderr.splitlines())) == (1, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"c2pa_key": "x"}, "--c2pa-certificate-file or IDEOSERVE_C2PA_CERTIFICATE_FILE is needed"),
+        ({"c2pa_certificate_file": "x"}, "--c2pa-key-file or IDEOSERVE_C2PA_KEY is needed"),
+    ],
+)
+def test_half_a_pair_does_not_start(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        Safety(Settings(model="fake", **given), Backends(lambda *_: None), "fake")
 
 
 def pem(key: Any) -> SecretStr:
