@@ -7,6 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError, ClientDisconnectedError, internal_error
+from server.gate import Gate
 from server.record import Record
 from server.service import Service
 
@@ -26,7 +27,7 @@ class Envelope:
         record = Record.of(scope)
         scope.setdefault("state", {})["record"] = record
         try:
-            await self._answer(record, scope, receive, _with_headers(record, send))
+            await self._answer(record, scope, receive, _with_headers(record, self._service.gate, send))
         finally:
             self._service.finish(record)
 
@@ -55,13 +56,15 @@ def respond(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body().model_dump(), error.status, error.headers)
 
 
-def _with_headers(record: Record, send: Send) -> Send:
+def _with_headers(record: Record, gate: Gate, send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             record.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = record.request_id
             headers["Cache-Control"] = "no-store"
+            if gate.is_announced:  # the client's next request belongs to another server
+                headers["Connection"] = "close"
             total = f"total;dur={record.seconds * 1000:.1f}"
             stages = headers.get("Server-Timing")
             headers["Server-Timing"] = f"{stages}, {total}" if stages else total

@@ -9,13 +9,14 @@ CLOSE = {"Connection": "close"}
 
 
 class Gate:
-    """Open once the engine is ready, shut for good when the drain begins."""
+    """Open once the engine is ready, shut for good when the drain begins. Before that it may be announced."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._in_flight = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        self.is_announced = False
         self.is_draining = False
 
     @property
@@ -24,7 +25,14 @@ class Gate:
 
     def check(self) -> None:
         """Raises ApiError 503."""
-        if self.is_draining:
+        self._check(self.is_draining)
+
+    def check_ready(self) -> None:
+        """Raises ApiError 503, once the drain is announced too."""
+        self._check(self.is_announced or self.is_draining)
+
+    def _check(self, is_leaving: bool) -> None:
+        if is_leaving:
             message = "The server is shutting down."
             raise ApiError(503, "server_draining", message, retry_after=1, headers=CLOSE)
         if not self._engine.is_ready:
@@ -39,6 +47,10 @@ class Gate:
         self._in_flight -= 1
         if self._in_flight == 0:
             self._empty.set()
+
+    def announce(self) -> None:
+        """From now on not ready, so that balancers turn away; who still comes is served."""
+        self.is_announced = True
 
     def drain(self) -> None:
         """From now on nothing new; what is inside finishes."""

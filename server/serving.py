@@ -19,7 +19,8 @@ from server.settings import Settings
 
 
 class DrainingServer(uvicorn.Server):
-    """On a signal: readiness fails, what was accepted finishes, the listener closes. On a second: now."""
+    """On a signal: readiness fails, after the delay nothing new is taken, what was accepted finishes, the
+    listener closes. On a second: now."""
 
     def __init__(self, config: uvicorn.Config, gate: Gate, settings: Settings) -> None:
         super().__init__(config)
@@ -47,8 +48,9 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = self.force_exit = True
 
     async def _finish(self) -> None:
-        self._gate.drain()
+        self._gate.announce()
         await asyncio.sleep(self._settings.drain_delay_seconds)
+        self._gate.drain()
         try:
             await asyncio.wait_for(self._gate.empty(), self._settings.max_request_seconds)
         finally:

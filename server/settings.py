@@ -38,7 +38,14 @@ class Settings(BaseSettings):
         None, description="device of the unconditional transformer, such as cuda:1"
     )
     dtype: Literal["float32", "bfloat16"] | None = Field(
-        None, description="compute type; the engine's choice if unset"
+        None,
+        description="compute type; bfloat16 where the device has instructions for it, else float32; "
+        "a CPU that has not computes in float32 whatever is asked",
+    )
+    compile: bool | None = Field(
+        None,
+        description="compile the transformers' blocks at start (on a CPU this needs a C++ compiler); "
+        "on cuda alone if unset",
     )
     max_batch_size: int = Field(8, ge=1, le=64, description="most images denoised in one step")
     max_running: int = Field(64, ge=1, le=1024, description="most images in the device's memory at once")
@@ -76,7 +83,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=300,
-        description="after SIGTERM, least time to answer 503 before the listener closes, in seconds",
+        description="after SIGTERM, time to fail readiness and still take requests, in seconds",
     )
 
     idempotency_seconds: Seconds = Field(

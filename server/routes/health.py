@@ -22,7 +22,7 @@ async def healthz() -> JSONResponse:
 async def readyz(request: Request) -> JSONResponse:
     """The worker has loaded and warmed up, and admission is open."""
     service: Service = request.app.state.service
-    service.gate.check()
+    service.gate.check_ready()
     return JSONResponse({"status": "ready"})
 
 

@@ -15,7 +15,7 @@ from tests.deploy.chart import REPOSITORY
 from tests.server.process import ServerProcess
 
 EXAMPLES = REPOSITORY / "deploy/examples"
-DRAIN_SECONDS = 3  # longer than the balancers' health checks take to see it
+DRAIN_SECONDS = 5  # the chart's, and longer than the health checks take to see it
 
 
 def wait(condition: Callable[[], bool]) -> None:
@@ -82,11 +82,15 @@ class Balancer:
         self.process.wait(10)
 
 
-def start_balancer(name: str, servers: list[Server], folder: Path) -> Balancer:
-    """With the example's own configuration but for the addresses."""
+def start_balancer(name: str, servers: list[Server], folder: Path, repeats: bool = True) -> Balancer:
+    """With the example's own configuration but for the addresses, and HAProxy's repeats unless `repeats`."""
     port = free_port()
     file = folder / name
-    file.write_text(_adapted((EXAMPLES / name).read_text(), port, servers, folder))
+    text = (EXAMPLES / name).read_text()
+    if not repeats:
+        assert "retries 3" in text
+        text = text.replace("retries 3", "retries 0")
+    file.write_text(_adapted(text, port, servers, folder))
     log = (folder / f"{name}.log").open("wb")
     process = subprocess.Popen(_command(name, file, folder), stdout=log, stderr=log)
 
@@ -96,7 +100,7 @@ def start_balancer(name: str, servers: list[Server], folder: Path) -> Balancer:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     wait(listens)
-    balancer = Balancer(name, f"http://127.0.0.1:{port}", process)
+    balancer = Balancer(name if repeats else f"{name} without repeats", f"http://127.0.0.1:{port}", process)
     wait(lambda: httpx.get(f"{balancer.url}/v1/models").status_code == 200)
     return balancer
 

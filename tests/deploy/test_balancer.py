@@ -42,10 +42,19 @@ def balancers(servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -
         balancer.close()
 
 
+@pytest.fixture(scope="module")
+def unrepeating(servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
+    """It has nothing but readiness to go by."""
+    balancer = start_balancer("haproxy.cfg", servers, tmp_path_factory.mktemp("unrepeating"), repeats=False)
+    yield balancer
+    balancer.close()
+
+
 async def test_no_request_fails_in_a_rolling_restart(
-    servers: list[Server], balancers: list[Balancer]
+    servers: list[Server], balancers: list[Balancer], unrepeating: Balancer
 ) -> None:
     stop = asyncio.Event()
+    balancers = [*balancers, unrepeating]
     loads = [asyncio.create_task(load(balancer.url, stop)) for balancer in balancers]
     codes = [await asyncio.to_thread(server.restart) for server in servers]
     stop.set()
