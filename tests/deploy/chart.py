@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,16 @@ def helm(*arguments: str) -> str:
 
 @cache
 def render(
-    profile: str | None = None, kubernetes: str = KUBERNETES, operator: bool = True, **values: Any
+    profile: str | None = None,
+    kubernetes: str = KUBERNETES,
+    operator: bool = True,
+    files: Sequence[Path] = (),
+    **values: Any,
 ) -> tuple[Manifest, ...]:
-    """The manifests of a profile, or of the defaults; in `values`, `__` stands for a dot."""
-    chosen = ["--values", str(PROFILES[profile])] if profile else []
+    """The manifests of a profile, of files, or of the defaults; in `values`, `__` stands for a dot."""
+    chosen = []
+    for file in [PROFILES[profile], *files] if profile else files:
+        chosen += ["--values", str(file)]
     for key, value in values.items():
         chosen += ["--set-json", f"{key.replace('__', '.')}={json.dumps(value)}"]
     if operator:

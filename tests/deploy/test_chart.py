@@ -1,12 +1,13 @@
 """What the rendered chart says, row by row of what a chart of a GPU server needs."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.settings import read_settings
-from tests.deploy.chart import environment, kinds, one, pod, render, server
+from tests.deploy.chart import Manifest, environment, kinds, one, pod, render, server
 
 
 def test_start_ready_live() -> None:
@@ -40,6 +41,16 @@ def test_the_server_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> Non
         settings = read_settings(["--model", "x"])
         assert settings.drain_delay_seconds == 5
         assert settings.max_request_seconds == 300
+
+
+def test_large_numbers_of_a_values_file_stay_whole(tmp_path: Path) -> None:
+    """helm reads them as floats, and would write 2.097152e+06, which is no integer to the server."""
+    file = tmp_path / "values.yaml"
+    file.write_text("settings: {max_request_seconds: 0.5, max_body_bytes: 2097152, log_prompts: true}")
+    variables = environment(server(render.__wrapped__(files=(file,))))
+    assert variables["IDEOSERVE_MAX_BODY_BYTES"] == "2097152"
+    assert variables["IDEOSERVE_MAX_REQUEST_SECONDS"] == "0.5"
+    assert variables["IDEOSERVE_LOG_PROMPTS"] == "true"
 
 
 @pytest.mark.parametrize(
@@ -189,9 +200,47 @@ def test_keda_counts_workers(layout: str, count: int, threshold: str) -> None:
     assert one(manifests, "ScaledObject")["spec"]["triggers"][1]["metadata"]["threshold"] == threshold
 
 
+FROM_NOTHING = {
+    "autoscaling__kind": "keda",
+    "autoscaling__minReplicas": 0,
+    "autoscaling__keda__wakeQuery": "sum(rate(gateway_requests_total[2m]))",
+}
+
+
 def test_keda_from_nothing() -> None:
-    scaled = one(render(autoscaling__kind="keda", autoscaling__minReplicas=0), "ScaledObject")["spec"]
-    assert scaled["triggers"][0]["metadata"]["activationThreshold"] == "1"
+    """Pods that are not there report nothing: no null, and somebody before them must wake the first."""
+    backlog, use, wake = one(render(**FROM_NOTHING), "ScaledObject")["spec"]["triggers"]
+    assert backlog["metadata"]["activationThreshold"] == "1"
+    for own in (backlog, use):
+        assert own["metadata"]["query"].endswith(" or vector(0)")
+    assert wake["metadata"] == {
+        "serverAddress": "http://prometheus-operated.monitoring:9090",
+        "query": "clamp_max(sum(rate(gateway_requests_total[2m])), 1)",
+        "threshold": "1",
+        "activationThreshold": "0",
+        "ignoreNullValues": "false",
+    }
+
+
+def test_no_alert_while_a_fleet_from_nothing_sleeps() -> None:
+    """Nor for the start of its first pod."""
+
+    def rule(manifests: tuple[Manifest, ...]) -> Manifest:
+        rules = one(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
+        (found,) = [rule for rule in rules if rule["alert"] == "IdeoserveNoReadyReplica"]
+        return dict(found)
+
+    assert "vector(0)" in rule(render("gpu"))["expr"]
+    assert "vector(0)" not in rule(render(**FROM_NOTHING))["expr"]
+    assert (rule(render("gpu"))["for"], rule(render(**FROM_NOTHING))["for"]) == ("2m", "1200s")
+
+
+@pytest.mark.parametrize(("layout", "count", "gigabytes"), [("replicas", 4, 320), ("split", 2, 80)])
+def test_the_memory_alert_divides_by_what_is_measured(layout: str, count: int, gigabytes: int) -> None:
+    """A worker reports its own device, not the one of its unconditional transformer."""
+    manifests = render(gpu__layout=layout, gpu__count=count)
+    rules = one(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    assert f"/ {gigabytes << 30} >" in rules[-1]["expr"]
 
 
 def test_hpa() -> None:

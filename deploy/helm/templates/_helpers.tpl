@@ -51,6 +51,16 @@ labels:
 {{- else if $value }}true{{ end }}
 {{- end }}
 
+{{/* GPU workers of a pod, each of which reports its own device. */}}
+{{- define "ideoserve.workers" -}}
+{{- eq .Values.gpu.layout "split" | ternary 1 (max 1 .Values.gpu.count) }}
+{{- end }}
+
+{{/* Whether there may be no pod, on purpose. */}}
+{{- define "ideoserve.sleeps" -}}
+{{- with .Values.autoscaling }}{{ if and (eq .kind "keda") (eq (int .minReplicas) 0) }}true{{ end }}{{ end }}
+{{- end }}
+
 {{/* Seconds after which a route may give up: a request's deadline, and time to send the answer. */}}
 {{- define "ideoserve.routeSeconds" -}}
 {{- add (ceil .Values.settings.max_request_seconds) 30 }}
