@@ -21,7 +21,8 @@ test-deploy: .venv/installed
 	$(BIN)/mypy --strict -p tests.deploy -m benchmarks.fleet -m benchmarks.sizing
 	$(BIN)/python -m pytest tests/deploy
 
-# Builds deploy/Dockerfile without a registry, runs it, and asks it for an image. Needs root.
+# Builds deploy/Dockerfile without a registry, runs it, and asks it for an image. Needs root. VARIANT=cuda: that one.
+image-test: export VARIANT ?= cpu
 image-test: .venv/installed
 	tests/deploy/install-tools.sh
 	tests/deploy/build-image.sh

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Builds deploy/Dockerfile for the CPU from a local base, without a registry: localhost/ideoserve:test.
+# Builds deploy/Dockerfile from a local base, without a registry: localhost/ideoserve:test-$VARIANT (cpu or cuda).
 # Needs root, as a builder without one needs more than a container is given.
 set -eu
 cd "$(dirname "$0")/../.."
 base=localhost/ideoserve-base:bookworm
-image=localhost/ideoserve:test
+variant=${VARIANT:-cpu}
+image=localhost/ideoserve:test-$variant
 
 packages=""
 for tool in buildah podman runc debootstrap; do
@@ -38,6 +39,6 @@ fi
 
 started=$(date +%s)
 buildah bud --pull-never --isolation chroot --network host --layers --format docker \
-    --build-arg "BASE_IMAGE=$base" --build-arg VARIANT=cpu "$@" \
+    --build-arg "BASE_IMAGE=$base" --build-arg "VARIANT=$variant" "$@" \
     --ignorefile deploy/Dockerfile.dockerignore --file deploy/Dockerfile --tag "$image" .
 echo "built in $(($(date +%s) - started)) s"

@@ -1,4 +1,5 @@
-"""The image that build-image.sh made, run as the CPU profile of the chart runs it (`make image-test`)."""
+"""The image that build-image.sh made, run as the CPU profile of the chart runs it (`make image-test`). That of
+CUDA too: its torch runs on a CPU as well."""
 
 import json
 import os
@@ -13,10 +14,12 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.deploy.chart import environment, render, server
+from tests.deploy.chart import REPOSITORY, environment, render, server
+from tests.deploy.test_dockerfile import LOCKS
 
-IMAGE = "localhost/ideoserve:test"
-MEGABYTES = 1400
+VARIANT = os.environ.get("VARIANT", "cpu")
+IMAGE = f"localhost/ideoserve:test-{VARIANT}"
+MEGABYTES = {"cpu": 1450, "cuda": 9000}[VARIANT]
 
 
 @dataclass(frozen=True)
@@ -112,17 +115,26 @@ def test_it_carries_no_installer_nor_tests(container: Container) -> None:
     assert container.run("ls", "/app").stdout.split() == ["engine", "models", "server"]
 
 
-def test_the_versions_are_those_of_the_lock_file(container: Container) -> None:
-    from tests.deploy.chart import REPOSITORY
+def test_it_has_what_settings_name(container: Container) -> None:
+    code = "import c2pa, opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http"
+    assert container.run("python", "-c", code).stderr == ""
 
+
+@pytest.mark.skipif(VARIANT == "cpu", reason="of CUDA alone")
+def test_it_has_what_a_gpu_takes(container: Container) -> None:
+    """Its own build of torch, the kernels of nf4, and the compiler that Triton looks for."""
+    code = "import torch, bitsandbytes, shutil; print(torch.version.cuda, shutil.which('gcc'))"
+    assert container.run("python", "-c", code).stdout.split() == ["13.0", "/usr/bin/gcc"]
+
+
+def test_the_versions_are_those_of_the_lock_files(container: Container) -> None:
     code = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
     installed = (
         container.run("python", "-c", code).stdout.lower().replace("_", "-").replace("+cpu", "").split()
     )
-    locked = (REPOSITORY / "requirements.lock").read_text().lower().replace("_", "-").split()
+    locks = "".join((REPOSITORY / file).read_text() for file in LOCKS)
     assert installed
-    # setuptools comes with torch and is no dependency of the tests' lock file.
-    assert [line for line in installed if line not in locked and not line.startswith("setuptools==")] == []
+    assert set(installed) <= set(locks.lower().replace("_", "-").split())
 
 
 def test_it_is_small() -> None:
