@@ -1,5 +1,5 @@
-"""The image that build-image.sh made, run as the CPU profile of the chart runs it (`make image-test`). That of
-CUDA too: its torch runs on a CPU as well."""
+"""The image that build-image.sh made, run as the CPU profile of the chart runs it (`make image-test`).
+That of CUDA too: its torch runs on a CPU as well."""
 
 import json
 import os
