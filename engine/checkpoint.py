@@ -85,7 +85,7 @@ def load_vae(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VA
     files = WeightFiles(folder, ignore=("encoder.", "quant_conv.", "bn."))
     vae = build(VAE, read_config(folder, VAEConfig), folder / "config.json")
     load_weights(vae, files, same_names, device, dtype)
-    return vae
+    return vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_latent_norm(folder: Path, layout: str, device: torch.device | str) -> LatentNorm:

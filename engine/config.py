@@ -49,8 +49,9 @@ class Preset:
 class EngineOptions:
     """How the engine runs. One worker per device; no devices: cuda where there is one, else cpu.
 
-    `uncond_device` holds the unconditional transformer apart, both passes in parallel; `dtype` None:
-    bfloat16 on cuda, float32 on a cpu. a step has at most `max_batch_size` samples (1..64)
+    `uncond_device` holds the unconditional transformer apart, both passes in parallel; `dtype` None or
+    "bfloat16": bfloat16 where the device has it, else float32; `compile` the transformers' blocks, None:
+    on cuda alone. A step has at most `max_batch_size` samples (1..64)
     of `max_batch_tokens` image and prompt tokens in all (one sample may have more); `max_running`
     samples (1..1024) are in memory; `hang_seconds`: least silence of a worker before it counts as
     hung; `load_seconds`: longest load; `max_start_failures` in a row before the engine is dead.
@@ -59,6 +60,7 @@ class EngineOptions:
     devices: tuple[str, ...] = ()
     uncond_device: str | None = None
     dtype: str | None = None
+    compile: bool | None = None
     max_batch_size: int = 8
     max_batch_tokens: int = 32_768
     max_running: int = 64

@@ -31,6 +31,7 @@ class ModelRunner:
         pipeline: Pipeline,
         device: torch.device | str,
         uncond_device: torch.device | str | None = None,
+        compiled: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.device = torch.device(device)
@@ -42,6 +43,10 @@ class ModelRunner:
         self._layout = lru_cache(maxsize=64)(self._build_layout)
         norm = pipeline.latent_norm
         self._preview_map = PreviewMap.fit(pipeline.vae, norm.scale, norm.shift)
+        self._step_done: torch.cuda.Event | None = None
+        if compiled:
+            for dit in {pipeline.conditional, pipeline.unconditional}:
+                dit.compile_blocks()
 
     @property
     def cache_hits(self) -> int:
@@ -75,28 +80,28 @@ class ModelRunner:
         rows, columns = self._grid(request.width, request.height)
         channels = self.pipeline.conditional.config.in_channels
         noise = initial_noise(request.seeds[image_index], rows * columns, channels)
-        return SampleState(state, image_index, noise.to(self.device))
+        return SampleState(state, image_index, self._send(noise))
 
     @torch.inference_mode()
     def denoise_step(self, samples: Sequence[SampleState]) -> None:
         """Advance each sample by one step, in place, or none of them. All must have one batch key.
 
-        Returns once the device is done. Raises FloatingPointError on NaN or infinity in any sample.
+        Returns when the device is done with the step before, so that it never waits for the host.
+        NaN and infinity are found when the image is read: samples do not mix.
         """
         latents = torch.stack([sample.latents for sample in samples])  # (B, N, C)
         velocity = self._predict(samples, latents)
         times = torch.stack([_times(sample) for sample in samples])  # (B, 2)
-        dt = times.diff().float().unsqueeze(-1).to(self.device)  # (B, 1, 1)
+        dt = self._send(times.diff().float().unsqueeze(-1))  # (B, 1, 1)
         stepped = euler_step(latents, velocity, dt)
         cleans = [
             z + v * (1 - end) if sample.is_preview_next else None
             for sample, z, v, end in zip(samples, stepped, velocity, times[:, 1].tolist(), strict=True)
         ]
-        if not stepped.isfinite().all().item():  # waits for the device
-            raise FloatingPointError("the latents are not finite")
         for sample, z, clean in zip(samples, stepped, cleans, strict=True):
             sample.latents, sample.clean = z, clean
             sample.step_index += 1
+        self._keep_one_step_ahead()
 
     @torch.inference_mode()
     def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
@@ -115,8 +120,13 @@ class ModelRunner:
 
     @torch.inference_mode()
     def preview(self, sample: SampleState) -> Preview:
-        """One pixel per latent of the clean image predicted at the step just taken."""
+        """One pixel per latent of the clean image predicted at the step just taken.
+
+        Raises FloatingPointError on NaN or infinity.
+        """
         assert sample.clean is not None, "no preview is due"
+        if not sample.clean.isfinite().all():
+            raise FloatingPointError("the latents are not finite")
         pixels = self._preview_map(sample.clean, *self._grid(*sample.batch_key))
         sample.clean = None
         return Preview(pixels.shape[1], pixels.shape[0], _to_bytes(pixels))
@@ -124,6 +134,11 @@ class ModelRunner:
     def clear_cache(self) -> None:
         """Forget all prompts, and the counts."""
         self._cache = ConditioningCache(CACHE_BYTES)
+
+    def synchronize(self) -> None:
+        """Wait until the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def memory_bytes(self) -> int:
         """Device memory in use; 0 on a CPU."""
@@ -152,26 +167,35 @@ class ModelRunner:
             except StopIteration as done:
                 result: Tensor = done.value
                 return result
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            self.synchronize()
             yield
+
+    def _send(self, values: Tensor) -> Tensor:
+        """To the device, without waiting for it."""
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
+
+    def _keep_one_step_ahead(self) -> None:
+        if self.device.type == "cuda":
+            before, self._step_done = self._step_done, torch.cuda.Event()
+            self._step_done.record()
+            if before:
+                before.synchronize()
 
     def _predict(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         """Guided velocity (B, N, C) of each sample's next step."""
-        guided = [index for index, sample in enumerate(samples) if sample.guidance != 1]
+        guided = [row for row, sample in enumerate(samples) if sample.guidance != 1]
         if not guided:
             return self._conditional(samples, latents)
-        chosen = [samples[index] for index in guided]
-        pending = self._beside.submit(self._unconditional, chosen, latents[guided]) if self._beside else None
+        chosen, index = [samples[row] for row in guided], self._send(torch.tensor(guided))
+        started = latents.index_select(0, index)
+        pending = self._beside.submit(self._unconditional, chosen, started) if self._beside else None
         conditional = self._conditional(samples, latents)
-        unconditional = pending.result() if pending else self._unconditional(chosen, latents[guided])
-        scale = torch.tensor([sample.guidance for sample in chosen], device=self.device).view(-1, 1, 1)
-        mixed = guide(conditional[guided], unconditional, scale)
-        return (
-            mixed
-            if len(guided) == len(samples)
-            else conditional.index_copy(0, torch.tensor(guided, device=self.device), mixed)
-        )
+        unconditional = pending.result() if pending else self._unconditional(chosen, started)
+        scale = self._send(torch.tensor([sample.guidance for sample in chosen])).view(-1, 1, 1)
+        mixed = guide(conditional.index_select(0, index), unconditional, scale)
+        return conditional.index_copy(0, index, mixed)
 
     def _conditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         text = [_conditioning(sample).text for sample in samples]

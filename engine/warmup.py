@@ -56,9 +56,14 @@ def _encode(runner: ModelRunner, length: int) -> Point:
 
 def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
     tokens = len(samples[0].latents)
-    seconds = _fastest(lambda: runner.denoise_step(samples))
+    seconds = _fastest(lambda: _finish_step(runner, samples))
     conditional = [tokens + len(sample.request.token_ids) for sample in samples]
     return 2, conditional + [tokens] * len(samples), seconds
+
+
+def _finish_step(runner: ModelRunner, samples: list[SampleState]) -> None:
+    runner.denoise_step(samples)
+    runner.synchronize()
 
 
 def _decode(runner: ModelRunner, sample: SampleState) -> Point:

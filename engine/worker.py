@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -61,19 +60,17 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
 
 
 def _build_runner(config: ModelConfig, options: EngineOptions, device: str | None) -> "ModelRunner":
-    import torch
-
     from engine.checkpoint import load_pipeline
+    from engine.device import choose_device, choose_dtype, set_up_cpu
     from engine.model_runner import ModelRunner
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        # The workers share the cores.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(1, len(options.devices))))
-    default = "bfloat16" if device.startswith("cuda") else "float32"
-    dtype: torch.dtype = getattr(torch, options.dtype or default)
-    pipeline = load_pipeline(config.path, device, dtype, options.uncond_device)
-    return ModelRunner(pipeline, device, options.uncond_device)
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        set_up_cpu(max(1, len(options.devices)))
+    dtype = choose_dtype(chosen, options.dtype)
+    pipeline = load_pipeline(config.path, chosen, dtype, options.uncond_device)
+    compiled = options.compile if options.compile is not None else chosen.type == "cuda"
+    return ModelRunner(pipeline, chosen, options.uncond_device, compiled)
 
 
 def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:

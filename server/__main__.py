@@ -29,6 +29,7 @@ def _engine(settings: Settings) -> EngineClient:
         devices=settings.device_list,
         uncond_device=settings.uncond_device,
         dtype=settings.dtype,
+        compile=settings.compile,
         max_batch_size=settings.max_batch_size,
         max_running=settings.max_running,
     )

@@ -38,14 +38,6 @@ class Packing:
             cu_seqlens=torch.tensor(offsets, dtype=torch.int32).to(device),
         )
 
-    def per_token(self, values: Tensor) -> Tensor:
-        """(B, ...) -> (T, ...), or (1, ...) where one sample broadcasts."""
-        return values if self.samples is None else values[self.samples]
-
-    def per_image_token(self, values: Tensor) -> Tensor:
-        """(B, ...) -> (N, ...), or (1, ...) where one sample broadcasts."""
-        return values if self.image_samples is None else values[self.image_samples]
-
     def interleave(self, text: list[Tensor], image: Tensor) -> Tensor:
         """Each sample's text tokens, then its image tokens: (T, D)."""
         images = image.split(list(self.image_lens))
@@ -57,6 +49,11 @@ class Packing:
             return x
         ends = self.offsets[1:]
         return torch.cat([x[end - n : end] for end, n in zip(ends, self.image_lens, strict=True)])
+
+
+def spread(values: Tensor, samples: Tensor | None) -> Tensor:
+    """(B, ...) to each token's sample, (T, ...); (1, ...), which broadcasts, where `samples` is None."""
+    return values if samples is None else values[samples]
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
@@ -72,8 +69,11 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tenso
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
     """`samples` samples of one length: (S * L, H, K) -> (S * L, H, K)."""
+    dtype = q.dtype
+    if q.device.type == "cpu":  # its kernel is faster in float32 even where there is bfloat16
+        q, k, v = q.float(), k.float(), v.float()
     q, k, v = (x.unflatten(0, (samples, -1)).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).to(dtype)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:

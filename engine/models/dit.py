@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.models.attention import Packing, packed_attention
+from engine.models.attention import Packing, packed_attention, spread
 
 # Image positions start here on every axis, out of the way of the text's.
 IMAGE_POSITION_OFFSET = 65536
@@ -88,11 +88,10 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(self.head_dim, eps=1e-5)
         self.norm_k = RMSNorm(self.head_dim, eps=1e-5)
 
-    def forward(self, x: Tensor, rotary: Tensor, packing: Packing) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(1)  # (T, H, K) each
-        q = apply_rotary(self.norm_q(q), rotary)
-        k = apply_rotary(self.norm_k(k), rotary)
-        return self.o(packed_attention(q, k, v, packing).flatten(1))
+    def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (T, D) to q, k, v (T, H, K)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(1)
+        return apply_rotary(self.norm_q(q), rotary), apply_rotary(self.norm_k(k), rotary), v
 
 
 class FeedForward(nn.Module):
@@ -127,11 +126,19 @@ class Block(nn.Module):
         scale_msa, gate_msa, scale_mlp, gate_mlp = self.adaln_modulation(adaln).chunk(4, dim=-1)
         return torch.stack((1 + scale_msa, gate_msa.tanh(), 1 + scale_mlp, gate_mlp.tanh()), dim=1)
 
-    def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor, packing: Packing) -> Tensor:
-        """x (T, D); modulation (B, 4, D)."""
-        scale_msa, gate_msa, scale_mlp, gate_mlp = packing.per_token(modulation).unbind(1)
-        attended = self.attention(self.attention_norm1(x) * scale_msa, rotary, packing)
-        x = x + gate_msa * self.attention_norm2(attended)
+    def before_attention(
+        self, x: Tensor, modulation: Tensor, samples: Tensor | None, rotary: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (T, D) to q, k, v (T, H, K); modulation (B, 4, D), samples (T,) as `Packing` has them."""
+        scale_msa = spread(modulation[:, 0], samples)
+        return self.attention.project(self.attention_norm1(x) * scale_msa, rotary)
+
+    def after_attention(
+        self, x: Tensor, attended: Tensor, modulation: Tensor, samples: Tensor | None
+    ) -> Tensor:
+        """x (T, D) and what attention made of q, k, v (T, H, K), to the block's output (T, D)."""
+        gate_msa, scale_mlp, gate_mlp = spread(modulation[:, 1:], samples).unbind(1)
+        x = x + gate_msa * self.attention_norm2(self.attention.o(attended.flatten(1)))
         mixed = self.feed_forward(self.ffn_norm1(x) * scale_mlp)
         return x + gate_mlp * self.ffn_norm2(mixed)
 
@@ -188,6 +195,16 @@ class DiT(nn.Module):
         self.embed_image_indicator = nn.Embedding(2, width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
+        self._before_attention, self._after_attention = Block.before_attention, Block.after_attention
+
+    def compile_blocks(self) -> None:
+        """Compile what a block does before and after attention, fused around its matrix products.
+
+        The number of tokens stays open: it differs with every prompt, and one compilation serves them all.
+        Attention is a library's kernel already.
+        """
+        self._before_attention = torch.compile(Block.before_attention, dynamic=True)
+        self._after_attention = torch.compile(Block.after_attention, dynamic=True)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -224,9 +241,12 @@ class DiT(nn.Module):
         image = self.input_proj(latents.to(self.dtype)) + self.embed_image_indicator.weight[1]
         x = packing.interleave(text, image) if text else image
         for index, block in enumerate(self._blocks()):
-            x = block(x, modulation.blocks[:, index], rotary, packing)
+            by_time = modulation.blocks[:, index]
+            q, k, v = self._before_attention(block, x, by_time, packing.samples, rotary)
+            attended = packed_attention(q, k, v, packing)
+            x = self._after_attention(block, x, attended, by_time, packing.samples)
         x = packing.image_rows(x)
-        return self.final_layer(x, packing.per_image_token(modulation.final)).float()
+        return self.final_layer(x, spread(modulation.final, packing.image_samples)).float()
 
 
 def position_ids(text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:

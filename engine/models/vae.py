@@ -169,6 +169,7 @@ class VAE(nn.Module):
 
     def decode_parts(self, z: Tensor) -> Parts:
         """Like `decode`, with a pause after each block or strip."""
+        z = z.contiguous(memory_format=torch.channels_last)  # as the weights are; it stays so
         x = self.decoder.conv_in(z if self.post_quant_conv is None else self.post_quant_conv(z))
         x = self.decoder.mid_block(x)
         yield
@@ -214,7 +215,8 @@ Before = Callable[[Tensor], Tensor]
 
 def _convolve(conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, scale: int = 1) -> Parts:
     """conv(before(x)); `before` multiplies rows and columns by `scale`."""
-    out = x.new_empty(len(x), conv.out_channels, x.shape[2] * scale, x.shape[3] * scale)
+    shape = len(x), conv.out_channels, x.shape[2] * scale, x.shape[3] * scale
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for rows, strip in _strips(conv, x, before, strip_elements, scale):
         out[:, :, rows] = strip
         yield

@@ -51,7 +51,6 @@ VISION_CONFIG = {
     "intermediate_size": 64,
     "num_heads": 2,
     "num_position_embeddings": 16,
-    "out_hidden_size": HIDDEN,
     "deepstack_visual_indexes": [0],
 }
 DIT_CONFIG = {
@@ -103,16 +102,19 @@ def write_checkpoint(folder: Path, layout: str) -> Checkpoint:
     return Checkpoint(folder, referee)
 
 
-def random_pipeline() -> Any:
+def random_pipeline(
+    text: dict[str, Any] = TEXT_CONFIG, dit: dict[str, Any] = DIT_CONFIG, vae: dict[str, Any] = VAE_CONFIG
+) -> Any:
     """diffusers' pipeline with random weights; every weight matters (norms are not one, biases not zero)."""
-    text_config = Qwen3VLConfig(text_config=TEXT_CONFIG, vision_config=VISION_CONFIG)
+    vision = VISION_CONFIG | {"out_hidden_size": text["hidden_size"]}
+    text_config = Qwen3VLConfig(text_config=text, vision_config=vision)
     pipeline = Ideogram4Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=randomise(AutoencoderKLFlux2(**VAE_CONFIG), seed=1),
+        vae=randomise(AutoencoderKLFlux2(**vae), seed=1),
         text_encoder=randomise(Qwen3VLModel(text_config), seed=2),
         tokenizer=train_tokenizer(),
-        transformer=randomise(Ideogram4Transformer2DModel(**DIT_CONFIG), seed=3),
-        unconditional_transformer=randomise(Ideogram4Transformer2DModel(**DIT_CONFIG), seed=4),
+        transformer=randomise(Ideogram4Transformer2DModel(**dit), seed=3),
+        unconditional_transformer=randomise(Ideogram4Transformer2DModel(**dit), seed=4),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
