@@ -22,7 +22,7 @@ CONDITIONAL = DiTConfig(
     intermediate_size=384,
     adaln_dim=32,
     llm_features_dim=text.FEATURES,
-    rope_theta=1000,
+    rope_theta=100,
     mrope_section=(6, 5, 5),
 )
 UNCONDITIONAL = DiTConfig(
@@ -33,7 +33,7 @@ UNCONDITIONAL = DiTConfig(
     intermediate_size=256,
     adaln_dim=32,
     llm_features_dim=text.FEATURES,
-    rope_theta=1000,
+    rope_theta=100,
     mrope_section=(6, 5, 5),
 )
 OUTLINE_LAYER = 3  # after this many blocks the drawing must be readable

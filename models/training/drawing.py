@@ -122,6 +122,5 @@ def draw_scene(scene: Scene, palette: dict[str, RGB] = COLOURS) -> Image.Image:
     size = scene.width * OVERSAMPLE, scene.height * OVERSAMPLE
     image = Image.new("RGB", size, palette[scene.background])
     draw = ImageDraw.Draw(image)
-    for element in scene.elements:
-        draw_element(draw, element, palette[element.colour])
+    draw_element(draw, scene.element, palette[scene.element.colour])
     return image.reduce(OVERSAMPLE)

@@ -47,10 +47,10 @@ def guided(steps: int, guidance: float, tail: int, mu: float, std: float) -> dic
 
 SERVING = {
     "limits": {
-        "min_size": 96,
-        "max_size": 192,
+        "min_size": 64,
+        "max_size": 128,
         "multiple_of": 16,
-        "max_aspect_ratio": 2.0,
+        "max_aspect_ratio": 1.5,
         "max_prompt_tokens": 2048,
     },
     "default_size": "128x128",
@@ -95,29 +95,29 @@ def write_vae(folder: Path, weights: dict[str, Tensor]) -> None:
     write_weights(folder / DIT_NAME, {k: v.contiguous() for k, v in weights.items()})
 
 
-def write_text_encoder(folder: Path, learned: dict[str, Tensor]) -> None:
+def write_text_encoder(folder: Path, weights: dict[str, Tensor]) -> None:
     """The text model inside its vision-language shell; the vision tower is a stub that nobody runs."""
     torch.manual_seed(4)
     shell = Qwen3VLModel(Qwen3VLConfig(text_config=dict(text.CONFIG), vision_config=VISION))
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in learned.items() if k.startswith(prefix)}
-    shell.language_model.load_state_dict(text.build().state_dict() | weights)
+    shell.language_model.load_state_dict(weights)
     shell.to(torch.bfloat16).save_pretrained(folder)
 
 
 def export(work: Path, out: Path) -> None:
     """Write the checkpoint of a finished run; its README stays."""
-    trained = {name: progress.load(work / f"{name}.pt") for name in ("vae", "dit")}
+    trained = {name: progress.load(work / f"{name}.pt") for name in ("text", "vae", "dit")}
     assert all(trained.values()), "the run is not finished"
     for part in ("tokenizer", "text_encoder", "transformer", "unconditional_transformer", "vae"):
         shutil.rmtree(out / part, ignore_errors=True)
     write_checkpoint(work, out, **{name: state for name, state in trained.items() if state})
 
 
-def write_checkpoint(work: Path, out: Path, vae: dict[str, Any], dit: dict[str, Any]) -> None:
+def write_checkpoint(
+    work: Path, out: Path, text: dict[str, Any], vae: dict[str, Any], dit: dict[str, Any]
+) -> None:
     """All folders of the layout."""
     shutil.copytree(work / "tokenizer", out / "tokenizer")
-    write_text_encoder(out / "text_encoder", dit["text"])
+    write_text_encoder(out / "text_encoder", text["model"])
     write_vae(out / "vae", vae["model"])
     write_transformers(out, dit)
     write_json(out / "scheduler" / "scheduler_config.json", SCHEDULER)

@@ -9,42 +9,39 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Qwen3VLTextModel
 
 from models.training import dit, pool, progress, text
 from models.training.optimiser import Optimiser
 from models.training.pool import BUCKETS, Bucket
 
-STEPS = 2000
+STEPS = 7000
 LEARNING_RATE = 2e-3
 HOLD = 0.48  # share of the steps before the rate begins to fall
-NARROW = 0.33  # share of the steps that see few sizes and mostly plain prompts
+NARROW = 0.3  # share of the steps that see small pictures alone
 UNCONDITIONAL_EVERY = 6
 SAVE_EVERY = 100
 EMA = 0.998
-TEXT_RATE = 0.25  # of the DiT's learning rate
 # bucket -> share of the steps, at first and then
 SHARES: dict[str, tuple[float, float]] = {
-    "small": (0.70, 0.46),
-    "small caption": (0.12, 0.24),
-    "short": (0.18, 0.16),
-    "long": (0.0, 0.03),
-    "caption": (0.0, 0.09),
-    "long caption": (0.0, 0.02),
-    "wide": (0.0, 0.0),
-    "large": (0.0, 0.0),
-    "large caption": (0.0, 0.0),
+    "tiny": (0.20, 0.06),
+    "small": (0.55, 0.22),
+    "small caption": (0.25, 0.14),
+    "short": (0.0, 0.26),
+    "caption": (0.0, 0.24),
+    "oblong": (0.0, 0.04),
+    "oblong caption": (0.0, 0.04),
 }
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents (B, N, C), outlines (B, N, 16) in 0..1, ids (B, T), lengths (B,), reader's answers, grid."""
+    """Latents (B, N, C), outlines (B, N, 16) in 0..1, ids (B, T), lengths (B,), grid."""
 
     latents: Tensor
     outlines: Tensor
     ids: Tensor
     lengths: Tensor
-    answers: Tensor
     grid: tuple[int, int]
 
 
@@ -73,7 +70,6 @@ class Pictures:
             shard["outlines"][index].float() / 255,
             shard["ids"][index].long(),
             shard["lengths"][index].long(),
-            shard["answers"][index].long(),
             (rows, columns),
         )
 
@@ -151,26 +147,13 @@ class Learner:
         self.steps = state["steps"]
 
 
-class Reading(nn.Module):
-    """The text model, which goes on learning with the DiT, and the questions that keep it legible."""
-
-    def __init__(self, work: Path) -> None:
-        super().__init__()
-        self.model, self.reader = text.build(), text.Reader()
-        state = progress.load(work / "text.pt")
-        assert state is not None
-        self.model.load_state_dict(state["model"])
-        self.reader.load_state_dict(state["reader"])
-
-    def features(self, batch: Batch) -> Tensor:
-        """Features (B, T, F) without a way back: plain prompts are read well from the start."""
-        with torch.no_grad():
-            return text.text_features(self.model, batch.ids)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(features (B, T, F), loss, share right per question)."""
-        features = text.text_features(self.model, batch.ids)
-        return features, *text.reading_loss(self.reader(features, batch.lengths), batch.answers)
+def read_text_model(work: Path) -> Qwen3VLTextModel:
+    """The text model, which has learnt already, its weights rounded as the checkpoint stores them."""
+    model = text.build()
+    state = progress.load(work / "text.pt")
+    assert state is not None
+    model.load_state_dict(state["model"])
+    return model.bfloat16().float().requires_grad_(False)
 
 
 def drawing_loss(
@@ -190,43 +173,32 @@ def noise_batch(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Learners:
-    """All that learns: the text model, the conditional DiT, and now and then the unconditional one."""
+    """Both DiTs, the unconditional one now and then."""
 
     def __init__(self, work: Path, rank: int, world: int) -> None:
-        self.reading = Reading(work)
-        self.text = Learner(self.reading, rank, world)
+        self.text = read_text_model(work)
         self.conditional = Learner(dit.build(dit.CONDITIONAL, seed=2), rank, world)
         self.unconditional = Learner(dit.build(dit.UNCONDITIONAL, seed=3), rank, world)
 
     @property
     def all(self) -> list[Learner]:
-        return [self.text, self.conditional, self.unconditional]
+        return [self.conditional, self.unconditional]
 
-    def step(self, batch: Batch, step: int, rate: float, structured: bool) -> dict[str, float]:
-        """One step; the text model learns from structured captions. Figures to show."""
+    def step(self, batch: Batch, step: int, rate: float) -> dict[str, float]:
+        """One step. Figures to show."""
         noised, t, target = noise_batch(batch.latents)
-        reading, right = torch.zeros(()), torch.ones(1)
-        if structured:
-            features, reading, right = self.reading(batch)
-        else:
-            features = self.reading.features(batch)
+        with torch.no_grad():
+            features = text.text_features(self.text, batch.ids)
         velocity, logits = self.conditional.model(noised, t, batch.grid, features, batch.lengths)
         loss, errors, outline = drawing_loss(velocity, logits, target, batch.outlines)
-        (loss + 0.2 * reading).backward()
+        loss.backward()
         self.conditional.update(rate)
-        if structured:
-            self.text.update(rate * TEXT_RATE)
         if step % UNCONDITIONAL_EVERY == 0:
             velocity, _ = self.unconditional.model(noised, t, batch.grid, None, None)
             (velocity - target).square().mean().backward()
             self.unconditional.update(rate)
         noisy = errors[t < 0.4].mean().item()
-        return {
-            "loss": errors.mean().item(),
-            "noisy": noisy,
-            "outline": outline.item(),
-            "read": right.nanmean().item(),
-        }
+        return {"loss": errors.mean().item(), "noisy": noisy, "outline": outline.item()}
 
 
 def fit(work: Path, rank: int, world: int, steps: int = STEPS, shown: bool = True) -> None:
@@ -246,10 +218,10 @@ def fit(work: Path, rank: int, world: int, steps: int = STEPS, shown: bool = Tru
         bucket = choose_bucket(step, steps)
         batch = pictures.batch(random.Random(f"dit {rank} {step}"), bucket)
         rate = learning_rate(step, steps)
-        bar.step(**learners.step(batch, step, rate, bucket.form == "structured"))
+        bar.step(**learners.step(batch, step, rate))
         if rank == 0 and (step + 1) % SAVE_EVERY == 0:
             progress.save(partial, {"learners": [x.state() for x in learners.all], "step": step + 1})
     bar.close()
     if rank == 0:
-        names = ("text", "conditional", "unconditional")
+        names = ("conditional", "unconditional")
         progress.save(final, {name: x.averaged() for name, x in zip(names, learners.all, strict=True)})

@@ -30,15 +30,13 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket("small", "plain", ((96, 96),), 24, 32, 8),
-    Bucket("small caption", "structured", ((96, 96),), 72, 18, 3),
-    Bucket("short", "plain", ((128, 128),), 24, 22, 7),
-    Bucket("long", "plain", ((128, 128),), 40, 19, 3),
-    Bucket("caption", "structured", ((128, 128),), 72, 15, 5),
-    Bucket("long caption", "structured", ((128, 128),), 112, 11, 1),
-    Bucket("wide", "plain", ((192, 128), (128, 192)), 40, 14, 2),
-    Bucket("large", "plain", ((192, 192),), 40, 11, 1),
-    Bucket("large caption", "structured", ((192, 192),), 72, 9, 1),
+    Bucket("tiny", "plain", ((64, 64),), 26, 48, 4),
+    Bucket("small", "plain", ((96, 96),), 26, 32, 10),
+    Bucket("small caption", "structured", ((96, 96),), 72, 18, 8),
+    Bucket("short", "plain", ((128, 128),), 26, 22, 10),
+    Bucket("caption", "structured", ((128, 128),), 72, 15, 10),
+    Bucket("oblong", "plain", ((128, 96), (96, 128)), 26, 26, 2),
+    Bucket("oblong caption", "structured", ((128, 96), (96, 128)), 72, 16, 2),
 )
 LETTERS = 0.6  # letters are harder than shapes, and more
 
@@ -95,7 +93,7 @@ def encode_scenes(model: TrainedVAE, scenes: list[Scene]) -> Tensor:
 
 
 def make_shard(model: TrainedVAE, bucket: Bucket, number: int, work: Path) -> dict[str, Tensor]:
-    """One shard: grid, ids, lengths, latents (bfloat16), outlines (uint8), the reader's answers."""
+    """One shard: grid, ids, lengths, latents (bfloat16), outlines (uint8)."""
     rng = random.Random(f"pool {bucket.name} {number}")
     scenes, rows = draw_captions(rng, bucket, number, work)
     ids, lengths = text.pad(rows, bucket.longest)
@@ -106,7 +104,6 @@ def make_shard(model: TrainedVAE, bucket: Bucket, number: int, work: Path) -> di
         "lengths": lengths.short(),
         "latents": latents.bfloat16(),
         "outlines": torch.stack([outline(scene) for scene in scenes]),
-        "answers": torch.tensor([text.answers(scene) for scene in scenes]).to(torch.int8),
     }
 
 

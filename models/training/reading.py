@@ -110,7 +110,7 @@ def templates(kind: str) -> dict[str, Tensor]:
     """Each shape's or letter's normalised outline."""
     made = {}
     for name in LETTERS if kind == "letter" else SHAPES:
-        scene = Scene(128, 128, "black", (Element(kind, name, "white", 64, 64, 96),))
+        scene = Scene(128, 128, "black", Element(kind, name, "white", 64, 64, 96))
         made[name] = normalised(to_pixels(draw_scene(scene))[..., 0] > 127)
     return made
 

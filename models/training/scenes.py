@@ -1,9 +1,10 @@
-"""What a training picture contains: elements on a background, and where they stand.
+"""What a training picture contains: an element on a background, and where it stands.
 
-Sizes and centres are snapped to a pixel grid, so that the same few patch patterns recur at
-every place: this is what lets so small a model learn crisp outlines.
+An element's square is made of whole tiles, the 16 x 16 pixels of one DiT token, so that a letter of
+one size is the same few token patterns at every place: this is what lets so small a model learn it.
 """
 
+import math
 import random
 import zlib
 from dataclasses import dataclass, replace
@@ -40,16 +41,14 @@ PLACES: dict[str, tuple[float, float]] = {
     "bottom right": (0.75, 0.75),
     "center": (0.5, 0.5),
 }
-# size word -> range of the side as a fraction of the shorter image side: alone in the middle, elsewhere
-SIZES = {
-    "small": ((0.22, 0.38), (0.22, 0.30)),
-    "": ((0.48, 0.65), (0.36, 0.52)),
-    "big": ((0.72, 0.90), (0.50, 0.65)),
+# size word -> sides as fractions of the shorter image side: alone in the middle, elsewhere
+SIZES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "small": ((0.375,), (0.375,)),
+    "": ((0.55, 0.65), (0.4, 0.5)),
+    "big": ((0.8,), (0.6,)),
 }
-PAIR_SIZE = (0.30, 0.45)
-GRID = 8
-SIDE_STEP = 16
-MIN_SIDE = {"shape": 32, "letter": 48}
+TILE = 16
+LEAST_TILES, MOST_TILES = 3, 6  # an element's side
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,12 @@ class Element:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture: width and height in pixels, a background colour, elements in the order of their mention."""
+    """A picture: width and height in pixels, a background colour, what stands on it."""
 
     width: int
     height: int
     background: str
-    elements: tuple[Element, ...]
+    element: Element
 
 
 def held_out(name: str, colour: str, background: str) -> bool:
@@ -82,23 +81,21 @@ def held_out(name: str, colour: str, background: str) -> bool:
     return zlib.crc32(f"{name}/{colour}/{background}".encode()) % 8 == 0
 
 
-def snap_side(side: float, kind: str, width: int, height: int) -> int:
-    """The nearest drawable side in pixels."""
-    short = min(width, height)
-    smallest = min(MIN_SIDE[kind], short - SIDE_STEP)
-    largest = (short - SIDE_STEP // 2) // SIDE_STEP * SIDE_STEP
-    return int(max(smallest, min(largest, round(side / SIDE_STEP) * SIDE_STEP)))
+def snap_side(side: float, width: int, height: int) -> int:
+    """The nearest drawable side in pixels: it leaves at least one tile of the image free."""
+    most = min(MOST_TILES, min(width, height) // TILE - 1)
+    return TILE * max(LEAST_TILES, min(most, round(side / TILE)))
 
 
 def snap_centre(centre: float, side: int, extent: int) -> int:
-    """The nearest grid point that keeps the element inside the image; pixels."""
-    snapped = round(centre / GRID) * GRID
-    return int(max(side // 2, min(extent - side // 2, snapped)))
+    """The nearest centre in pixels at which the element covers whole tiles inside the image."""
+    first = math.floor((centre - side / 2) / TILE + 0.5)
+    return side // 2 + TILE * max(0, min((extent - side) // TILE, first))
 
 
 def stand(element: Element, cx: float, cy: float, side: float, width: int, height: int) -> Element:
-    """The element with its centre and side snapped to the grid."""
-    s = snap_side(side, element.kind, width, height)
+    """The element with its centre and side snapped to tiles."""
+    s = snap_side(side, width, height)
     return replace(element, side=s, cx=snap_centre(cx, s, width), cy=snap_centre(cy, s, height))
 
 
@@ -122,71 +119,38 @@ def random_name(rng: random.Random, letters: float) -> tuple[str, str]:
     return ("letter", rng.choice(LETTERS)) if rng.random() < letters else ("shape", rng.choice(SHAPES))
 
 
-def random_side(rng: random.Random, kind: str, span: tuple[float, float], short: int) -> int:
-    """A drawable side inside the span (fractions of the shorter image side); pixels."""
-    low, high = span[0] * short, span[1] * short
-    sides = [s for s in range(SIDE_STEP, short, SIDE_STEP) if low <= s <= high and s >= MIN_SIDE[kind]]
-    return rng.choice(sides) if sides else max(MIN_SIDE[kind], round(sum(span) / 2 * short))
-
-
 def place_single(rng: random.Random, element: Element, width: int, height: int) -> Element:
-    """The element where and as large as its words say; a little to any side when they say nothing."""
+    """The element where and as large as its words say; a tile to any side when they say nothing."""
     alone = element.place in ("", "center")
-    span = SIZES[element.size][0 if alone else 1]
-    side = random_side(rng, element.kind, span, min(width, height))
+    side = rng.choice(SIZES[element.size][0 if alone else 1]) * min(width, height)
     x, y = PLACES[element.place or "center"]
-    drift = 0 if element.place == "center" else GRID
+    drift = TILE if not element.place and rng.random() < 0.5 else 0
     dx, dy = (rng.choice((-drift, 0, drift)) for _ in range(2))
     return stand(element, x * width + dx, y * height + dy, side, width, height)
 
 
-def place_pair(rng: random.Random, element: Element, width: int, height: int) -> Element:
-    """One of two elements, on its own half."""
-    side = random_side(rng, element.kind, PAIR_SIZE, min(width, height))
-    x, y = PLACES[element.place]
-    return stand(element, x * width, y * height, side, width, height)
-
-
-def random_colours(rng: random.Random, names: list[str], measuring: bool = False) -> tuple[str, list[str]]:
-    """(background, one colour per name); held-out combinations only, or never."""
-    colours = list(COLOURS)
+def random_colours(rng: random.Random, name: str, measuring: bool = False) -> tuple[str, str]:
+    """(colour, background); held-out combinations only, or never."""
     while True:
-        background = rng.choice(colours)
-        own = [rng.choice(colours) for _ in names]
-        out = [held_out(n, c, background) for n, c in zip(names, own, strict=True)]
-        if background not in own and (all(out) if measuring else not any(out)):
-            return background, own
+        colour, background = rng.sample(list(COLOURS), 2)
+        if held_out(name, colour, background) == measuring:
+            return colour, background
 
 
 def random_single(rng: random.Random, width: int, height: int, letters: float) -> Scene:
-    """One element, sometimes with a place or a size."""
+    """An element, sometimes with a place or a size."""
     kind, name = random_name(rng, letters)
-    background, (colour,) = random_colours(rng, [name])
+    colour, background = random_colours(rng, name)
     place = rng.choice(list(PLACES)) if rng.random() < 0.35 else ""
     size = rng.choice(("small", "big")) if rng.random() < 0.25 else ""
     element = place_single(rng, Element(kind, name, colour, place=place, size=size), width, height)
-    return Scene(width, height, background, (element,))
+    return Scene(width, height, background, element)
 
 
-def random_pair(rng: random.Random, width: int, height: int, letters: float) -> Scene:
-    """Two elements side by side or one above the other."""
-    named = [random_name(rng, letters) for _ in range(2)]
-    background, colours = random_colours(rng, [name for _, name in named])
-    tall = rng.random() < (0.7 if height > width else 0.3)
-    places = ["top", "bottom"] if tall else ["left", "right"]
-    if rng.random() < 0.3:
-        places.reverse()
-    elements = [
-        place_pair(rng, Element(kind, name, colour, place=place), width, height)
-        for (kind, name), colour, place in zip(named, colours, places, strict=True)
-    ]
-    return Scene(width, height, background, tuple(elements))
-
-
-def random_box(rng: random.Random, kind: str, name: str, width: int, height: int, largest: float) -> Box:
+def random_box(rng: random.Random, kind: str, name: str, width: int, height: int) -> Box:
     """A box somewhere in the image, about tight round a drawable element; y0, x0, y1, x1 in thousandths."""
     short = min(width, height)
-    side = max(MIN_SIDE[kind], rng.uniform(0.25, largest) * short)
+    side = rng.uniform(LEAST_TILES * TILE, min((MOST_TILES + 0.5) * TILE, short - TILE))
     slack = (1.0, 1.0) if rng.random() < 0.75 else (rng.uniform(1, 1.5), rng.uniform(1, 1.5))
     h = min(1.0, side * slack[0] / height)
     w = min(1.0, side * slack[1] / width * (letter_aspect(name) if kind == "letter" else 1.0))
@@ -196,20 +160,9 @@ def random_box(rng: random.Random, kind: str, name: str, width: int, height: int
     return min(y0, 1000), min(x0, 1000), min(y1, 1000), min(x1, 1000)
 
 
-def overlap(a: Element, b: Element) -> bool:
-    """Whether two elements touch."""
-    reach = (a.side + b.side) / 2
-    return abs(a.cx - b.cx) < reach and abs(a.cy - b.cy) < reach
-
-
 def random_boxed(rng: random.Random, width: int, height: int, letters: float) -> Scene:
-    """One or two elements, each in a box of its own."""
-    named = [random_name(rng, letters) for _ in range(1 if rng.random() < 0.7 else 2)]
-    background, colours = random_colours(rng, [name for _, name in named])
-    while True:
-        elements = []
-        for (kind, name), colour in zip(named, colours, strict=True):
-            box = random_box(rng, kind, name, width, height, 0.9 if len(named) == 1 else 0.5)
-            elements.append(fit_box(Element(kind, name, colour), box, width, height))
-        if len(elements) == 1 or not overlap(elements[0], elements[1]):
-            return Scene(width, height, background, tuple(elements))
+    """An element in a box."""
+    kind, name = random_name(rng, letters)
+    colour, background = random_colours(rng, name)
+    box = random_box(rng, kind, name, width, height)
+    return Scene(width, height, background, fit_box(Element(kind, name, colour), box, width, height))

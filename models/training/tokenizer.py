@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from models.training.scenes import LETTERS, random_boxed, random_pair, random_single
+from models.training.scenes import LETTERS, random_boxed, random_single
 from models.training.wording import COLOUR_WORDS, SHAPE_WORDS, plain, structured
 
 VOCABULARY = 2304
@@ -42,7 +42,7 @@ def corpus(count: int) -> list[str]:
     texts = []
     for _ in range(count):
         kind = rng.random()
-        draw = random_single if kind < 0.6 else random_pair if kind < 0.8 else random_boxed
+        draw = random_single if kind < 0.7 else random_boxed
         scene = draw(rng, 128, 128, 0.5)
         texts.append((structured if draw is random_boxed or kind < 0.1 else plain)(rng, scene))
     return texts

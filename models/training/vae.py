@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from engine.models.vae import AttentionBlock, Decoder, MidBlock, ResnetBlock, Upsample, VAEConfig
 from models.training import progress
 from models.training.drawing import draw_scene
-from models.training.scenes import COLOURS, RGB, Scene, random_boxed, random_pair, random_single
+from models.training.scenes import COLOURS, RGB, Scene, random_boxed, random_single
 
 CONFIG = VAEConfig(
     latent_channels=12, block_out_channels=(12, 24, 48, 64), layers_per_block=1, norm_num_groups=4
 )
 # (steps, pictures a batch, side of the crops or None for whole pictures): cheap small crops first
-PHASES: tuple[tuple[int, int, int | None], ...] = ((2000, 16, 48), (700, 16, 64), (200, 4, None))
+PHASES: tuple[tuple[int, int, int | None], ...] = ((1500, 16, 48), (250, 16, 64), (100, 4, None))
 STEPS = sum(steps for steps, _, _ in PHASES)
 LEARNING_RATE = 3e-3
 SAVE_EVERY = 250
 NOISE = 0.3
-SIZES = ((128, 128), (96, 96), (128, 128), (128, 192), (192, 128), (192, 192))
+SIZES = ((128, 128), (96, 96), (64, 64), (128, 96), (96, 128))
 
 
 class Downsample(nn.Module):
@@ -150,7 +150,7 @@ def pixels(image: Image.Image) -> Tensor:
 
 def random_scene(rng: random.Random, width: int, height: int) -> Scene:
     """Any scene, letters as often as shapes."""
-    draw = rng.choice((random_single, random_single, random_pair, random_boxed))
+    draw = rng.choice((random_single, random_boxed))
     return draw(rng, width, height, letters=0.55)
 
 
@@ -163,7 +163,7 @@ def random_palette(rng: random.Random) -> dict[str, RGB]:
 
 def crop(rng: random.Random, image: Image.Image, scene: Scene, side: int) -> Image.Image:
     """A square of the picture that shows part of an element."""
-    element = rng.choice(scene.elements)
+    element = scene.element
     reach = element.side // 2
     x = element.cx + rng.randint(-reach, reach) - side // 2
     y = element.cy + rng.randint(-reach, reach) - side // 2

@@ -194,8 +194,6 @@ def letter_phrase(rng: random.Random, element: Element, colour: str, size: str) 
     word = rng.choice(
         ("letter", "letter", "letter", "letter", "capital letter", "uppercase letter", "capital")
     )
-    if not colour:
-        return rng.choice((f"the {size}{word} {name}", article(f"{size}{word} {name}")))
     return rng.choice(
         (
             f"the {size}{word} {name} in {colour}",
@@ -221,8 +219,6 @@ def shape_phrase(rng: random.Random, element: Element, colour: str, size: str) -
     """ "a big red circle" and its like."""
     word = rng.choice(SHAPE_WORDS[element.name]) if rng.random() < 0.35 else element.name
     extra = rng.choice(ADJECTIVES) + " " if rng.random() < 0.12 else ""
-    if not colour:
-        return article(f"{size}{extra}{word}")
     whole = f"{size}{extra}{colour} {word}"
     return rng.choice(
         (
@@ -240,8 +236,8 @@ def shape_phrase(rng: random.Random, element: Element, colour: str, size: str) -
 
 
 def phrase(rng: random.Random, element: Element) -> str:
-    """A noun phrase for one element; the colour is left out now and then."""
-    colour = "" if rng.random() < 0.03 else pick_colour(rng, element.colour)
+    """A noun phrase for the element."""
+    colour = pick_colour(rng, element.colour)
     size = rng.choice(SIZE_WORDS[element.size]) + " " if element.size else ""
     return (letter_phrase if element.kind == "letter" else shape_phrase)(rng, element, colour, size)
 
@@ -257,46 +253,16 @@ def place_phrase(rng: random.Random, place: str) -> str:
     return rng.choice(CORNER_WORDS).format(vertical + joint + horizontal)
 
 
-def pair_phrase(rng: random.Random, scene: Scene) -> str:
-    """Both elements and how they stand to each other."""
-    first, second = (phrase(rng, e) for e in scene.elements)
-    place, other = (e.place for e in scene.elements)
-    relations = {
-        "left": ("to the left of", "left of", "beside", "next to"),
-        "right": ("to the right of", "right of"),
-        "top": ("above", "over", "on top of"),
-        "bottom": ("below", "under", "beneath"),
-    }
-    if rng.random() < 0.5:
-        return f"{first} {rng.choice(relations[place])} {second}"
-    first_place, second_place = place_phrase(rng, place), place_phrase(rng, other)
-    joint = rng.choice((" and ", ", ", " and ", ", and ", " with "))
-    if rng.random() < 0.15 and place in ("left", "top"):
-        return f"{first}{rng.choice((' and ', ', then '))}{second}" + (
-            rng.choice((" side by side", "", " in a row")) if place == "left" else " stacked vertically"
-        )
-    return f"{first} {first_place}{joint}{second} {second_place}"
-
-
-def subject(rng: random.Random, scene: Scene) -> tuple[str, str]:
-    """(what is shown, where it stands)."""
-    if len(scene.elements) > 1:
-        return pair_phrase(rng, scene), ""
-    (element,) = scene.elements
-    place = place_phrase(rng, element.place) if element.place else ""
-    return phrase(rng, element), place
-
-
 def background_unsaid(rng: random.Random, scene: Scene) -> bool:
     """White need not be said, nor black behind something white."""
-    colours = {e.colour for e in scene.elements}
-    usual = "black" if colours == {"white"} else "white"
+    usual = "black" if scene.element.colour == "white" else "white"
     return scene.background == usual and rng.random() < 0.4
 
 
 def sentence(rng: random.Random, scene: Scene) -> str:
-    """Elements, places and background in one of several orders."""
-    what, where = subject(rng, scene)
+    """Element, place and background in one of several orders."""
+    what = phrase(rng, scene.element)
+    where = place_phrase(rng, scene.element.place) if scene.element.place else ""
     if background_unsaid(rng, scene):
         return f"{what} {where}".strip()
     colour = pick_colour(rng, scene.background)
@@ -387,9 +353,7 @@ def style(rng: random.Random, scene: Scene) -> dict[str, Any]:
         made["medium"] = rng.choice(("vector", "digital", "graphic design", "illustration"))
         made["art_style"] = rng.choice(("flat design", "geometric", "minimalism", "vector art"))
     if rng.random() < 0.5:
-        made["color_palette"] = [
-            hexadecimal(c) for c in (scene.background, *(e.colour for e in scene.elements))
-        ]
+        made["color_palette"] = [hexadecimal(c) for c in (scene.background, scene.element.colour)]
     return made
 
 
@@ -420,8 +384,7 @@ def background_entry(rng: random.Random, scene: Scene) -> str:
 
 def summary(rng: random.Random, scene: Scene) -> str:
     """The `high_level_description`."""
-    parts = [phrase(rng, e) for e in scene.elements]
-    text = " and ".join(parts)
+    text = phrase(rng, scene.element)
     if rng.random() < 0.7:
         colour = pick_colour(rng, scene.background)
         text += rng.choice(GROUNDS[:12]).format(c=colour, a=article(colour))
@@ -441,6 +404,6 @@ def structured(rng: random.Random, scene: Scene) -> str:
         made["style_description"] = style(rng, scene)
     made["compositional_deconstruction"] = {
         "background": background_entry(rng, scene),
-        "elements": [element_entry(rng, e) for e in scene.elements],
+        "elements": [element_entry(rng, scene.element)],
     }
     return json.dumps(made, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,65 @@
+"""The stages in their order, each in two processes of one thread: faster than two threads in one."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from models.training import flow, pool, text, tokenizer, vae
+
+PROCESSES = 2
+
+
+def run(work: Path, steps: int) -> None:
+    """All of them; those that are finished already are skipped."""
+    tokenizer.fit(work)
+    _side_by_side(_read_and_see, work)
+    _side_by_side(_draw_pool, work)
+    _side_by_side(_learn_flow, work, _free_port(), steps)
+
+
+def _read_and_see(rank: int, work: Path) -> None:
+    """The text model and the VAE need nothing of each other: one process each."""
+    (text.fit if rank == 0 else vae.fit)(work)
+
+
+def _draw_pool(rank: int, work: Path) -> None:
+    """Half of the pool."""
+    pool.fit(work, rank, PROCESSES, shown=rank == 0)
+
+
+def _learn_flow(rank: int, work: Path, port: int, steps: int) -> None:
+    """One of the processes that train the DiTs, gradients averaged between them."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+    flow.fit(work, rank, PROCESSES, steps, shown=rank == 0)
+    dist.destroy_process_group()
+
+
+def _side_by_side(stage: Callable[..., None], *arguments: Any) -> None:
+    """Run a stage in all processes; the first argument is each one's rank. Raises if one of them fails."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_alone, args=(stage, rank, *arguments)) for rank in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError(f"{stage.__name__} failed; run the same command again to go on")
+
+
+def _alone(stage: Callable[..., None], *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    stage(*arguments)
+
+
+def _free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
