@@ -133,7 +133,8 @@ def fails(handler: Handler) -> None:
 
 
 def redirects(handler: Handler) -> None:
-    handler.send_response(302)
+    """To where a key must not follow."""
+    handler.send_response(307)
     handler.send_header("Location", "/elsewhere")
     handler.send_header("Content-Length", "0")
     handler.end_headers()
@@ -144,7 +145,9 @@ def garbles(handler: Handler) -> None:
 
 
 def floods(handler: Handler) -> None:
-    handler.send(b'{"json_prompt": "' + b"x" * (2 << 20) + b'"}')
+    """The right answer, and blanks for ever."""
+    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
+    handler.send(json.dumps(backend.answer).encode() + b" " * (2 << 20))
 
 
 def says(body: Any) -> Reply:

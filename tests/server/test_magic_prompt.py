@@ -1,5 +1,6 @@
 """Expansion of plain prompts, against fakes that check what they are sent."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -10,8 +11,10 @@ import jsonschema_rs
 import pytest
 
 from server.backends import Backends
+from server.captions.caption import Caption
 from server.captions.schema import caption_schema, strict_schema
 from server.config_error import ConfigError
+from server.expansion.expander import Expander
 from server.safety import Safety
 from server.settings import Settings
 from tests.server import sse
@@ -128,6 +131,26 @@ def test_an_answer_is_kept_by_prompt_and_shape(server: ServerProcess, ideogram: 
     for size in ("64x64", "64x64", "64x128", "64x64"):
         assert server.create(prompt="a wombat 2", size=size).status_code == 200
     assert [asked.json["aspect_ratio"] for asked in ideogram.asked] == ["1x1", "1x2"]
+
+
+def test_what_was_not_asked_for_longest_goes_first() -> None:
+    asked: list[str] = []
+
+    class Service:
+        async def expand(self, prompt: str, width: int, height: int) -> Caption:
+            asked.append(prompt)
+            return Caption.of(CAPTION)
+
+    async def read(caption: Caption) -> tuple[int, ...]:
+        return (1,)
+
+    async def ask(prompts: str) -> None:
+        expander = Expander(Service(), cache_entries=2)
+        for prompt in prompts:
+            await expander.expand((prompt, 64, 64), read)
+
+    asyncio.run(ask("abacab"))
+    assert "".join(asked) == "abcb"
 
 
 def test_captions_are_never_expanded(server: ServerProcess, ideogram: FakeBackend) -> None:

@@ -42,6 +42,20 @@ def test_help_states_every_setting_with_its_default() -> None:
     assert "(above 0 to 1; default 0.5)" in text
 
 
+SECRETS = ("magic_prompt_key", "hive_key", "moderation_webhook_key", "c2pa_key")
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_no_flag_and_prints_as_stars(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Any user of the machine can read flags."""
+    with pytest.raises(SystemExit):
+        read_settings(["--model", "m", "--" + name.replace("_", "-"), "hush"])
+    monkeypatch.setenv(f"IDEOSERVE_{name.upper()}", "hush")
+    settings = read_settings(["--model", "m"])
+    assert getattr(settings, name).get_secret_value() == "hush"
+    assert "hush" not in repr(settings)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
