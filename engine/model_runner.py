@@ -140,9 +140,13 @@ class ModelRunner:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def memory_bytes(self) -> int:
-        """Device memory in use; 0 on a CPU."""
-        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+    def peak_memory_bytes(self) -> int:
+        """The most device memory that was in use since the last call; 0 on a CPU."""
+        if self.device.type != "cuda":
+            return 0
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
 
     def release_memory(self) -> None:
         """Give cached blocks back to the device."""

@@ -89,7 +89,7 @@ class FakeRunner:
         self.before_preview(sample)
         return Preview(1, 1, b"rgb")
 
-    def memory_bytes(self) -> int:
+    def peak_memory_bytes(self) -> int:
         return 0
 
     def release_memory(self) -> None:
