@@ -26,9 +26,20 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
+class Device(Protocol):
+    """What the core asks of the device."""
+
+    def peak_memory_bytes(self) -> int: ...
+    def release_memory(self) -> None: ...
+    def is_out_of_memory(self, error: Exception) -> bool: ...
+    def is_fatal(self, error: Exception) -> bool: ...
+
+
 class Runner(Protocol):
     """What the core asks of a model runner. Work that yields may be interrupted there."""
 
+    @property
+    def device(self) -> Device: ...
     @property
     def cache_hits(self) -> int: ...
     @property
@@ -38,10 +49,6 @@ class Runner(Protocol):
     def denoise_step(self, samples: list[SampleState]) -> None: ...
     def decode(self, sample: SampleState) -> Generator[None, None, bytes]: ...
     def preview(self, sample: SampleState) -> Preview: ...
-    def peak_memory_bytes(self) -> int: ...
-    def release_memory(self) -> None: ...
-    def is_out_of_memory(self, error: Exception) -> bool: ...
-    def is_fatal(self, error: Exception) -> bool: ...
 
 
 class EngineCore:
@@ -89,7 +96,7 @@ class EngineCore:
 
     def _report(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
         runner = self._runner
-        memory = runner.peak_memory_bytes()
+        memory = runner.device.peak_memory_bytes()
         self._emit(UnitDone(kind, batch_size, seconds, memory, runner.cache_hits, runner.cache_misses))
 
     def _encode(self, state: RequestState) -> None:
@@ -131,9 +138,9 @@ class EngineCore:
         try:
             self._runner.denoise_step(samples)
         except Exception as error:
-            if self._runner.is_out_of_memory(error):
+            if self._runner.device.is_out_of_memory(error):
                 error.__traceback__ = None  # its frames hold the tensors
-                self._runner.release_memory()
+                self._runner.device.release_memory()
                 self._scheduler.limits.ran_out_of_memory(key, len(samples))
             return error
         self._scheduler.limits.stepped(key, len(samples))
@@ -200,7 +207,7 @@ class EngineCore:
                 return None
 
     def _fail(self, state: RequestState, error: Exception) -> None:
-        if self._runner.is_fatal(error):
+        if self._runner.device.is_fatal(error):
             raise error
         state.is_failed = True
         request_id = state.request.request_id

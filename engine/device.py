@@ -1,10 +1,11 @@
-"""What a device computes in, and how a process that runs the model on it is set up."""
+"""A device: what it computes in, how it is kept busy, what it says of its memory and failures."""
 
 import ctypes
 import os
 import sys
 
 import torch
+from torch import Tensor
 
 # glibc's mallopt: give nothing back at the top of the heap, never map a block of its own.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -28,6 +29,55 @@ def choose_dtype(device: torch.device, asked: str | None) -> torch.dtype:
 def _cpu_has_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+class Device:
+    """Where the model runs. On a CPU there is nothing to wait for."""
+
+    def __init__(self, name: torch.device | str) -> None:
+        self.torch = torch.device(name)
+        self._is_cuda = self.torch.type == "cuda"
+        self._step_done: torch.cuda.Event | None = None
+
+    def send(self, values: Tensor) -> Tensor:
+        """The values on the device; nobody waits for the copy."""
+        pinned = values.pin_memory() if self._is_cuda else values
+        return pinned.to(self.torch, non_blocking=True)
+
+    def end_step(self) -> None:
+        """Return when the step before this one is done: the device never waits for the host."""
+        if self._is_cuda:
+            before, self._step_done = self._step_done, torch.cuda.Event()
+            self._step_done.record()
+            if before:
+                before.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait until the device is done."""
+        if self._is_cuda:
+            torch.cuda.synchronize(self.torch)
+
+    def peak_memory_bytes(self) -> int:
+        """The most device memory that was in use since the last call; 0 on a CPU."""
+        if not self._is_cuda:
+            return 0
+        peak = torch.cuda.max_memory_allocated(self.torch)
+        torch.cuda.reset_peak_memory_stats(self.torch)
+        return peak
+
+    def release_memory(self) -> None:
+        """Give cached blocks back to the device."""
+        if self._is_cuda:
+            torch.cuda.empty_cache()
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        # The CPU allocator raises a plain RuntimeError.
+        kinds = torch.OutOfMemoryError | MemoryError
+        return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+    def is_fatal(self, error: Exception) -> bool:
+        """After a device error (not out of memory) the process is of no more use."""
+        return isinstance(error, torch.AcceleratorError) and not self.is_out_of_memory(error)
 
 
 def set_up_cpu(workers: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.checkpoint import Pipeline
 from engine.conditioning_cache import ConditioningCache
+from engine.device import Device
 from engine.messages import EngineRequest
 from engine.models.attention import Packing
 from engine.models.dit import DiT, Modulation
@@ -34,7 +35,7 @@ class ModelRunner:
         compiled: bool = False,
     ) -> None:
         self.pipeline = pipeline
-        self.device = torch.device(device)
+        self.device = Device(device)
         self.uncond_device = torch.device(uncond_device or device)
         self.pixels_per_token = PATCH * pipeline.vae.config.scale_factor
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
@@ -43,7 +44,6 @@ class ModelRunner:
         self._layout = lru_cache(maxsize=64)(self._build_layout)
         norm = pipeline.latent_norm
         self._preview_map = PreviewMap.fit(pipeline.vae, norm.scale, norm.shift)
-        self._step_done: torch.cuda.Event | None = None
         if compiled:
             for dit in {pipeline.conditional, pipeline.unconditional}:
                 dit.compile_blocks()
@@ -80,7 +80,7 @@ class ModelRunner:
         rows, columns = self._grid(request.width, request.height)
         channels = self.pipeline.conditional.config.in_channels
         noise = initial_noise(request.seeds[image_index], rows * columns, channels)
-        return SampleState(state, image_index, self._send(noise))
+        return SampleState(state, image_index, self.device.send(noise))
 
     @torch.inference_mode()
     def denoise_step(self, samples: Sequence[SampleState]) -> None:
@@ -92,7 +92,7 @@ class ModelRunner:
         latents = torch.stack([sample.latents for sample in samples])  # (B, N, C)
         velocity = self._predict(samples, latents)
         times = torch.stack([_times(sample) for sample in samples])  # (B, 2)
-        dt = self._send(times.diff().float().unsqueeze(-1))  # (B, 1, 1)
+        dt = self.device.send(times.diff().float().unsqueeze(-1))  # (B, 1, 1)
         stepped = euler_step(latents, velocity, dt)
         cleans = [
             z + v * (1 - end) if sample.is_preview_next else None
@@ -101,7 +101,7 @@ class ModelRunner:
         for sample, z, clean in zip(samples, stepped, cleans, strict=True):
             sample.latents, sample.clean = z, clean
             sample.step_index += 1
-        self._keep_one_step_ahead()
+        self.device.end_step()
 
     @torch.inference_mode()
     def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
@@ -135,34 +135,6 @@ class ModelRunner:
         """Forget all prompts, and the counts."""
         self._cache = ConditioningCache(CACHE_BYTES)
 
-    def synchronize(self) -> None:
-        """Wait until the device is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def peak_memory_bytes(self) -> int:
-        """The most device memory that was in use since the last call; 0 on a CPU."""
-        if self.device.type != "cuda":
-            return 0
-        peak = torch.cuda.max_memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        return peak
-
-    def release_memory(self) -> None:
-        """Give cached blocks back to the device."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        # The CPU allocator raises a plain RuntimeError.
-        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
-            error
-        )
-
-    def is_fatal(self, error: Exception) -> bool:
-        """After a device error (not out of memory) the process is of no more use."""
-        return isinstance(error, torch.AcceleratorError) and not self.is_out_of_memory(error)
-
     def _paced(self, parts: Generator[None, None, Tensor]) -> Generator[None, None, Tensor]:
         """`parts`, each done on the device before the pause after it: who drives it goes by the clock."""
         while True:
@@ -171,33 +143,20 @@ class ModelRunner:
             except StopIteration as done:
                 result: Tensor = done.value
                 return result
-            self.synchronize()
+            self.device.synchronize()
             yield
-
-    def _send(self, values: Tensor) -> Tensor:
-        """To the device, without waiting for it."""
-        if self.device.type == "cuda":
-            values = values.pin_memory()
-        return values.to(self.device, non_blocking=True)
-
-    def _keep_one_step_ahead(self) -> None:
-        if self.device.type == "cuda":
-            before, self._step_done = self._step_done, torch.cuda.Event()
-            self._step_done.record()
-            if before:
-                before.synchronize()
 
     def _predict(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         """Guided velocity (B, N, C) of each sample's next step."""
         guided = [row for row, sample in enumerate(samples) if sample.guidance != 1]
         if not guided:
             return self._conditional(samples, latents)
-        chosen, index = [samples[row] for row in guided], self._send(torch.tensor(guided))
+        chosen, index = [samples[row] for row in guided], self.device.send(torch.tensor(guided))
         started = latents.index_select(0, index)
         pending = self._beside.submit(self._unconditional, chosen, started) if self._beside else None
         conditional = self._conditional(samples, latents)
         unconditional = pending.result() if pending else self._unconditional(chosen, started)
-        scale = self._send(torch.tensor([sample.guidance for sample in chosen])).view(-1, 1, 1)
+        scale = self.device.send(torch.tensor([sample.guidance for sample in chosen])).view(-1, 1, 1)
         mixed = guide(conditional.index_select(0, index), unconditional, scale)
         return conditional.index_copy(0, index, mixed)
 
@@ -210,7 +169,7 @@ class ModelRunner:
     def _unconditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         modulations = [_required(_conditioning(s).unconditional).at(s.step_index) for s in samples]
         moved = latents.to(self.uncond_device)
-        return self._run(self.pipeline.unconditional, samples, moved, [], modulations).to(self.device)
+        return self._run(self.pipeline.unconditional, samples, moved, [], modulations).to(self.device.torch)
 
     def _run(
         self,

@@ -63,7 +63,7 @@ def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
 
 def _finish_step(runner: ModelRunner, samples: list[SampleState]) -> None:
     runner.denoise_step(samples)
-    runner.synchronize()
+    runner.device.synchronize()
 
 
 def _decode(runner: ModelRunner, sample: SampleState) -> Point:

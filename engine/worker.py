@@ -55,7 +55,7 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
     runner.clear_cache()
     limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
     core = EngineCore(runner, Scheduler(cost, limits, options.max_running), emit)
-    emit(WorkerReady(cost, runner.peak_memory_bytes()))
+    emit(WorkerReady(cost, runner.device.peak_memory_bytes()))
     return core
 
 

@@ -63,6 +63,10 @@ class FakeRunner:
     cache_hits: int = 0
     cache_misses: int = 0
 
+    @property
+    def device(self) -> "FakeRunner":
+        return self
+
     def clock(self) -> float:
         return self.now
 
