@@ -78,7 +78,7 @@ def held_out_specs(kind: str, count: int) -> list[tuple[str, str, str]]:
     names = LETTERS if kind == "letter" else SHAPES
     specs = []
     for index in range(count):
-        background, (colour,) = random_colours(rng, [names[index % len(names)]], measuring=True)
+        colour, background = random_colours(rng, names[index % len(names)], measuring=True)
         specs.append((names[index % len(names)], colour, background))
     return specs
 
@@ -99,7 +99,7 @@ def boxed_asks(kind: str, count: int) -> list[Ask]:
     rng = random.Random(f"box {kind}")
     asks = []
     for index, (n, c, g) in enumerate(held_out_specs(kind, count)):
-        box = random_box(rng, kind, n, 128, 128, 0.85)
+        box = random_box(rng, kind, n, 128, 128)
         asks.append(Ask(kind, n, c, g, caption(kind, n, c, g, box, index), box=box))
     return asks
 
@@ -212,7 +212,7 @@ def measure(server: ServerProcess, shapes: int, letters: int, boxes: int) -> lis
         ("shapes, guidance 1, 20 steps", lambda: unguided.paint_all(shape_asks)),
         ("letters, guidance 1, 20 steps", lambda: unguided.paint_all(letter_asks)),
     ]
-    for width, height in ((96, 96), (192, 128), (192, 192)):
+    for width, height in ((64, 64), (96, 96), (128, 96)):
         asks = plain_asks("shape", shapes // 4, (width, height))
         rows.append((f"shapes, {width}x{height}, V4_DEFAULT_20", lambda a=asks: default.paint_all(a)))  # type: ignore[misc]
     for title, paint in rows:

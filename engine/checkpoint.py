@@ -69,14 +69,11 @@ def load_dit(folder: Path, device: torch.device | str, dtype: torch.dtype) -> tu
 
 
 def load_text_encoder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> TextEncoder:
-    """The text model; `visual.*` in the file is left unread."""
-    files = WeightFiles(folder, ignore=("visual.",))
+    """The text model; the vision tower and the final norm in the file are left unread."""
+    files = WeightFiles(folder, ignore=("visual.", "language_model.norm."))
     file = folder / "config.json"
     encoder = build(TextEncoder, read_json(file), file)
     load_weights(encoder, files, same_names, device, dtype)
-    rotary = encoder.language_model.rotary_emb
-    # Its frequencies are computed, not stored: build them again off `meta`.
-    encoder.language_model.rotary_emb = type(rotary)(config=encoder.language_model.config).to(device)
     return encoder
 
 

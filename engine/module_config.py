@@ -52,5 +52,5 @@ def build(module: Callable[[Any], Module], config: Any, file: Path) -> Module:
     try:
         with torch.device("meta"):
             return module(config)
-    except Exception as error:  # torch and transformers raise many kinds
+    except Exception as error:  # torch and pydantic raise many kinds
         raise CheckpointError(f"{file}: {type(error).__name__}: {error}") from error

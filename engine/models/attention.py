@@ -62,18 +62,20 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tenso
         return _varlen(q, k, v, packing)
     lens = {end - start for start, end in pairwise(packing.offsets)}
     if len(lens) == 1:
-        return _attend(q, k, v, len(packing.image_lens))
-    parts = [_attend(q[start:end], k[start:end], v[start:end], 1) for start, end in pairwise(packing.offsets)]
+        return attend(q, k, v, len(packing.image_lens))
+    parts = [attend(q[start:end], k[start:end], v[start:end]) for start, end in pairwise(packing.offsets)]
     return torch.cat(parts)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
-    """`samples` samples of one length: (S * L, H, K) -> (S * L, H, K)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, samples: int = 1, causal: bool = False) -> Tensor:
+    """`samples` samples of one length: (S * L, H, K) -> (S * L, H, K); k and v may have fewer heads."""
     dtype = q.dtype
     if q.device.type == "cpu":  # its kernel is faster in float32 even where there is bfloat16
         q, k, v = q.float(), k.float(), v.float()
     q, k, v = (x.unflatten(0, (samples, -1)).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).to(dtype)
+    shared = q.shape[1] != k.shape[1]
+    attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=shared)
+    return attended.transpose(1, 2).flatten(0, 1).to(dtype)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.models.attention import Packing, packed_attention, spread
+from engine.models.rms_norm import RMSNorm
+from engine.models.rotary import apply_rotary, frequencies, table
 
 # Image positions start here on every axis, out of the way of the text's.
 IMAGE_POSITION_OFFSET = 65536
@@ -63,18 +65,6 @@ class Modulation:
         if len(parts) == 1:
             return parts[0]
         return Modulation(torch.cat([p.blocks for p in parts]), torch.cat([p.final for p in parts]))
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension, in float32 inside."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -259,19 +249,11 @@ def position_ids(text_len: int, grid_h: int, grid_w: int, device: torch.device |
 
 
 def rotary_table(positions: Tensor, config: DiTConfig) -> Tensor:
-    """Interleaved multi-axis RoPE: (L, 3) -> (2, L, 1, K/2). Float32 always: bf16 merges far positions."""
-    dim = config.attention_head_dim
-    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
-    angles = positions.float().unsqueeze(-1) * (1.0 / config.rope_theta**exponents)  # (L, 3, K/2)
+    """Interleaved multi-axis RoPE: (L, 3) -> (2, L, 1, K/2)."""
+    rates = frequencies(config.attention_head_dim, config.rope_theta, positions.device)
+    angles = positions.float().unsqueeze(-1) * rates  # (L, 3, K/2)
     mixed = angles[:, 0].clone()
     for axis in (1, 2):
         taken = slice(axis, 3 * config.mrope_section[axis], 3)
         mixed[:, taken] = angles[:, axis, taken]
-    return torch.stack((mixed.cos(), mixed.sin())).unsqueeze(2)
-
-
-def apply_rotary(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate the two halves of each head; x (T, H, K), rotary (2, T, 1, K/2) float32."""
-    cos, sin = rotary
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return table(mixed)

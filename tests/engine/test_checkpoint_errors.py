@@ -132,8 +132,8 @@ FAULTS = {
     ),
     "missing in the text encoder": Fault(
         "diffusers",
-        tensors(TEXT, lambda held: held.pop("language_model.norm.weight")),
-        (TEXT, "language_model.norm.weight", "missing"),
+        tensors(TEXT, lambda held: held.pop("language_model.layers.3.input_layernorm.weight")),
+        (TEXT, "language_model.layers.3.input_layernorm.weight", "missing"),
     ),
     "missing statistics": Fault(
         "diffusers",
@@ -258,6 +258,11 @@ FAULTS = {
     ),
     "a word for a text size": Fault(
         "diffusers", text_config(head_dim="a"), ("text_encoder/config.json", "head_dim")
+    ),
+    "unknown text rope": Fault(
+        "diffusers",
+        text_config(rope_parameters={"rope_type": "yarn"}),
+        ("text_encoder/config.json", "rope_type", "yarn"),
     ),
     "other text size": Fault("diffusers", text_config(head_dim=32), (TEXT, "self_attn", "expected")),
     # fp8

@@ -2,14 +2,19 @@
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine.checkpoint import load_pipeline
+from engine.config import ModelConfig
 from engine.models.attention import Packing
 from engine.models.dit import DiT, DiTConfig
-from models.training import dit, scenes, text, tokenizer, wording
+from models.training import dit, pool, scenes, text, tokenizer, vae, wording
 from models.training.drawing import draw_scene
 from models.training.reading import read_image, read_name
 from models.training.scenes import LETTERS, SHAPES, Element, Scene
@@ -24,10 +29,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_held_out_combinations_are_never_drawn() -> None:
     rng = random.Random(3)
-    for draw in (scenes.random_single, scenes.random_pair, scenes.random_boxed):
+    for draw in (scenes.random_single, scenes.random_boxed):
         for _ in range(500):
             scene = draw(rng, 128, 128, 0.5)
-            assert not any(scenes.held_out(e.name, e.colour, scene.background) for e in scene.elements)
+            assert not scenes.held_out(scene.element.name, scene.element.colour, scene.background)
 
 
 def test_about_one_combination_in_eight_is_held_out() -> None:
@@ -39,21 +44,32 @@ def test_about_one_combination_in_eight_is_held_out() -> None:
 @pytest.mark.parametrize(("kind", "names"), [("shape", SHAPES), ("letter", LETTERS)])
 def test_a_drawn_scene_is_read_as_what_it_is(kind: str, names: tuple[str, ...]) -> None:
     for name in names:
-        scene = Scene(128, 128, "blue", (Element(kind, name, "orange", 56, 72, 64),))
+        scene = Scene(128, 128, "blue", Element(kind, name, "orange", 56, 72, 64))
         reading = read_image(draw_scene(scene))
         part = reading.parts[0]
         assert (reading.background, part.colour, read_name(part, kind)) == ("blue", "orange", name)
 
 
-def test_a_box_holds_its_element() -> None:
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 96), (128, 96), (128, 128)])
+def test_an_element_covers_whole_tiles_of_the_image(width: int, height: int) -> None:
     rng = random.Random(4)
-    for _ in range(300):
-        scene = scenes.random_boxed(rng, 128, 192, 0.5)
-        for element in scene.elements:
-            assert element.bbox is not None
-            y0, x0, y1, x1 = element.bbox
-            assert abs(element.cy / scene.height - (y0 + y1) / 2000) < 0.1
-            assert abs(element.cx / scene.width - (x0 + x1) / 2000) < 0.1
+    for draw in (scenes.random_single, scenes.random_boxed):
+        for _ in range(200):
+            element = draw(rng, width, height, 0.5).element
+            left, top = element.cx - element.side // 2, element.cy - element.side // 2
+            assert {left % scenes.TILE, top % scenes.TILE, element.side % scenes.TILE} == {0}
+            assert 0 <= left <= width - element.side
+            assert 0 <= top <= height - element.side
+
+
+def test_an_element_stands_where_its_box_is() -> None:
+    rng = random.Random(4)
+    for _ in range(500):
+        element = scenes.random_boxed(rng, 128, 128, 0.5).element
+        assert element.bbox is not None
+        y0, x0, y1, x1 = element.bbox
+        assert abs(element.cy / 128 - (y0 + y1) / 2000) < 0.1
+        assert abs(element.cx / 128 - (x0 + x1) / 2000) < 0.1
 
 
 def test_captions_follow_the_schema() -> None:
@@ -84,7 +100,7 @@ def test_prompts_are_encoded_as_the_chat_template_says(work: Path) -> None:
 
 def test_a_killed_stage_goes_on_to_the_same_weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "fast_layer_forward", text.layer_forward)
-    monkeypatch.setattr(text, "BUCKETS", {"plain": ((40, 4),), "structured": ((112, 4),)})
+    monkeypatch.setattr(text, "BUCKETS", {"plain": ((26, 4),), "structured": ((96, 4),)})
     monkeypatch.setattr(text, "STEPS", 4)
     monkeypatch.setattr(text, "SAVE_EVERY", 2)
     text.fit(work, shown=False)
@@ -98,6 +114,24 @@ def test_a_killed_stage_goes_on_to_the_same_weights(work: Path, monkeypatch: pyt
     text.fit(work, shown=False)
     resumed = torch.load(work / "text.pt")["model"]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_run_is_exported_as_a_checkpoint_of_the_engine(tmp_path: Path, work: Path) -> None:
+    """Through the real command, whose processes find all stages done."""
+    shutil.copytree(work / "tokenizer", tmp_path / "tokenizer")
+    (tmp_path / "pool").mkdir()
+    for bucket in pool.BUCKETS:
+        for number in range(bucket.shards):
+            pool.shard_path(tmp_path, bucket, number).touch()
+    torch.save({"model": vae.TrainedVAE().state_dict()}, tmp_path / "vae.pt")
+    torch.save({"model": text.build().state_dict()}, tmp_path / "text.pt")
+    dits = {"conditional": dit.CONDITIONAL, "unconditional": dit.UNCONDITIONAL}
+    torch.save({k: dit.build(v, seed=1).state_dict() for k, v in dits.items()}, tmp_path / "dit.pt")
+    command = [sys.executable, "-m", "models.training", "--work-dir", str(tmp_path)]
+    subprocess.run([*command, "--out", str(tmp_path / "demo")], check=True, cwd=Path(__file__).parents[2])
+    pipeline = load_pipeline(tmp_path / "demo", "cpu", torch.float32)
+    assert pipeline.conditional.config == dit.CONDITIONAL
+    assert ModelConfig.load(tmp_path / "demo").limits.max_size == 128
 
 
 def test_the_training_model_is_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:

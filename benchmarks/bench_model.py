@@ -1,0 +1,40 @@
+"""The bench model: random weights in the published proportions, small enough for two CPU cores."""
+
+from pathlib import Path
+
+import torch
+
+from tests.engine.checkpoints import random_pipeline
+
+TAPS = 13
+TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "vocab_size": 512,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 5_000_000,
+        "mrope_section": [12, 10, 10],
+        "mrope_interleaved": True,
+    },
+}
+# 12 layers of the published head size: 97M parameters each
+DIT = {
+    "num_layers": 12,
+    "attention_head_dim": 256,
+    "num_attention_heads": 3,
+    "intermediate_size": 2048,
+    "adaln_dim": 128,
+    "llm_features_dim": TEXT["hidden_size"] * TAPS,  # type: ignore[operator]
+}
+VAE = {"block_out_channels": (32, 64, 128, 128), "norm_num_groups": 8}
+
+
+def write_bench_model(folder: Path) -> None:
+    """The checkpoint in the diffusers layout, bfloat16."""
+    random_pipeline(TEXT, DIT, VAE).to(torch.bfloat16).save_pretrained(folder)
