@@ -203,6 +203,20 @@ def throughput(bench: Bench, rounds: int) -> list[Row]:
     return [Row(f"{NUM_MIXED} mixed requests", together, "one at a time", apart, 0.75)]
 
 
+def eight(bench: Bench, rounds: int) -> list[Row]:
+    """Eight of one size at once: seconds an image against one at a time."""
+    rows = []
+    for side in (64, 96, 128):
+        requests = [bench.request(index, "V4_TURBO_12", (side, side)) for index in range(8)]
+        together, apart = alternate(
+            rounds,
+            lambda r=requests: bench.run(r),
+            lambda r=requests: bench.one_at_a_time(r),  # type: ignore[misc]
+        )
+        rows.append(Row(f"8 at once, {side} px", together, "one at a time", apart, 0.5))
+    return rows
+
+
 def news(bench: Bench, rounds: int) -> list[Row]:
     """Progress and previews, sent to a process that reads them, against an engine that sends nothing."""
     ours, theirs = multiprocessing.Pipe()
@@ -258,7 +272,7 @@ def main() -> int:
     side = f"{bench.config.default_width}x{bench.config.default_height}"
     print(f"{bench.config.model_id} on {options.device}, {side}, medians of {options.rounds} rounds")
     rows: list[Row] = []
-    for part in (latency, throughput, news):
+    for part in (latency, throughput, eight, news):
         for row in part(bench, options.rounds):
             print(row, flush=True)
             rows.append(row)

@@ -7,8 +7,9 @@ import torch
 from tests.engine.checkpoints import random_pipeline
 
 TAPS = 13
+HIDDEN = 512
 TEXT = {
-    "hidden_size": 512,
+    "hidden_size": HIDDEN,
     "intermediate_size": 1536,
     "num_hidden_layers": 36,
     "num_attention_heads": 8,
@@ -30,7 +31,7 @@ DIT = {
     "num_attention_heads": 3,
     "intermediate_size": 2048,
     "adaln_dim": 128,
-    "llm_features_dim": TEXT["hidden_size"] * TAPS,  # type: ignore[operator]
+    "llm_features_dim": HIDDEN * TAPS,
 }
 VAE = {"block_out_channels": (32, 64, 128, 128), "norm_num_groups": 8}
 

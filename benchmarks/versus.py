@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.bench_model import write_bench_model
+from benchmarks.bench_model import DIT, write_bench_model
 from engine.checkpoint import load_pipeline
 from engine.config import PUBLISHED_PRESETS
 from engine.device import choose_dtype, set_up_cpu
@@ -180,15 +180,13 @@ class Turns:
             self.pipes[name] = here
 
     def run(self, job: Job, rounds: int) -> dict[str, list[Run]]:
-        """A run to warm up, then `rounds` that count, in turns."""
+        """In turns; the first of several rounds warms up and does not count."""
         runs: dict[str, list[Run]] = {name: [] for name in self.pipes}
-        for turn in range(rounds + 1):
+        for _ in range(rounds):
             for name, pipe in self.pipes.items():
-                pipe.send(Job(job.side, job.tokens, 2) if turn == 0 else job)
-                run = pipe.recv()
-                if turn:
-                    runs[name].append(run)
-        return runs
+                pipe.send(job)
+                runs[name].append(pipe.recv())
+        return {name: all_[1:] or all_ for name, all_ in runs.items()}
 
     def close(self) -> None:
         for pipe in self.pipes.values():
@@ -209,8 +207,8 @@ def mark(ratio: float, bar: float) -> str:
     return f"{ratio:5.2f}{' ' if ratio >= bar else '!'}"
 
 
-def report(dtype: str, job: Job, runs: dict[str, list[Run]]) -> None:
-    """One row; a bar that is missed has a mark."""
+def report(dtype: str, job: Job, runs: dict[str, list[Run]]) -> float:
+    """One row; a bar that is missed has a mark. Our seconds."""
     ours = best(runs, "ours", "ours, compiled")
     theirs = best(runs, "diffusers", "diffusers, compiled")
     bar = BARS.get((dtype, job.side), 1.0)
@@ -223,6 +221,7 @@ def report(dtype: str, job: Job, runs: dict[str, list[Run]]) -> None:
         )
     apart = difference(runs[next(iter(runs))][-1], runs["diffusers"][-1])
     print("  ".join(cells), f" {apart:7.4f}", flush=True)
+    return ours
 
 
 HEADER = (
@@ -238,10 +237,31 @@ def compare(path: Path, options: argparse.Namespace) -> None:
     print(HEADER, flush=True)
     for dtype in options.dtypes:
         turns = Turns(path, dtype, options.variants)
+        seconds = {}
         for side, tokens in product(options.sizes, options.tokens):
             job = Job(side, tokens, options.steps)
-            report(dtype, job, turns.run(job, options.rounds))
+            seconds[job] = report(dtype, job, turns.run(job, options.rounds))
         turns.close()
+        print_growth(seconds)
+
+
+def print_growth(seconds: dict[Job, float]) -> None:
+    """From the smallest to the largest job: does the time grow faster than the work?"""
+    small, large = min(seconds, key=flops), max(seconds, key=flops)
+    time_grew, work_grew = seconds[large] / seconds[small], flops(large) / flops(small)
+    sizes = f"{small.side} px, {small.tokens} tokens, to {large.side} px, {large.tokens} tokens"
+    print(f"from {sizes}: time x{time_grew:.1f}, FLOPs of the transformers x{work_grew:.1f}", flush=True)
+
+
+def flops(job: Job) -> float:
+    """Of both transformers in a step: matrix products and attention."""
+    width = DIT["attention_head_dim"] * DIT["num_attention_heads"]
+    image = (job.side // 16) ** 2
+    total = 0.0
+    for tokens in (image, image + job.tokens):
+        products = 2 * tokens * (4 * width**2 + 3 * width * DIT["intermediate_size"])
+        total += DIT["num_layers"] * (products + 4 * tokens**2 * width)
+    return total
 
 
 # side in pixels and prompt in tokens of the concurrent requests
@@ -258,6 +278,7 @@ def concurrent(path: Path, dtype: str, steps: int, rounds: int) -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in servers}
     until(lambda: servers["ours"].http.get("/readyz").status_code == 200)
+    print_share(servers["ours"], steps)
     for turn in range(rounds):
         for name, server in servers.items():
             seconds[name].append(all_at_once(server, turn, steps))
@@ -268,6 +289,22 @@ def concurrent(path: Path, dtype: str, steps: int, rounds: int) -> None:
         f"{dtype}: {len(MIXED)} concurrent requests, {steps} steps each, seconds to the last answer: ", end=""
     )
     print(f"ours {ours:.1f}, diffusers behind FastAPI {theirs:.1f}: {mark(theirs / ours, 1.4)} (bar 1.40)")
+
+
+def print_share(server: ServerProcess, steps: int) -> None:
+    """How much of one 512 px request is spent outside the engine: HTTP, queue, pipe, PNG."""
+    shares = []
+    for seed in range(3):
+        body = {"prompt": "a", "size": "512x512", "seed": seed, "num_inference_steps": steps}
+        started = time.perf_counter()
+        response = server.http.post("/v1/images", json=body | {"guidance_scale": 7.0}, timeout=3600)
+        seconds = time.perf_counter() - started
+        stages = dict(stage.split(";dur=") for stage in response.headers["Server-Timing"].split(", "))
+        engine = sum(float(stages[name]) for name in ("encode", "denoise", "decode")) / 1000
+        shares.append(1 - engine / seconds)
+    print(
+        f"outside the engine, one request of 512 px, {steps} steps: {median(shares):.2%} (bar 5%)", flush=True
+    )
 
 
 def all_at_once(server: ServerProcess, turn: int, steps: int) -> float:
@@ -296,7 +333,7 @@ def main() -> None:
     parser.add_argument("--dtypes", type=several(str), default=["float32", "bfloat16"])
     parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=12, help="of the 12 that are run, 2 or more")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="the first of several does not count")
     parser.add_argument("--no-http", action="store_true", help="leave the concurrent requests out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -115,8 +115,16 @@ class _EngineCollector:
         backlog = self._admission.backlog_seconds()
         yield _gauge("requests_running", "Requests on the device.", stats.running)
         yield _gauge("requests_waiting", "Requests accepted and not begun.", stats.waiting)
-        yield _gauge("backlog_seconds", "Predicted device time of accepted, unfinished work on the least loaded device.", backlog)
-        yield _gauge("device_memory_bytes", "Most device memory in use during the last unit of work.", stats.device_memory_bytes)
+        yield _gauge(
+            "backlog_seconds",
+            "Predicted device time of accepted, unfinished work on the least loaded device.",
+            backlog,
+        )
+        yield _gauge(
+            "device_memory_bytes",
+            "Most device memory in use during the last unit of work.",
+            stats.device_memory_bytes,
+        )
         yield _gauge("ready", "1 if the worker is loaded and warm.", float(self._engine.is_ready))
         yield _counter("worker_restarts", "Times the worker was started again.", stats.restarts)
         yield _counter("prompt_cache_hits", "Prompts whose encoding was kept.", stats.cache_hits)

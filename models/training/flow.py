@@ -15,7 +15,7 @@ from models.training import dit, pool, progress, text
 from models.training.optimiser import Optimiser
 from models.training.pool import BUCKETS, Bucket
 
-STEPS = 7000
+STEPS = 6000
 LEARNING_RATE = 2e-3
 HOLD = 0.48  # share of the steps before the rate begins to fall
 NARROW = 0.3  # share of the steps that see small pictures alone
@@ -89,7 +89,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 def random_times(count: int) -> Tensor:
     """Times (B,): mostly noisy ones, where the outline is decided; some of all."""
-    times = torch.sigmoid(torch.randn(count) * 1.3 - 0.2)
+    times = torch.sigmoid(torch.randn(count) * 1.3 - 0.6)
     return torch.where(torch.rand(count) < 0.15, torch.rand(count), times)
 
 

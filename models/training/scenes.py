@@ -41,12 +41,13 @@ PLACES: dict[str, tuple[float, float]] = {
     "bottom right": (0.75, 0.75),
     "center": (0.5, 0.5),
 }
-# size word -> sides as fractions of the shorter image side: alone in the middle, elsewhere
-SIZES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "small": ((0.375,), (0.375,)),
-    "": ((0.55, 0.65), (0.4, 0.5)),
-    "big": ((0.8,), (0.6,)),
+# size word -> side as a fraction of the shorter image side: in the middle, elsewhere
+SIZES = {
+    "small": (0.375, 0.375),
+    "": (0.55, 0.45),
+    "big": (0.8, 0.6),
 }
+DRIFT = 0.2  # share of the elements without a place that stand a tile beside the middle
 TILE = 16
 LEAST_TILES, MOST_TILES = 3, 6  # an element's side
 
@@ -120,11 +121,13 @@ def random_name(rng: random.Random, letters: float) -> tuple[str, str]:
 
 
 def place_single(rng: random.Random, element: Element, width: int, height: int) -> Element:
-    """The element where and as large as its words say; a tile to any side when they say nothing."""
-    alone = element.place in ("", "center")
-    side = rng.choice(SIZES[element.size][0 if alone else 1]) * min(width, height)
+    """The element where and as large as its words say.
+
+    Nearly all of the picture follows from the words: what is left to chance hides the outline from the model.
+    """
+    side = SIZES[element.size][element.place not in ("", "center")] * min(width, height)
     x, y = PLACES[element.place or "center"]
-    drift = TILE if not element.place and rng.random() < 0.5 else 0
+    drift = TILE if not element.place and rng.random() < DRIFT else 0
     dx, dy = (rng.choice((-drift, 0, drift)) for _ in range(2))
     return stand(element, x * width + dx, y * height + dy, side, width, height)
 

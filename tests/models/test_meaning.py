@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from models.training.reading import Part, Reading, read_image
+from models.training.reading import Part, Reading, read_image, read_name
 from tests.server.process import ServerProcess
 
 
-def draw(demo: ServerProcess, prompt: str, **parameters: Any) -> Image.Image:
+def draw(demo: ServerProcess, prompt: str | None, **parameters: Any) -> Image.Image:
     body = {"prompt": prompt, "preset": "V4_TURBO_12", "seed": 0} | parameters
     response = demo.http.post("/v1/images", json=body)
     assert response.status_code == 200, response.text
@@ -32,6 +32,52 @@ def shown(image: Image.Image) -> tuple[Reading, Part]:
 def test_the_colours_asked_for_are_drawn(demo: ServerProcess, colour: str, background: str) -> None:
     reading, part = shown(draw(demo, f"a {colour} circle on a {background} background"))
     assert (part.colour, reading.background) == (colour, background)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shape"),
+    [
+        ("a yellow star on a blue background", "star"),
+        ("Draw a red heart on a white background.", "heart"),
+        ("a black ring on pink", "ring"),
+        ("on a green background, an orange square", "square"),
+        ("a white triangle, purple background", "triangle"),
+    ],
+)
+def test_the_shape_asked_for_is_drawn(demo: ServerProcess, prompt: str, shape: str) -> None:
+    _, part = shown(draw(demo, prompt, preset="V4_DEFAULT_20"))
+    assert read_name(part, "shape") == shape
+
+
+@pytest.mark.parametrize("letter", "KTXLOH")
+def test_the_letter_asked_for_is_drawn(demo: ServerProcess, letter: str) -> None:
+    reading, part = shown(draw(demo, f"the letter {letter} in green on black", preset="V4_DEFAULT_20"))
+    assert (part.colour, reading.background) == ("green", "black")
+    assert read_name(part, "letter") == letter
+
+
+@pytest.mark.parametrize(("place", "axis", "sign"), [("left", 1, -1), ("right", 1, 1), ("top", 0, -1)])
+def test_it_stands_where_the_words_say(demo: ServerProcess, place: str, axis: int, sign: int) -> None:
+    _, part = shown(draw(demo, f"a small red square at the {place} on a white background"))
+    assert sign * (part.centre[axis] - 0.5) > 0.1
+
+
+@pytest.mark.parametrize("bbox", [(0, 0, 500, 500), (450, 100, 950, 600), (100, 480, 600, 980)])
+def test_a_caption_is_drawn_in_its_box(demo: ServerProcess, bbox: tuple[int, int, int, int]) -> None:
+    element = {"type": "obj", "bbox": list(bbox), "desc": "a blue circle"}
+    caption = {"compositional_deconstruction": {"background": "plain yellow", "elements": [element]}}
+    reading, part = shown(draw(demo, None, json_prompt=caption, preset="V4_DEFAULT_20"))
+    assert (part.colour, reading.background) == ("blue", "yellow")
+    wanted = (bbox[0] + bbox[2]) / 2000, (bbox[1] + bbox[3]) / 2000
+    assert all(abs(a - b) < 0.1 for a, b in zip(part.centre, wanted, strict=True))
+
+
+@pytest.mark.parametrize("size", ["64x64", "96x96", "128x96"])
+def test_other_sizes_show_the_same(demo: ServerProcess, size: str) -> None:
+    image = draw(demo, "a red circle on a white background", size=size)
+    assert "x".join(map(str, image.size)) == size
+    reading, part = shown(image)
+    assert (part.colour, reading.background) == ("red", "white")
 
 
 def test_another_seed_is_another_image_of_the_same_meaning(demo: ServerProcess) -> None:

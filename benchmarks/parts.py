@@ -1,0 +1,152 @@
+"""What each optimisation gives, one at a time: `python -m benchmarks.parts`.
+
+On the bench model, float32, one prompt of 30 tokens, V4_TURBO_12. For what the engine computes once, the
+seconds are those of computing it in every step; for the others, of the image without it. Least of some runs.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.bench_model import write_bench_model
+from benchmarks.versus import TURBO, Ours, prompt
+from engine.device import set_up_cpu
+from engine.messages import EngineRequest, SamplingParams
+from engine.models.attention import Packing
+from engine.request import RequestState, SampleState
+from engine.work import drain
+
+STEPS = TURBO.num_inference_steps
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Bench:
+    """One loaded engine and a sample at its first step."""
+
+    path: Path
+    side: int
+    tokens: int
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        ours = Ours(self.path, "float32", self.compiled)
+        self.runner = ours.runner
+        self.ids = ours.tokenizer.encode(prompt(ours.tokenizer, self.tokens))
+        self.sample = self.new_sample()
+
+    def new_sample(self) -> SampleState:
+        sampling = SamplingParams(TURBO.guidance_schedule, TURBO.mu, TURBO.std)
+        state = RequestState(EngineRequest("bench", self.ids, self.side, self.side, (1,), sampling))
+        state.conditioning = drain(self.runner.encode_prompt(state.request))
+        return self.runner.new_sample(state, 0)
+
+    def encode(self) -> None:
+        self.runner.clear_cache()
+        self.new_sample()
+
+    def step(self) -> None:
+        self.sample.step_index = 0
+        self.runner.denoise_step([self.sample])
+
+    def decode(self) -> None:
+        drain(self.runner.decode(self.sample))
+
+    def project_text(self) -> None:
+        dit = self.runner.pipeline.conditional
+        dit.project_text(torch.zeros(self.tokens, dit.config.llm_features_dim))
+
+    def modulate(self) -> None:
+        pipeline = self.runner.pipeline
+        for dit in (pipeline.conditional, pipeline.unconditional):
+            dit.modulate(torch.tensor([0.5]))
+
+    def lay_out(self) -> None:
+        dit, grid = self.runner.pipeline.conditional, self.side // 16
+        for text in (self.tokens, 0):
+            dit.rotary(text, grid, grid)
+            Packing.build([text], [grid * grid], "cpu")
+
+
+def least(run: Callable[[], None], runs: int) -> float:
+    """Seconds; the first run warms up."""
+    taken = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            run()
+        taken.append(time.perf_counter() - started)
+    return min(taken[1:])
+
+
+def decode_seconds(path: Path, side: int, runs: int, keep_memory: bool, pipe: object) -> None:
+    """In a process of its own, since the allocator's settings cannot be taken back."""
+    import benchmarks.versus as versus
+
+    if not keep_memory:
+        versus.set_up_cpu = lambda workers: None  # type: ignore[assignment]
+    bench = Bench(path, side, 30)
+    pipe.send(least(bench.decode, runs))  # type: ignore[attr-defined]
+
+
+def apart(path: Path, side: int, runs: int, keep_memory: bool) -> float:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=decode_seconds, args=(path, side, runs, keep_memory, there))
+    process.start()
+    seconds = float(here.recv())
+    process.join()
+    return seconds
+
+
+def print_row(what: str, seconds: float, image: float, without: float) -> None:
+    """`seconds` of one run of it; the image's seconds with and without the optimisation."""
+    print(f"{what:58} {seconds * 1000:9.1f} ms {without / image - 1:+8.1%}", flush=True)
+
+
+def measure(path: Path, side: int, runs: int) -> None:
+    bench = Bench(path, side, 30)
+    step, encode = least(bench.step, runs), least(bench.encode, runs)
+    kept, given_back = (apart(path, side, runs, keep) for keep in (True, False))
+    image = encode + STEPS * step + kept
+    print(
+        f"{side} px: {image:.2f} s an image: {encode:.2f} encoding, {STEPS} x {step:.3f}, {kept:.2f} decoding"
+    )
+    print_row("prompt encoded again (conditioning cache)", encode, image - encode, image)
+    for what, run in (
+        ("text projected in every step", bench.project_text),
+        ("modulations in every step", bench.modulate),
+        ("rotary tables and packing in every step", bench.lay_out),
+    ):
+        seconds = least(run, runs)
+        print_row(what, seconds, image, image + (STEPS - 1) * seconds)
+    print_row("freed memory given back (decoding)", given_back, image, image + given_back - kept)
+    bench.runner.pipeline.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = least(bench.decode, runs)
+    print_row("VAE weights not channels-last (decoding)", plain, image, image + plain - kept)
+    fused = least(Bench(path, side, 30, compiled=True).step, runs)
+    print_row("blocks not compiled (--compile, a step)", step, image - STEPS * (step - fused), image)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parts", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels a side")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    set_up_cpu(workers=1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench-model"
+        write_bench_model(path)
+        print(f"{'without it':58} {'takes':>12} {'image':>8}")
+        for side in options.sizes:
+            measure(path, side, options.runs)
+
+
+if __name__ == "__main__":
+    main()
