@@ -202,7 +202,7 @@ def test_two_workers_and_one_that_was_killed_make_the_same_images(alone: dict[st
     """Each with the unconditional pass on a device of its own."""
 
     async def main() -> list[Picture]:
-        client = EngineClient(CONFIG, EngineOptions(("cpu", "cpu"), uncond_device="cpu"))
+        client = EngineClient(CONFIG, EngineOptions(("cpu", "cpu"), uncond_device="cpu", dtype="float32"))
         await client.start()
         try:
             await ready(client)
