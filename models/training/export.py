@@ -46,6 +46,7 @@ def guided(steps: int, guidance: float, tail: int, mu: float, std: float) -> dic
 
 
 SERVING = {
+    "id": "ideogram-4-demo",
     "limits": {
         "min_size": 64,
         "max_size": 128,
@@ -55,9 +56,9 @@ SERVING = {
     },
     "default_size": "128x128",
     "presets": {
-        "V4_QUALITY_48": guided(48, 2.0, 3, 1.4, 1.5),
-        "V4_DEFAULT_20": guided(20, 2.0, 2, 1.4, 1.5),
-        "V4_TURBO_12": guided(12, 2.0, 1, 1.4, 1.5),
+        "V4_QUALITY_48": guided(48, 3.0, 3, 1.4, 1.5),
+        "V4_DEFAULT_20": guided(20, 3.0, 2, 1.4, 1.5),
+        "V4_TURBO_12": guided(12, 3.0, 1, 1.4, 1.5),
     },
 }
 
@@ -123,6 +124,8 @@ def write_checkpoint(
     write_json(out / "scheduler" / "scheduler_config.json", SCHEDULER)
     write_json(out / "model_index.json", PIPELINE)
     write_json(out / "ideoserve.json", SERVING)
+    for weights in out.rglob("*.safetensors"):
+        weights.chmod(0o644)  # written for their owner alone, and a container runs as another user
 
 
 def write_transformers(out: Path, trained: dict[str, Any]) -> None:

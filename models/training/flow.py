@@ -15,7 +15,7 @@ from models.training import dit, pool, progress, text
 from models.training.optimiser import Optimiser
 from models.training.pool import BUCKETS, Bucket
 
-STEPS = 6000
+STEPS = 6400
 LEARNING_RATE = 2e-3
 HOLD = 0.48  # share of the steps before the rate begins to fall
 NARROW = 0.3  # share of the steps that see small pictures alone
@@ -24,13 +24,13 @@ SAVE_EVERY = 100
 EMA = 0.998
 # bucket -> share of the steps, at first and then
 SHARES: dict[str, tuple[float, float]] = {
-    "tiny": (0.20, 0.06),
-    "small": (0.55, 0.22),
-    "small caption": (0.25, 0.14),
-    "short": (0.0, 0.26),
+    "tiny": (0.20, 0.02),
+    "small": (0.55, 0.03),
+    "small caption": (0.25, 0.03),
+    "short": (0.0, 0.58),
     "caption": (0.0, 0.24),
-    "oblong": (0.0, 0.04),
-    "oblong caption": (0.0, 0.04),
+    "oblong": (0.0, 0.08),
+    "oblong caption": (0.0, 0.02),
 }
 
 

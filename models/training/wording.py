@@ -125,6 +125,40 @@ OPENINGS = (
     "a minimalist poster of ",
     "a simple graphic with ",
 )
+# Words of which the tokenizer has only pieces: a piece is no letter to be drawn.
+STRANGE = (
+    *(
+        "Wonderful",
+        "Watch",
+        "Wish",
+        "Would",
+        "Kindly",
+        "Keep",
+        "Just",
+        "Let",
+        "Look",
+        "Leave",
+        "Place",
+        "Print",
+    ),
+    *("Put", "Produce", "Quickly", "Render", "Sketch", "Say", "See", "Type", "Trace", "Try", "Use", "Unique"),
+    *("Visual", "Very", "Xerox", "Yes", "Your", "Zoom", "Another", "Add", "Begin", "Bring", "Be", "Could"),
+    *(
+        "Compose",
+        "Come",
+        "Design",
+        "Depict",
+        "Do",
+        "Every",
+        "Engrave",
+        "Fill",
+        "Find",
+        "Give",
+        "Get",
+        "Hello",
+    ),
+    *("Have", "Help", "Illustrate", "Imagine", "It", "My", "Next", "Now", "Only", "Our"),
+)
 ENDINGS = (
     ", flat design",
     ", minimal",
@@ -281,6 +315,8 @@ def plain(rng: random.Random, scene: Scene) -> str:
     text = sentence(rng, scene)
     if rng.random() < 0.2:
         text = rng.choice(OPENINGS) + text
+    elif rng.random() < 0.15:
+        text = rng.choice(STRANGE) + " " + text
     if rng.random() < 0.08:
         text += rng.choice(ENDINGS)
     if rng.random() < 0.35:

@@ -57,7 +57,7 @@ def container() -> Iterator[Container]:
 
 def _wait_ready(name: str, port: int) -> None:
     give_up = time.monotonic() + 300
-    while time.monotonic() < give_up:
+    while time.monotonic() < give_up and _is_running(name):
         try:
             if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
                 return
@@ -66,6 +66,11 @@ def _wait_ready(name: str, port: int) -> None:
         time.sleep(0.1)  # readiness can only be asked for, as a kubelet does
     logs = subprocess.run(["podman", "logs", name], capture_output=True, text=True)
     pytest.fail(f"not ready: {logs.stdout}{logs.stderr}")
+
+
+def _is_running(name: str) -> bool:
+    command = ["podman", "inspect", "--format", "{{.State.Running}}", name]
+    return subprocess.check_output(command, text=True).strip() == "true"
 
 
 def _inspect() -> dict[str, object]:

@@ -129,6 +129,7 @@ def test_a_finished_run_is_exported_as_a_checkpoint_of_the_engine(tmp_path: Path
     torch.save({k: dit.build(v, seed=1).state_dict() for k, v in dits.items()}, tmp_path / "dit.pt")
     command = [sys.executable, "-m", "models.training", "--work-dir", str(tmp_path)]
     subprocess.run([*command, "--out", str(tmp_path / "demo")], check=True, cwd=Path(__file__).parents[2])
+    assert all(file.stat().st_mode & 0o004 for file in (tmp_path / "demo").rglob("*.*"))
     pipeline = load_pipeline(tmp_path / "demo", "cpu", torch.float32)
     assert pipeline.conditional.config == dit.CONDITIONAL
     assert ModelConfig.load(tmp_path / "demo").limits.max_size == 128
