@@ -30,14 +30,26 @@ class LatentNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentRGB:
+    """Linear map from a VAE latent (c,) to the RGB in [-1, 1] it stands for: weight (c, 3), bias (3,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The loaded model. `unconditional` may be `conditional` itself (distilled checkpoints)."""
+    """The loaded model. `unconditional` may be `conditional` itself (distilled checkpoints).
+
+    `latent_rgb` is None where the checkpoint has no map of its own for previews.
+    """
 
     text_encoder: TextEncoder
     conditional: DiT
     unconditional: DiT
     vae: VAE
     latent_norm: LatentNorm
+    latent_rgb: LatentRGB | None = None
 
 
 def load_pipeline(
@@ -54,7 +66,8 @@ def load_pipeline(
     text_encoder = load_text_encoder(path / "text_encoder", device, dtype)
     vae = load_vae(path / "vae", device, dtype)
     norm = load_latent_norm(path / "vae", layout, device)
-    pipeline = Pipeline(text_encoder, conditional, unconditional, vae, norm)
+    rgb = load_latent_rgb(path / "vae" / "latent_rgb.json", vae.config.latent_channels, device)
+    pipeline = Pipeline(text_encoder, conditional, unconditional, vae, norm, rgb)
     _check_widths(path, pipeline)
     return pipeline
 
@@ -96,6 +109,20 @@ def load_latent_norm(folder: Path, layout: str, device: torch.device | str) -> L
         scale = torch.sqrt(variance + read_config(folder, VAEConfig).batch_norm_eps)
         shift = files.read("bn.running_mean").float()
     return LatentNorm(scale.to(device), shift.to(device))
+
+
+def load_latent_rgb(file: Path, channels: int, device: torch.device | str) -> LatentRGB | None:
+    """The checkpoint's own map for previews, if it has one."""
+    if not file.is_file():
+        return None
+    declared = read_json(file)
+    try:
+        rgb = LatentRGB(*(torch.tensor(declared[key], device=device) for key in ("weight", "bias")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error!r}") from error
+    if rgb.weight.shape != (channels, 3) or rgb.bias.shape != (3,):
+        raise CheckpointError(f"{file}: weight: needs {channels} rows of 3, and bias 3 numbers")
+    return rgb
 
 
 def _check_widths(path: Path, pipeline: Pipeline) -> None:

@@ -42,8 +42,7 @@ class ModelRunner:
         self._cache = ConditioningCache(CACHE_BYTES)
         self._modulation = lru_cache(maxsize=32)(self._build_modulation)
         self._layout = lru_cache(maxsize=64)(self._build_layout)
-        norm = pipeline.latent_norm
-        self._preview_map = PreviewMap.fit(pipeline.vae, norm.scale, norm.shift)
+        self._preview_map = PreviewMap.of(pipeline)
         if compiled:
             for dit in {pipeline.conditional, pipeline.unconditional}:
                 dit.compile_blocks()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.checkpoint import LatentRGB, Pipeline
 from engine.models.vae import VAE
 
 _FIT_SIZE = 8  # latents, each side
@@ -18,16 +19,16 @@ class PreviewMap:
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, vae: VAE, scale: Tensor, shift: Tensor) -> "PreviewMap":
-        """Least squares over the VAE's own decodings of random latents, flat ones and noisy ones.
+    def of(cls, pipeline: Pipeline) -> "PreviewMap":
+        """The checkpoint's own map; without one, least squares over the VAE's decodings of random latents.
 
-        scale and shift: the latent norm, (4c,), folded into the map.
+        The latent norm (4c,) is folded in.
         """
-        c = vae.config.latent_channels
-        scales, shifts = scale.view(4, c), shift.view(4, c)
-        rgb, rgb_bias = _fit_rgb(vae, scales.mean(0), shifts.mean(0))
-        weight = torch.block_diag(*(rgb * each.unsqueeze(1) for each in scales))
-        bias = torch.cat([each @ rgb + rgb_bias for each in shifts])
+        norm, c = pipeline.latent_norm, pipeline.vae.config.latent_channels
+        scales, shifts = norm.scale.view(4, c), norm.shift.view(4, c)
+        rgb = pipeline.latent_rgb or _fit_rgb(pipeline.vae, scales.mean(0), shifts.mean(0))
+        weight = torch.block_diag(*(rgb.weight * each.unsqueeze(1) for each in scales))
+        bias = torch.cat([each @ rgb.weight + rgb.bias for each in shifts])
         return cls(weight * 127.5, (bias + 1) * 127.5)
 
     def __call__(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
@@ -37,8 +38,8 @@ class PreviewMap:
         return squares.transpose(1, 2).reshape(2 * rows, 2 * columns, 3)
 
 
-def _fit_rgb(vae: VAE, std: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """(c, 3) and (3,) from VAE latents around `mean` to RGB in [-1, 1]."""
+def _fit_rgb(vae: VAE, std: Tensor, mean: Tensor) -> LatentRGB:
+    """From VAE latents around `mean`, flat ones and noisy ones."""
     c = vae.config.latent_channels
     generator = torch.Generator("cpu").manual_seed(0)
     flat = torch.randn(_FIT_IMAGES, c, 1, 1, generator=generator)
@@ -46,6 +47,11 @@ def _fit_rgb(vae: VAE, std: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     z = (flat + 0.5 * noise).to(mean.device) * std.view(1, c, 1, 1) + mean.view(1, c, 1, 1)
     pixels = vae.decode(z.to(vae.decoder.conv_in.weight.dtype)).float().clamp(-1, 1)
     rgb = torch.nn.functional.avg_pool2d(pixels, vae.config.scale_factor)
-    inputs = torch.cat((z, torch.ones_like(z[:, :1])), dim=1).movedim(1, -1).flatten(0, -2)
-    solution = torch.linalg.lstsq(inputs.cpu(), rgb.movedim(1, -1).flatten(0, -2).cpu()).solution
-    return solution[:-1].to(z.device), solution[-1].to(z.device)
+    return least_squares(z.movedim(1, -1).flatten(0, -2), rgb.movedim(1, -1).flatten(0, -2))
+
+
+def least_squares(latents: Tensor, rgb: Tensor) -> LatentRGB:
+    """The map that brings latents (N, c) nearest to rgb (N, 3)."""
+    inputs = torch.cat((latents, torch.ones_like(latents[:, :1])), dim=1)
+    solution = torch.linalg.lstsq(inputs.cpu(), rgb.cpu()).solution.to(latents.device)
+    return LatentRGB(solution[:-1], solution[-1])

@@ -75,7 +75,7 @@ def requests(rng: random.Random) -> list[Wanted]:
     """Of few kinds, so that the right pixels are soon computed; every eighth makes the worker raise."""
     presets = ["V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20", "V4_QUALITY_48"]
     kinds = [
-        ("a red circle", presets[i % 4], [(64, 64), (128, 64), (96, 96)][i % 3], i, 1 + (i % 5 == 0))
+        ("a red circle", presets[i % 4], [(64, 64), (96, 64), (96, 96)][i % 3], i, 1 + (i % 5 == 0))
         for i in range(12)
     ]
     chosen = [kinds[i % len(kinds)] for i in range(NUM_REQUESTS)]

@@ -1,17 +1,21 @@
 """Writes the trained parts as a checkpoint in the diffusers layout, weights in bfloat16."""
 
 import json
+import random
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
+from engine.checkpoint import LatentRGB
 from engine.models.dit import DiTConfig
+from engine.preview import least_squares
 from models.training import dit, progress, text, vae
 
 PIPELINE = {
@@ -94,6 +98,19 @@ def write_vae(folder: Path, weights: dict[str, Tensor]) -> None:
     }
     write_json(folder / "config.json", config)
     write_weights(folder / DIT_NAME, {k: v.contiguous() for k, v in weights.items()})
+    rgb = fit_latent_rgb(weights)
+    write_json(folder / "latent_rgb.json", {"weight": rgb.weight.tolist(), "bias": rgb.bias.tolist()})
+
+
+@torch.no_grad()
+def fit_latent_rgb(weights: dict[str, Tensor]) -> LatentRGB:
+    """The map for previews, from training pictures: random latents say little of so small a VAE."""
+    model = vae.TrainedVAE()
+    model.load_state_dict(weights)
+    pictures = vae.random_batch(random.Random("previews"), 32, None)
+    small = F.avg_pool2d(pictures, vae.CONFIG.scale_factor)
+    latents = model.eval().encode(pictures)
+    return least_squares(*(each.movedim(1, -1).flatten(0, -2) for each in (latents, small)))
 
 
 def write_text_encoder(folder: Path, weights: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from models.training.scenes import LETTERS, random_boxed, random_single
-from models.training.wording import COLOUR_WORDS, SHAPE_WORDS, plain, structured
+from models.training.wording import COLOUR_WORDS, SHAPE_WORDS, STRANGE, plain, structured
 
 VOCABULARY = 2304
 SPECIAL = (
@@ -45,7 +45,7 @@ def corpus(count: int) -> list[str]:
         draw = random_single if kind < 0.7 else random_boxed
         scene = draw(rng, 128, 128, 0.5)
         texts.append((structured if draw is random_boxed or kind < 0.1 else plain)(rng, scene))
-    return texts
+    return [text for text in texts if not text.startswith(STRANGE)]  # they must stay in pieces
 
 
 def words() -> list[str]:

@@ -1,5 +1,6 @@
 """Previews against the VAE's own pictures, on the demo model."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,12 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint import load_pipeline
+from engine.messages import EngineRequest, SamplingParams
 from engine.model_runner import ModelRunner
+from engine.request import RequestState
+from engine.tokenizer import Tokenizer
+from engine.work import drain
+from tests.engine.conftest import finish
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 
@@ -28,16 +34,25 @@ def both(runner: ModelRunner, tokens: Tensor, width: int, height: int) -> tuple[
     return preview, (small.permute(1, 2, 0) + 1) * 127.5
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64), (64, 96)])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 96), (96, 128)])
 def test_previews_look_like_the_decoded_image(runner: ModelRunner, width: int, height: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randn(
-        width * height // 256, runner.pipeline.conditional.config.in_channels, generator=generator
-    )
-    preview, small = both(runner, tokens, width, height)
+    ids = Tokenizer(DEMO / "tokenizer", 2048).encode("a yellow heart at the top left on a blue background")
+    sampling = SamplingParams((3.0,) * 12, mu=1.4, std=1.5)
+    state = RequestState(EngineRequest("preview", ids, width, height, (1,), sampling))
+    state.conditioning = drain(runner.encode_prompt(state.request))
+    sample = finish(runner, runner.new_sample(state, 0))
+    preview, small = both(runner, sample.latents, width, height)
     assert preview.shape == (height // 8, width // 8, 3)
     # Far nearer than the picture's own mean colour is, and nearer than any other arrangement of it.
     error = (preview - small).abs().mean()
     assert error < 0.8 * (small - small.mean((0, 1))).abs().mean()
     assert error < 0.9 * (preview.flip(0) - small).abs().mean()
     assert error < 0.9 * (preview.flip(1) - small).abs().mean()
+
+
+def test_without_a_map_of_its_own_a_checkpoint_gets_a_fitted_one(runner: ModelRunner) -> None:
+    plain = ModelRunner(dataclasses.replace(runner.pipeline, latent_rgb=None), "cpu")
+    generator = torch.Generator().manual_seed(1)
+    flat = torch.randn(runner.pipeline.vae.config.latent_channels, generator=generator).repeat(4)
+    preview, small = both(plain, flat.expand(64, -1), 128, 128)
+    assert (preview - small).abs().mean() < 64

@@ -5,7 +5,9 @@ import random
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,10 +109,17 @@ def test_a_killed_stage_goes_on_to_the_same_weights(work: Path, monkeypatch: pyt
     whole = torch.load(work / "text.pt")["model"]
     (work / "text.pt").unlink()
     (work / "text.partial.pt").unlink()
+    batches, batch = count(), text.random_batch
+
+    def die_at_the_third(*arguments: Any) -> Any:
+        if next(batches) == 2:
+            raise KeyboardInterrupt
+        return batch(*arguments)
+
     with monkeypatch.context() as killed:
-        killed.setattr(text, "STEPS", 2)
-        text.fit(work, shown=False)
-    (work / "text.pt").unlink()
+        killed.setattr(text, "random_batch", die_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            text.fit(work, shown=False)
     text.fit(work, shown=False)
     resumed = torch.load(work / "text.pt")["model"]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
