@@ -48,7 +48,7 @@ class Device:
         """Return when the step before this one is done: the device never waits for the host."""
         if self._is_cuda:
             before, self._step_done = self._step_done, torch.cuda.Event()
-            self._step_done.record()
+            self._step_done.record(torch.cuda.current_stream(self.torch))
             if before:
                 before.synchronize()
 
