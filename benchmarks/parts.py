@@ -15,15 +15,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.bench_model import write_bench_model
-from benchmarks.versus import TURBO, Ours, prompt
+from benchmarks.variants import TURBO, Ours, prompt
 from engine.device import set_up_cpu
-from engine.messages import EngineRequest, SamplingParams
 from engine.models.attention import Packing
-from engine.request import RequestState, SampleState
 from engine.work import drain
 
 STEPS = TURBO.num_inference_steps
-CPU = torch.device("cpu")
 
 
 @dataclass
@@ -34,22 +31,17 @@ class Bench:
     side: int
     tokens: int
     compiled: bool = False
+    keep_memory: bool = True
 
     def __post_init__(self) -> None:
-        ours = Ours(self.path, "float32", self.compiled)
-        self.runner = ours.runner
-        self.ids = ours.tokenizer.encode(prompt(ours.tokenizer, self.tokens))
-        self.sample = self.new_sample()
-
-    def new_sample(self) -> SampleState:
-        sampling = SamplingParams(TURBO.guidance_schedule, TURBO.mu, TURBO.std)
-        state = RequestState(EngineRequest("bench", self.ids, self.side, self.side, (1,), sampling))
-        state.conditioning = drain(self.runner.encode_prompt(state.request))
-        return self.runner.new_sample(state, 0)
+        self.engine = Ours(self.path, "float32", self.compiled, set_up=self.keep_memory)
+        self.runner = self.engine.runner
+        self.text = prompt(self.engine.tokenizer, self.tokens)
+        self.sample = self.engine.start(self.side, self.text)
 
     def encode(self) -> None:
         self.runner.clear_cache()
-        self.new_sample()
+        self.engine.start(self.side, self.text)
 
     def step(self) -> None:
         self.sample.step_index = 0
@@ -87,11 +79,7 @@ def least(run: Callable[[], None], runs: int) -> float:
 
 def decode_seconds(path: Path, side: int, runs: int, keep_memory: bool, pipe: object) -> None:
     """In a process of its own, since the allocator's settings cannot be taken back."""
-    import benchmarks.versus as versus
-
-    if not keep_memory:
-        versus.set_up_cpu = lambda workers: None  # type: ignore[assignment]
-    bench = Bench(path, side, 30)
+    bench = Bench(path, side, 30, keep_memory=keep_memory)
     pipe.send(least(bench.decode, runs))  # type: ignore[attr-defined]
 
 

@@ -18,19 +18,19 @@ from models.training.pool import BUCKETS, Bucket
 STEPS = 6400
 LEARNING_RATE = 2e-3
 HOLD = 0.48  # share of the steps before the rate begins to fall
-NARROW = 0.3  # share of the steps that see small pictures alone
+NARROW = 0.25  # share of the steps that see small pictures alone
 UNCONDITIONAL_EVERY = 6
 SAVE_EVERY = 100
 EMA = 0.998
 # bucket -> share of the steps, at first and then
 SHARES: dict[str, tuple[float, float]] = {
     "tiny": (0.20, 0.02),
-    "small": (0.55, 0.03),
+    "small": (0.55, 0.04),
     "small caption": (0.25, 0.03),
-    "short": (0.0, 0.58),
-    "caption": (0.0, 0.24),
+    "short": (0.0, 0.44),
+    "caption": (0.0, 0.36),
     "oblong": (0.0, 0.08),
-    "oblong caption": (0.0, 0.02),
+    "oblong caption": (0.0, 0.03),
 }
 
 

@@ -1,0 +1,150 @@
+"""The ways to make an image that `benchmarks.versus` compares: this engine and diffusers' own pipeline."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.checkpoint import load_pipeline
+from engine.config import PUBLISHED_PRESETS
+from engine.device import choose_dtype, set_up_cpu
+from engine.messages import EngineRequest, SamplingParams
+from engine.model_runner import ModelRunner
+from engine.request import RequestState, SampleState
+from engine.tokenizer import Tokenizer
+from engine.work import drain
+
+TURBO = PUBLISHED_PRESETS["V4_TURBO_12"]
+MAX_TOKENS = 2048
+SEED = 5
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image: side in pixels, prompt in tokens, how many of the 12 steps are run (2 or more)."""
+
+    side: int
+    tokens: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One image: seconds of all but the steps after the first, of each of those, and the pixels."""
+
+    once: float
+    steps: list[float]
+    pixels: NDArray[np.uint8]
+
+    @classmethod
+    def timed(cls, started: float, ticks: list[float], ended: float, pixels: NDArray[np.uint8]) -> "Run":
+        """`ticks` are the times after each step."""
+        return cls(ended - started - (ticks[-1] - ticks[0]), np.diff(ticks).tolist(), pixels)
+
+
+def image_seconds(runs: list[Run]) -> float:
+    """Of an image at 12 steps, by the medians of these runs."""
+    steps = [seconds for run in runs for seconds in run.steps]
+    return median(run.once for run in runs) + (TURBO.num_inference_steps - 1) * median(steps)
+
+
+class Variant(Protocol):
+    """One way to make images."""
+
+    def run(self, job: Job) -> Run: ...
+
+
+class Ours:
+    """The engine as its worker loads it."""
+
+    def __init__(self, path: Path, dtype: str, compiled: bool = False, set_up: bool = True) -> None:
+        if set_up:
+            set_up_cpu(workers=1)
+        pipeline = load_pipeline(path, CPU, choose_dtype(CPU, dtype))
+        self.runner = ModelRunner(pipeline, CPU, compiled=compiled)
+        self.tokenizer = Tokenizer(path / "tokenizer", MAX_TOKENS)
+
+    def start(self, side: int, text: str) -> SampleState:
+        """A sample before its first step; the text encoder runs where the prompt is not cached."""
+        sampling = SamplingParams(TURBO.guidance_schedule, TURBO.mu, TURBO.std)
+        ids = self.tokenizer.encode(text)
+        state = RequestState(EngineRequest("bench", ids, side, side, (SEED,), sampling))
+        state.conditioning = drain(self.runner.encode_prompt(state.request))
+        return self.runner.new_sample(state, 0)
+
+    def run(self, job: Job) -> Run:
+        self.runner.clear_cache()
+        text = prompt(self.tokenizer, job.tokens)
+        started = time.perf_counter()
+        sample = self.start(job.side, text)
+        ticks: list[float] = []
+        for _ in range(job.steps):
+            self.runner.denoise_step([sample])
+            ticks.append(time.perf_counter())
+        rgb = drain(self.runner.decode(sample))
+        ended = time.perf_counter()
+        return Run.timed(started, ticks, ended, np.frombuffer(rgb, np.uint8).reshape(job.side, job.side, 3))
+
+
+class Theirs:
+    """diffusers' pipeline."""
+
+    def __init__(self, path: Path, dtype: str, compiled: bool = False, defaults: bool = False) -> None:
+        from diffusers import Ideogram4Pipeline
+
+        self.pipeline: Any = Ideogram4Pipeline.from_pretrained(path, dtype=getattr(torch, dtype))
+        self.pipeline.set_progress_bar_config(disable=not defaults)
+        if compiled:
+            self.pipeline.transformer.compile_repeated_blocks()
+            self.pipeline.unconditional_transformer.compile_repeated_blocks()
+        self.tokenizer = Tokenizer(path / "tokenizer", MAX_TOKENS)
+        self.defaults = defaults
+
+    def run(self, job: Job) -> Run:
+        ticks: list[float] = []
+
+        def stepped(pipeline: Any, step: int, _time: Any, _kwargs: Any) -> dict[str, Any]:
+            ticks.append(time.perf_counter())
+            pipeline._interrupt = step + 1 >= job.steps  # the rest is passed over
+            return {}
+
+        text = prompt(self.tokenizer, job.tokens)
+        started = time.perf_counter()
+        image = self.pipeline(
+            text,
+            height=job.side,
+            width=job.side,
+            num_inference_steps=TURBO.num_inference_steps,
+            guidance_schedule=list(TURBO.guidance_schedule),
+            mu=TURBO.mu,
+            std=TURBO.std,
+            max_sequence_length=MAX_TOKENS if self.defaults else job.tokens,
+            generator=torch.Generator("cpu").manual_seed(SEED),
+            callback_on_step_end=stepped,
+            output_type="np",
+        ).images[0]
+        ended = time.perf_counter()
+        return Run.timed(started, ticks, ended, np.asarray((image * 255).round(), np.uint8))
+
+
+VARIANTS: dict[str, Callable[[Path, str], Variant]] = {
+    "ours": Ours,
+    "ours, compiled": lambda path, dtype: Ours(path, dtype, compiled=True),
+    "diffusers": Theirs,
+    "diffusers, compiled": lambda path, dtype: Theirs(path, dtype, compiled=True),
+    "diffusers, defaults": lambda path, dtype: Theirs(path, dtype, defaults=True),
+}
+
+
+def prompt(tokenizer: Tokenizer, tokens: int) -> str:
+    """A text that is `tokens` long inside the chat template."""
+    text = " a" * (tokens - len(tokenizer.encode("")))
+    assert len(tokenizer.encode(text)) == tokens, "the filler is not one token"
+    return text
