@@ -51,16 +51,18 @@ class EngineOptions:
 
     `uncond_device` holds the unconditional transformer apart, both passes in parallel; `dtype` None or
     "bfloat16": bfloat16 where the device has it, else float32; `compile` the transformers' blocks, None:
-    on cuda alone. A step has at most `max_batch_size` samples (1..64)
-    of `max_batch_tokens` image and prompt tokens in all (one sample may have more); `max_running`
-    samples (1..1024) are in memory; `hang_seconds`: least silence of a worker before it counts as
-    hung; `load_seconds`: longest load; `max_start_failures` in a row before the engine is dead.
+    on cuda alone; `cuda_graphs`: on cuda record the unconditional pass and replay it. A step has at most
+    `max_batch_size` samples (1..64) of `max_batch_tokens` image and prompt tokens in all (one sample may
+    have more); `max_running` samples (1..1024) are in memory; `hang_seconds`: least silence of a worker
+    before it counts as hung; `load_seconds`: longest load; `max_start_failures` in a row before the
+    engine is dead.
     """
 
     devices: tuple[str, ...] = ()
     uncond_device: str | None = None
     dtype: str | None = None
     compile: bool | None = None
+    cuda_graphs: bool = False
     max_batch_size: int = 8
     max_batch_tokens: int = 32_768
     max_running: int = 64

@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.checkpoint import Pipeline
 from engine.conditioning_cache import ConditioningCache
 from engine.device import Device
+from engine.graphs import Pass, RecordedPass, Recorder
 from engine.messages import EngineRequest
 from engine.models.attention import Packing
 from engine.models.dit import DiT, Modulation
@@ -24,7 +25,8 @@ CACHE_BYTES = 256 << 20  # of projected prompts
 class ModelRunner:
     """encode_prompt -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
 
-    With an `uncond_device` the unconditional pass runs there, beside the conditional one.
+    With an `uncond_device` the unconditional pass runs there, beside the conditional one; with a `record`
+    it is recorded and replayed.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ModelRunner:
         device: torch.device | str,
         uncond_device: torch.device | str | None = None,
         compiled: bool = False,
+        record: Recorder | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.device = Device(device)
@@ -43,8 +46,11 @@ class ModelRunner:
         self._modulation = lru_cache(maxsize=32)(self._build_modulation)
         self._layout = lru_cache(maxsize=64)(self._build_layout)
         self._preview_map = PreviewMap.of(pipeline)
+        self._passes: dict[DiT, Pass] = {dit: dit for dit in (pipeline.conditional, pipeline.unconditional)}
+        if record:
+            self._passes[pipeline.unconditional] = RecordedPass(pipeline.unconditional, record)
         if compiled:
-            for dit in {pipeline.conditional, pipeline.unconditional}:
+            for dit in self._passes:
                 dit.compile_blocks()
 
     @property
@@ -181,7 +187,8 @@ class ModelRunner:
         """Velocity (B, N, C) from one transformer."""
         text_lens = tuple(map(len, text)) or (0,) * len(samples)
         packing, rotary = self._layout(dit, text_lens, *samples[0].batch_key)
-        velocity = dit(latents.flatten(0, 1), text, Modulation.stack(modulations), rotary, packing)
+        modulation = Modulation.stack(modulations)
+        velocity = self._passes[dit](latents.flatten(0, 1), text, modulation, rotary, packing)
         return velocity.view_as(latents)
 
     def _build_layout(

@@ -62,6 +62,7 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
 def _build_runner(config: ModelConfig, options: EngineOptions, device: str | None) -> "ModelRunner":
     from engine.checkpoint import load_pipeline
     from engine.device import choose_device, choose_dtype, set_up_cpu
+    from engine.graphs import cuda_recorder
     from engine.model_runner import ModelRunner
 
     chosen = choose_device(device)
@@ -70,7 +71,9 @@ def _build_runner(config: ModelConfig, options: EngineOptions, device: str | Non
     dtype = choose_dtype(chosen, options.dtype)
     pipeline = load_pipeline(config.path, chosen, dtype, options.uncond_device)
     compiled = options.compile if options.compile is not None else chosen.type == "cuda"
-    return ModelRunner(pipeline, chosen, options.uncond_device, compiled)
+    graphs = options.cuda_graphs and chosen.type == "cuda"
+    record = cuda_recorder(options.uncond_device or chosen) if graphs else None
+    return ModelRunner(pipeline, chosen, options.uncond_device, compiled, record)
 
 
 def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:

@@ -30,6 +30,7 @@ def _engine(settings: Settings) -> EngineClient:
         uncond_device=settings.uncond_device,
         dtype=settings.dtype,
         compile=settings.compile,
+        cuda_graphs=settings.cuda_graphs,
         max_batch_size=settings.max_batch_size,
         max_running=settings.max_running,
     )

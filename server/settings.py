@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         description="compile the transformers' blocks at start (on a CPU this needs a C++ compiler); "
         "on cuda alone if unset",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="on cuda, replay the unconditional pass of a size from a recording; "
+        "off until it has been measured on a GPU",
+    )
     max_batch_size: int = Field(8, ge=1, le=64, description="most images denoised in one step")
     max_running: int = Field(64, ge=1, le=1024, description="most images in the device's memory at once")
 
