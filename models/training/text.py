@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLTextConfig, Qwen3VLText
 
 from engine.models.text_encoder import PUBLISHED_TAPS
 from models.training import progress, tokenizer
+from models.training.captions import structured
 from models.training.scenes import (
     COLOURS,
     LETTERS,
@@ -27,7 +28,7 @@ from models.training.scenes import (
     random_single,
 )
 from models.training.speed import compiled
-from models.training.wording import plain, structured
+from models.training.wording import plain
 
 HIDDEN = 64
 CONFIG = {

@@ -11,8 +11,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from models.training.captions import structured
 from models.training.scenes import LETTERS, random_boxed, random_single
-from models.training.wording import COLOUR_WORDS, SHAPE_WORDS, STRANGE, plain, structured
+from models.training.vocabulary import COLOUR_WORDS, SHAPE_WORDS, STRANGE
+from models.training.wording import plain
 
 VOCABULARY = 2304
 SPECIAL = (

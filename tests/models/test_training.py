@@ -16,7 +16,7 @@ from engine.checkpoint import load_pipeline
 from engine.config import ModelConfig
 from engine.models.attention import Packing
 from engine.models.dit import DiT, DiTConfig
-from models.training import dit, pool, scenes, text, tokenizer, vae, wording
+from models.training import captions, dit, pool, scenes, text, tokenizer, vae
 from models.training.drawing import draw_scene
 from models.training.reading import read_image, read_name
 from models.training.scenes import LETTERS, SHAPES, Element, Scene
@@ -77,7 +77,7 @@ def test_an_element_stands_where_its_box_is() -> None:
 def test_captions_follow_the_schema() -> None:
     rng = random.Random(5)
     for _ in range(200):
-        made = json.loads(wording.structured(rng, scenes.random_boxed(rng, 128, 128, 0.5)))
+        made = json.loads(captions.structured(rng, scenes.random_boxed(rng, 128, 128, 0.5)))
         assert list(made)[-1] == "compositional_deconstruction"
         for element in made["compositional_deconstruction"]["elements"]:
             order = ["type", "bbox", "text", "desc", "color_palette"]

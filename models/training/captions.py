@@ -1,0 +1,128 @@
+"""Says in a structured caption what a scene shows."""
+
+import json
+import random
+from typing import Any
+
+from models.training.scenes import COLOURS, Element, Scene
+from models.training.vocabulary import GROUNDS, OPENINGS, SIZE_WORDS
+from models.training.wording import article, letter_phrase, phrase, pick_colour, place_phrase, shape_phrase
+
+
+def hexadecimal(colour: str) -> str:
+    """The palette's colour as #RRGGBB."""
+    return "#{:02X}{:02X}{:02X}".format(*COLOURS[colour])
+
+
+def element_desc(rng: random.Random, element: Element) -> str:
+    """An element's own words in a structured caption."""
+    colour = pick_colour(rng, element.colour)
+    size = rng.choice(SIZE_WORDS[element.size]) + " " if element.size else ""
+    if element.kind == "letter":
+        text = rng.choice(
+            (
+                letter_phrase(rng, element, colour, size),
+                f"{size}{colour} letter",
+                f"{size}{colour} capital letter",
+                f"bold {size}{colour} letter, sans-serif",
+                f"{size}{colour} letter {element.name}",
+                f"the letter {element.name} in {size}{colour}",
+                f"{size}{colour} text",
+                f"{size}{colour}",
+            )
+        )
+    else:
+        text = shape_phrase(rng, element, colour, size)
+    if element.place:
+        text += " " + place_phrase(rng, element.place)
+    return text[0].upper() + text[1:] if rng.random() < 0.25 else text
+
+
+def element_entry(rng: random.Random, element: Element) -> dict[str, Any]:
+    """One entry of `elements`, keys in the schema's order."""
+    as_text = element.kind == "letter" and rng.random() < 0.85
+    entry: dict[str, Any] = {"type": "text" if as_text else "obj"}
+    if element.bbox:
+        entry["bbox"] = list(element.bbox)
+    if as_text:
+        entry["text"] = element.name
+    entry["desc"] = element_desc(rng, element) if as_text else obj_desc(rng, element)
+    if rng.random() < 0.2:
+        entry["color_palette"] = [hexadecimal(element.colour)]
+    return entry
+
+
+def obj_desc(rng: random.Random, element: Element) -> str:
+    """A description that names the element, letters included."""
+    if element.kind == "letter":
+        return letter_phrase(rng, element, pick_colour(rng, element.colour), "")
+    return element_desc(rng, element)
+
+
+def style(rng: random.Random, scene: Scene) -> dict[str, Any]:
+    """The optional `style_description`; keys in the schema's order."""
+    made: dict[str, Any] = {
+        "aesthetics": rng.choice(("minimal", "clean", "simple, flat", "bold and simple")),
+        "lighting": rng.choice(("flat", "even", "none")),
+    }
+    if rng.random() < 0.3:
+        made["photo"] = rng.choice(("plain", "studio", "front view"))
+        made["medium"] = "photograph"
+    else:
+        made["medium"] = rng.choice(("vector", "digital", "graphic design", "illustration"))
+        made["art_style"] = rng.choice(("flat design", "geometric", "minimalism", "vector art"))
+    if rng.random() < 0.5:
+        made["color_palette"] = [hexadecimal(c) for c in (scene.background, scene.element.colour)]
+    return made
+
+
+def background_entry(rng: random.Random, scene: Scene) -> str:
+    """The `background` of a structured caption."""
+    colour = pick_colour(rng, scene.background)
+    makes: tuple[str, ...] = (
+        "{}",
+        "{}",
+        "{} background",
+        "plain {}",
+        "solid {}",
+        "a plain {} background",
+        "a {} background",
+        "all {}",
+    )
+    makes += (
+        "solid {} background",
+        "flat {}",
+        "plain {} background",
+        "a solid {} backdrop",
+        "uniform {}",
+        "{} surface",
+    )
+    text = rng.choice(makes).format(colour)
+    return text[0].upper() + text[1:] if rng.random() < 0.2 else text
+
+
+def summary(rng: random.Random, scene: Scene) -> str:
+    """The `high_level_description`."""
+    text = phrase(rng, scene.element)
+    if rng.random() < 0.7:
+        colour = pick_colour(rng, scene.background)
+        text += rng.choice(GROUNDS[:12]).format(c=colour, a=article(colour))
+    if rng.random() < 0.15:
+        text = rng.choice(OPENINGS[:5]) + text
+    if rng.random() < 0.3:
+        text = text[0].upper() + text[1:]
+    return text + ("." if rng.random() < 0.3 else "")
+
+
+def structured(rng: random.Random, scene: Scene) -> str:
+    """A structured caption in the form in which the server passes captions to the model."""
+    made: dict[str, Any] = {}
+    if rng.random() < 0.75:
+        made["high_level_description"] = summary(rng, scene)
+    if rng.random() < 0.12:
+        made["style_description"] = style(rng, scene)
+    made["compositional_deconstruction"] = {
+        "background": background_entry(rng, scene),
+        "elements": [element_entry(rng, scene.element)],
+    }
+    return json.dumps(made, separators=(",", ":"), ensure_ascii=False)
