@@ -196,15 +196,18 @@ class EngineCore:
 
     def _advance(self, work: Generator[None, None, T], state: RequestState) -> T | None:
         """Run `work` for one slice, or to its end; its result, or None if it is not done."""
-        until = self._clock() + self._scheduler.slice_seconds(state)
-        while True:
-            try:
+        started = self._clock()
+        until = started + self._scheduler.slice_seconds(state)
+        try:
+            next(work)
+            while self._clock() < until:
                 next(work)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            if self._clock() >= until:
-                return None
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            self._scheduler.held_up(state, self._clock() - started)
+        return None
 
     def _fail(self, state: RequestState, error: Exception) -> None:
         if self._runner.device.is_fatal(error):

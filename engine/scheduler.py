@@ -47,14 +47,15 @@ Unit = Encode | Denoise | Decode
 
 @dataclass(eq=False, slots=True)
 class Lane:
-    """All work of one resolution. `deficit` is the seconds of device time it is owed."""
+    """All work of one resolution. `deficit` is the seconds of device time it is owed; `held_up` those that
+    its running samples have waited for prompts and pictures since their last step."""
 
     key: BatchKey
     waiting: list[RequestState] = field(default_factory=list)
     running: list[SampleState] = field(default_factory=list)
     finished: deque[SampleState] = field(default_factory=deque)
     deficit: float = 0.0
-    is_step_next: bool = False
+    held_up: float = 0.0
 
     @property
     def has_work(self) -> bool:
@@ -132,6 +133,12 @@ class Scheduler:
             lane.running.remove(sample)
             lane.finished.append(sample)
 
+    def held_up(self, state: RequestState, seconds: float) -> None:
+        """For so long it was encoded or decoded, and samples of its resolution may have waited."""
+        lane = self._lane((state.request.width, state.request.height))
+        if lane.running:
+            lane.held_up += seconds
+
     def decoded(self, sample: SampleState) -> None:
         """The sample's pixels are out."""
         self._lane(sample.batch_key).finished.remove(sample)
@@ -172,9 +179,15 @@ class Scheduler:
                 return min(whole, self.slice_seconds(sample.state))
 
     def slice_seconds(self, state: RequestState) -> float:
-        """How long its encoding or decoding may run: the shortest step that waits, else a step of its own."""
-        waiting = [self._step_seconds(self._batch(lane)) for lane in self._lanes if lane.running]
-        tokens = self.cost.image_tokens(state.request.width, state.request.height)
+        """How long its encoding or decoding may run: the shortest step that waits, in its own resolution
+        less what that was held up already; else a step of its own."""
+        key = (state.request.width, state.request.height)
+        waiting = [
+            self._step_seconds(self._batch(lane)) - (lane.held_up if lane.key == key else 0.0)
+            for lane in self._lanes
+            if lane.running
+        ]
+        tokens = self.cost.image_tokens(*key)
         return min(waiting or [self.cost.step_seconds(tokens, [len(state.request.token_ids)], 1)])
 
     def _step_seconds(self, samples: list[SampleState]) -> float:
@@ -184,18 +197,20 @@ class Scheduler:
 
     def _take(self, lane: Lane, unit: Unit, cost: float) -> Unit:
         lane.deficit -= cost
-        lane.is_step_next = not isinstance(unit, Denoise)
+        if isinstance(unit, Denoise):
+            lane.held_up = 0.0
         return unit
 
     def _peek(self, lane: Lane) -> Unit | None:
-        """Decode before encode, and a step after each of them while any sample runs."""
-        if lane.running and lane.is_step_next:
-            return Denoise(self._batch(lane))
+        """Decode before encode, and while any sample runs a step once they took as long as one."""
+        batch = self._batch(lane) if lane.running else []
+        if batch and lane.held_up >= self._step_seconds(batch):
+            return Denoise(batch)
         if lane.finished:
             return Decode(lane.finished[0])
         if lane.waiting and self._has_seats(lane.next_waiting):
             return Encode(lane.next_waiting)
-        return Denoise(self._batch(lane)) if lane.running else None
+        return Denoise(batch) if batch else None
 
     def _has_seats(self, state: RequestState) -> bool:
         """Beside those of each request due earlier or being encoded; the first may always sit alone."""

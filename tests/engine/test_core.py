@@ -97,13 +97,13 @@ def test_after_out_of_memory_the_limit_halves_and_recovers_slowly() -> None:
     engine.run()
     assert not engine.of(RequestFailed)
     assert max(map(len, engine.runner.steps)) <= 6
-    assert engine.limits.samples(KEY) == 3, "half of 7"
+    assert engine.limits.samples(KEY) == 4, "half of 8"
     assert engine.limits.samples((128, 64)) == 8, "other resolutions are as before"
-    for expected in (3, 4):
+    for expected in (4, 5):
         assert engine.limits.samples(KEY) == expected
         for _ in range(RECOVERY_STEPS):
             engine.limits.stepped(KEY, expected)
-    assert engine.limits.samples(KEY) == 5
+    assert engine.limits.samples(KEY) == 6
 
 
 def test_steps_of_small_batches_do_not_raise_a_lowered_limit() -> None:

@@ -199,6 +199,13 @@ def test_a_request_joins_at_the_next_step_and_leaves_when_done() -> None:
     assert engine.runner.steps[-1] == ["first"]
 
 
+def test_requests_whose_prompts_take_no_longer_than_a_step_join_together() -> None:
+    engine = Engine()
+    engine.add(*(request(name, steps=3, prompt_tokens=1) for name in "abcdefgh"))
+    engine.run()
+    assert [sorted(batch) for batch in engine.runner.steps] == [list("abcdefgh")] * 3
+
+
 def test_steps_guidance_sizes_of_prompts_and_progress_mix_in_a_batch() -> None:
     engine = Engine()
     engine.add(request("a", steps=9, prompt_tokens=1), request("b", steps=3, prompt_tokens=20))
