@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 # minutes that follow a stage on two free cores
-MINUTES_AFTER = {"text": 66, "vae": 66, "pool": 60, "dit": 0}
+MINUTES_AFTER = {"text": 76, "vae": 76, "pool": 72, "dit": 0}
 
 
 class Progress:
