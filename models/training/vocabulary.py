@@ -120,12 +120,14 @@ OPENINGS = (
     "a simple graphic with ",
 )
 # Words of which the tokenizer has only pieces: a piece is no letter to be drawn.
-STRANGE = """
-Wonderful Watch Wish Would Kindly Keep Just Let Look Leave Place Print Put Produce Quickly
-Render Sketch Say See Type Trace Try Use Unique Visual Very Xerox Yes Your Zoom Another Add
-Begin Bring Be Could Compose Come Design Depict Do Every Engrave Fill Find Give Get Hello Have
-Help Illustrate Imagine It My Next Now Only Our
-""".split()  # noqa: SIM905 (a list would be a page long)
+STRANGE: tuple[str, ...] = tuple(
+    """
+    Wonderful Watch Wish Would Kindly Keep Just Let Look Leave Place Print Put Produce Quickly
+    Render Sketch Say See Type Trace Try Use Unique Visual Very Xerox Yes Your Zoom Another Add
+    Begin Bring Be Could Compose Come Design Depict Do Every Engrave Fill Find Give Get Hello Have
+    Help Illustrate Imagine It My Next Now Only Our
+    """.split()  # noqa: SIM905 (a list would be a page long)
+)
 ENDINGS = (
     ", flat design",
     ", minimal",
