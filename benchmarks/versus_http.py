@@ -19,7 +19,9 @@ def compare(path: Path, dtype: str, steps: int, rounds: int) -> None:
     flags = ("--model", str(path), "--dtype", dtype)
     patience = ("--max-backlog-seconds", "86400", "--max-request-seconds", "86400")
     servers = {
-        "ours": ServerProcess(*flags, *patience, "--compile", "true", "--log-level", "error", module="server"),
+        "ours": ServerProcess(
+            *flags, *patience, "--compile", "true", "--log-level", "error", module="server"
+        ),
         "diffusers": ServerProcess(*flags, module="benchmarks.diffusers_server"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in servers}
