@@ -53,6 +53,11 @@ class RequestState:
     times: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
 
     @property
+    def batch_key(self) -> BatchKey:
+        """Samples of one resolution may share a batch, whatever else differs."""
+        return self.request.width, self.request.height
+
+    @property
     def num_images(self) -> int:
         """Still to be made when it was queued."""
         return len(self.request.seeds) - len(self.request.skip)
@@ -78,8 +83,7 @@ class SampleState:
 
     @property
     def batch_key(self) -> BatchKey:
-        """Samples of one resolution may share a batch, whatever else differs."""
-        return self.request.width, self.request.height
+        return self.state.batch_key
 
     @property
     def num_steps(self) -> int:

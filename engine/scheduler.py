@@ -102,7 +102,7 @@ class Scheduler:
         """Queue a request."""
         state = RequestState(request, due=self._due(request))
         self._requests[request.request_id] = state
-        lane = self._lane((request.width, request.height))
+        lane = self._lane(state.batch_key)
         lane.waiting.append(state)
         lane.waiting.sort(key=lambda waiting: waiting.due)
 
@@ -111,7 +111,7 @@ class Scheduler:
         state = self._requests.pop(request_id, None)
         if state is None:
             return None
-        lane = self._lane((state.request.width, state.request.height))
+        lane = self._lane(state.batch_key)
         lane.waiting = [waiting for waiting in lane.waiting if waiting is not state]
         lane.running = [sample for sample in lane.running if sample.state is not state]
         lane.finished = deque(sample for sample in lane.finished if sample.state is not state)
@@ -121,7 +121,7 @@ class Scheduler:
 
     def encoded(self, state: RequestState, samples: list[SampleState]) -> None:
         """The request's prompt is encoded: its samples join the next step."""
-        lane = self._lane((state.request.width, state.request.height))
+        lane = self._lane(state.batch_key)
         lane.waiting.remove(state)
         lane.running.extend(samples)
         lane.running.sort(key=lambda sample: sample.state.due)
@@ -135,7 +135,7 @@ class Scheduler:
 
     def held_up(self, state: RequestState, seconds: float) -> None:
         """For so long it was encoded or decoded, and samples of its resolution may have waited."""
-        lane = self._lane((state.request.width, state.request.height))
+        lane = self._lane(state.batch_key)
         if lane.running:
             lane.held_up += seconds
 
@@ -181,7 +181,7 @@ class Scheduler:
     def slice_seconds(self, state: RequestState) -> float:
         """How long its encoding or decoding may run: the shortest step that waits, in its own resolution
         less what that was held up already; else a step of its own."""
-        key = (state.request.width, state.request.height)
+        key = state.batch_key
         waiting = [
             self._step_seconds(self._batch(lane)) - (lane.held_up if lane.key == key else 0.0)
             for lane in self._lanes

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from engine.messages import ImageDone, RequestDone, RequestFailed, StepDone, UnitStarted
-from engine.request import BatchKey, RequestState
+from engine.request import BatchKey
 from engine.scheduler import STRETCH, Decode, Denoise, Encode, Unit
 from tests.engine.fakes import COST, Engine, joined, request
 
@@ -21,7 +21,7 @@ SIZES: list[BatchKey] = [(64, 64), (128, 64), (128, 128), (256, 128), (256, 256)
 def key_of(unit: Unit) -> BatchKey:
     match unit:
         case Encode(state):
-            return state.request.width, state.request.height
+            return state.batch_key
         case Denoise(samples):
             return samples[0].batch_key
         case Decode(sample):
@@ -73,10 +73,6 @@ class Audit:
                 core._decode(sample)
 
 
-def key_of_state(state: RequestState) -> BatchKey:
-    return state.request.width, state.request.height
-
-
 def test_resolutions_that_come_and_go_do_not_starve_one_that_stays() -> None:
     """Each adversary leaves with its turn, so that the next in line inherits it, and comes back behind."""
     engine = Engine()
@@ -86,11 +82,11 @@ def test_resolutions_that_come_and_go_do_not_starve_one_that_stays() -> None:
     others = SIZES[1:4]
     audit.step()
     while engine.ids(StepDone).count("victim") < 20:
-        busy = {key_of_state(state) for state in engine.scheduler._requests.values()}
+        busy = {state.batch_key for state in engine.scheduler._requests.values()}
         engine.add(*(request(next(names), size, steps=1) for size in others if size not in busy))
         key = audit.step()
         for state in list(engine.scheduler._requests.values()):
-            if key_of_state(state) == key != (64, 64):
+            if state.batch_key == key != (64, 64):
                 engine.core.abort(state.request.request_id)
     assert audit.longest_wait < 2 * len(others) * audit.quantum
 
