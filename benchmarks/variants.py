@@ -43,10 +43,27 @@ class Run:
     steps: list[float]
     pixels: NDArray[np.uint8]
 
-    @classmethod
-    def timed(cls, started: float, ticks: list[float], ended: float, pixels: NDArray[np.uint8]) -> "Run":
-        """`ticks` are the times after each step."""
-        return cls(ended - started - (ticks[-1] - ticks[0]), np.diff(ticks).tolist(), pixels)
+
+class Stopwatch:
+    """Times one image; after each step `pause` lets the other variants have their turn, unmeasured."""
+
+    def __init__(self, pause: Callable[[], object]) -> None:
+        self._pause = pause
+        self._laps: list[float] = []
+        self._started = time.perf_counter()
+
+    def step_done(self) -> None:
+        self._lap()
+        self._pause()
+        self._started = time.perf_counter()
+
+    def image_done(self, pixels: NDArray[np.uint8]) -> Run:
+        self._lap()
+        first, *steps, last = self._laps
+        return Run(first + last, steps, pixels)
+
+    def _lap(self) -> None:
+        self._laps.append(time.perf_counter() - self._started)
 
 
 def image_seconds(runs: list[Run]) -> float:
@@ -55,10 +72,14 @@ def image_seconds(runs: list[Run]) -> float:
     return median(run.once for run in runs) + (TURBO.num_inference_steps - 1) * median(steps)
 
 
+def no_pause() -> None:
+    """For a variant that runs alone."""
+
+
 class Variant(Protocol):
     """One way to make images."""
 
-    def run(self, job: Job) -> Run: ...
+    def run(self, job: Job, pause: Callable[[], object] = no_pause) -> Run: ...
 
 
 class Ours:
@@ -79,18 +100,16 @@ class Ours:
         state.conditioning = drain(self.runner.encode_prompt(state.request))
         return self.runner.new_sample(state, 0)
 
-    def run(self, job: Job) -> Run:
+    def run(self, job: Job, pause: Callable[[], object] = no_pause) -> Run:
         self.runner.clear_cache()
         text = prompt(self.tokenizer, job.tokens)
-        started = time.perf_counter()
+        watch = Stopwatch(pause)
         sample = self.start(job.side, text)
-        ticks: list[float] = []
         for _ in range(job.steps):
             self.runner.denoise_step([sample])
-            ticks.append(time.perf_counter())
+            watch.step_done()
         rgb = drain(self.runner.decode(sample))
-        ended = time.perf_counter()
-        return Run.timed(started, ticks, ended, np.frombuffer(rgb, np.uint8).reshape(job.side, job.side, 3))
+        return watch.image_done(np.frombuffer(rgb, np.uint8).reshape(job.side, job.side, 3))
 
 
 class Theirs:
@@ -107,16 +126,14 @@ class Theirs:
         self.tokenizer = Tokenizer(path / "tokenizer", MAX_TOKENS)
         self.defaults = defaults
 
-    def run(self, job: Job) -> Run:
-        ticks: list[float] = []
-
+    def run(self, job: Job, pause: Callable[[], object] = no_pause) -> Run:
         def stepped(pipeline: Any, step: int, _time: Any, _kwargs: Any) -> dict[str, Any]:
-            ticks.append(time.perf_counter())
+            watch.step_done()
             pipeline._interrupt = step + 1 >= job.steps  # the rest is passed over
             return {}
 
         text = prompt(self.tokenizer, job.tokens)
-        started = time.perf_counter()
+        watch = Stopwatch(pause)
         image = self.pipeline(
             text,
             height=job.side,
@@ -130,8 +147,7 @@ class Theirs:
             callback_on_step_end=stepped,
             output_type="np",
         ).images[0]
-        ended = time.perf_counter()
-        return Run.timed(started, ticks, ended, np.asarray((image * 255).round(), np.uint8))
+        return watch.image_done(np.asarray((image * 255).round(), np.uint8))
 
 
 VARIANTS: dict[str, Callable[[Path, str], Variant]] = {

@@ -1,7 +1,8 @@
 """`python -m benchmarks.versus`: this engine against diffusers' own pipeline, side by side, in one run.
 
 One random checkpoint of bench size (transformers of 97M parameters each, a text model of 36 layers, a VAE of
-the published shape, scaled down), V4_TURBO_12. Every variant has a process of its own; they take turns.
+the published shape, scaled down), V4_TURBO_12. Every variant has a process of its own; they take turns
+at every step, so that what else the machine does meets all alike.
 diffusers runs with its defaults (prompts padded to 2048 tokens, progress bar) and at its best: the prompt's
 own length, no progress bar, and the faster of plain and compiled blocks.
 
@@ -11,12 +12,14 @@ rounds: all steps cost the same. Images are compared after the steps that ran, s
 
 import argparse
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ import torch
 from benchmarks import versus_http
 from benchmarks.bench_model import DIT, write_bench_model
 from benchmarks.variants import VARIANTS, Job, Run, image_seconds
+from engine.worker import set_up_environment
 
 # least ratio of diffusers at its best to this engine, by dtype and side in pixels; elsewhere 1
 BARS = {("float32", 256): 1.15, ("float32", 512): 1.15, ("bfloat16", 256): 1.3, ("bfloat16", 512): 1.4}
@@ -36,8 +40,13 @@ def serve(connection: Connection, name: str, path: Path, dtype: str) -> None:
     for warm_up in (Job(64, 30, 2), Job(96, 60, 2)):
         variant.run(warm_up)
     connection.send(None)
+
+    def pause() -> None:
+        connection.send(None)
+        connection.recv()
+
     while (job := connection.recv()) is not None:
-        connection.send(variant.run(job))
+        connection.send(variant.run(job, pause))
 
 
 class Turns:
@@ -48,17 +57,25 @@ class Turns:
         self.pipes: dict[str, Connection] = {}
         for name in names:
             here, there = context.Pipe()
-            context.Process(target=serve, args=(there, name, path, dtype), daemon=True).start()
+            process = context.Process(target=serve, args=(there, name, path, dtype), daemon=True)
+            with patch.dict(os.environ):
+                if name.startswith("ours"):
+                    set_up_environment()
+                process.start()
             here.recv()
             self.pipes[name] = here
 
     def run(self, job: Job, rounds: int) -> dict[str, list[Run]]:
-        """In turns."""
+        """An image of each in every round, step by step in turns."""
         runs: dict[str, list[Run]] = {name: [] for name in self.pipes}
         for _ in range(rounds):
-            for name, pipe in self.pipes.items():
-                pipe.send(job)
-                runs[name].append(pipe.recv())
+            for go in (job, *range(job.steps)):
+                replies = {}
+                for name, pipe in self.pipes.items():
+                    pipe.send(go)
+                    replies[name] = pipe.recv()
+            for name, run in replies.items():
+                runs[name].append(run)
         return runs
 
     def close(self) -> None:

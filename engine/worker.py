@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -29,9 +30,17 @@ Emit = Callable[[FromWorker], None]
 _PR_SET_PDEATHSIG = 1
 
 
+def set_up_environment() -> None:
+    """To be called before torch is imported: MKL reads its settings as it is loaded."""
+    # Threads share the rows of the weights. Left to itself it shares out the tokens, and where they are
+    # few, every thread reads all weights.
+    os.environ.setdefault("MKL_NUM_STRIPES", "2")
+
+
 def main(connection: Connection, config: ModelConfig, options: EngineOptions, device: str | None) -> None:
     """Entry of the spawned process; ends on Shutdown or when the server's side of the pipe is gone."""
     _live_and_die_with_parent()
+    set_up_environment()
     outbox = Outbox(connection)
     try:
         core = _load(outbox.emit, config, options, device)

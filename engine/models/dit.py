@@ -20,7 +20,7 @@ from engine.models.rotary import apply_rotary, frequencies, table
 # Image positions start here on every axis, out of the way of the text's.
 IMAGE_POSITION_OFFSET = 65536
 # Columns of the MLP that are computed at a time on a CPU.
-PIECE = 512
+PIECE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +247,15 @@ class DiT(nn.Module):
         """
         image = self.input_proj(latents.to(self.dtype)) + self.embed_image_indicator.weight[1]
         x = packing.interleave(text, image) if text else image
+        queries = packing.tokens
         for index, block in enumerate(self._blocks()):
             by_time = modulation.blocks[:, index]
-            q, k, v = self._before_attention(block, x, by_time, packing.samples, rotary)
-            attended = packed_attention(q, k, v, packing)
-            x = self._after_attention(block, x, attended, by_time, packing.samples)
-        x = packing.image_rows(x)
-        return self.final_layer(x, spread(modulation.final, packing.image_samples)).float()
+            q, k, v = self._before_attention(block, x, by_time, packing.tokens.samples, rotary)
+            if index == len(self.layers) - 1:  # of the text only keys and values still count
+                x, q, queries = packing.image_rows(x), packing.image_rows(q), packing.images
+            attended = packed_attention(q, k, v, queries, packing.tokens)
+            x = self._after_attention(block, x, attended, by_time, queries.samples)
+        return self.final_layer(x, spread(modulation.final, packing.images.samples)).float()
 
 
 def position_ids(text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:

@@ -62,3 +62,19 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
         return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
     assert faults("kept") < faults("as it is") / 10
+
+
+SEEN_BY_TORCH = """
+import multiprocessing, os, sys
+from engine import worker
+def load(*arguments):
+    print(os.environ.get("MKL_NUM_STRIPES"), "torch" in sys.modules)
+    raise RuntimeError("enough")
+worker._load = load
+worker.main(multiprocessing.Pipe()[0], None, None, None)
+"""
+
+
+def test_a_worker_sets_its_environment_up_before_torch_is_loaded() -> None:
+    run = subprocess.run([sys.executable, "-c", SEEN_BY_TORCH], capture_output=True, text=True, check=True)
+    assert run.stdout == "2 False\n"
