@@ -1,7 +1,8 @@
 """`python -m benchmarks.batching`: batching at every step, against whole requests at a time, in one run.
 
 On a CPU all times are CPU seconds of this process, with torch on one thread: what the wall clock would
-say if nothing else ran. Variants alternate; figures are medians over the rounds (the last rows: means).
+say if nothing else ran. With more `--threads` they are the wall clock's. Variants alternate; figures are
+medians over the rounds (the last rows: means).
 """
 
 import argparse
@@ -65,9 +66,9 @@ class Row:
 class Bench:
     """One loaded model; every method runs one variant once and returns its seconds."""
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, threads: int) -> None:
         self.config = ModelConfig.load(path)
-        self.clock = time.process_time if device == "cpu" else time.perf_counter
+        self.clock = time.process_time if device == "cpu" and threads == 1 else time.perf_counter
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         self.runner = ModelRunner(load_pipeline(path, device, dtype), device)
         self.cost = measure(self.runner, self.config)
@@ -265,10 +266,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    bench = Bench(options.model, options.device)
+    torch.set_num_threads(options.threads)
+    bench = Bench(options.model, options.device, options.threads)
     side = f"{bench.config.default_width}x{bench.config.default_height}"
     print(f"{bench.config.model_id} on {options.device}, {side}, medians of {options.rounds} rounds")
     rows: list[Row] = []

@@ -5,20 +5,24 @@ seconds are those of computing it in every step; for the others, of the image wi
 """
 
 import argparse
-import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from benchmarks.bench_model import write_bench_model
 from benchmarks.variants import TURBO, Ours, prompt
-from engine.device import set_up_cpu
 from engine.models.attention import Packing
 from engine.work import drain
+from engine.worker import set_up_environment
 
 STEPS = TURBO.num_inference_steps
 
@@ -77,20 +81,20 @@ def least(run: Callable[[], None], runs: int) -> float:
     return min(taken[1:])
 
 
-def decode_seconds(path: Path, side: int, runs: int, keep_memory: bool, pipe: object) -> None:
-    """In a process of its own, since the allocator's settings cannot be taken back."""
-    bench = Bench(path, side, 30, keep_memory=keep_memory)
-    pipe.send(least(bench.decode, runs))  # type: ignore[attr-defined]
+def decoding(path: Path, side: int, runs: int) -> float:
+    """Seconds, as the process's memory is set up."""
+    return least(Bench(path, side, 30, keep_memory=False).decode, runs)
 
 
-def apart(path: Path, side: int, runs: int, keep_memory: bool) -> float:
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=decode_seconds, args=(path, side, runs, keep_memory, there))
-    process.start()
-    seconds = float(here.recv())
-    process.join()
-    return seconds
+def stepping(path: Path, side: int, runs: int) -> float:
+    """Seconds, as the process's environment is."""
+    return least(Bench(path, side, 30).step, runs)
+
+
+def apart(run: Callable[[Path, int, int], Any], *job: Any, **environment: str) -> Any:
+    """`run` in a process of its own: some settings cannot be taken back."""
+    with patch.dict(os.environ, environment), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(run, *job).result()
 
 
 def print_row(what: str, seconds: float, image: float, without: float) -> None:
@@ -99,9 +103,9 @@ def print_row(what: str, seconds: float, image: float, without: float) -> None:
 
 
 def measure(path: Path, side: int, runs: int) -> None:
+    """All rows of one size."""
     bench = Bench(path, side, 30)
-    step, encode = least(bench.step, runs), least(bench.encode, runs)
-    kept, given_back = (apart(path, side, runs, keep) for keep in (True, False))
+    step, encode, kept = (least(part, runs) for part in (bench.step, bench.encode, bench.decode))
     image = encode + STEPS * step + kept
     print(
         f"{side} px: {image:.2f} s an image: {encode:.2f} encoding, {STEPS} x {step:.3f}, {kept:.2f} decoding"
@@ -114,6 +118,9 @@ def measure(path: Path, side: int, runs: int) -> None:
     ):
         seconds = least(run, runs)
         print_row(what, seconds, image, image + (STEPS - 1) * seconds)
+    alike = apart(stepping, path, side, runs, MKL_NUM_STRIPES="0")
+    print_row("MKL left to itself (a step)", alike, image, image + STEPS * (alike - step))
+    given_back = apart(decoding, path, side, runs)
     print_row("freed memory given back (decoding)", given_back, image, image + given_back - kept)
     bench.runner.pipeline.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     plain = least(bench.decode, runs)
@@ -127,13 +134,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels a side")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    set_up_cpu(workers=1)
+    set_up_environment()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench-model"
         write_bench_model(path)
-        print(f"{'without it':58} {'takes':>12} {'image':>8}")
+        print(f"{'without it':58} {'takes':>12} {'image':>8}", flush=True)
         for side in options.sizes:
-            measure(path, side, options.runs)
+            apart(measure, path, side, options.runs)
 
 
 if __name__ == "__main__":
