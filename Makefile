@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-deploy image-test check train-demo clean
+.PHONY: demo test test-cuda test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test
 
 # Sets up, serves models/demo, sends one real request, leaves demo.png.
@@ -14,6 +14,10 @@ demo: .venv/installed
 test: check
 	tests/install-tools.sh
 	$(BIN)/python -m pytest
+
+# The engine and the server on a GPU, with a CUDA build of torch.
+test-cuda: .venv/installed
+	$(BIN)/python -m pytest tests/cuda
 
 # The chart, alerts, dashboard and examples of deploy/ with the real tools, which it installs.
 test-deploy: .venv/installed

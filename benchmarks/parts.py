@@ -38,7 +38,7 @@ class Bench:
     keep_memory: bool = True
 
     def __post_init__(self) -> None:
-        self.engine = Ours(self.path, "float32", self.compiled, set_up=self.keep_memory)
+        self.engine = Ours.load(self.path, "float32", self.compiled, set_up=self.keep_memory)
         self.runner = self.engine.runner
         self.text = prompt(self.engine.tokenizer, self.tokens)
         self.sample = self.engine.start(self.side, self.text)

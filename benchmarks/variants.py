@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.checkpoint import load_pipeline
+from engine.checkpoint import Pipeline, load_pipeline
 from engine.config import PUBLISHED_PRESETS
 from engine.device import choose_dtype, set_up_cpu
+from engine.graphs import Recorder
 from engine.messages import EngineRequest, SamplingParams
 from engine.model_runner import ModelRunner
 from engine.request import RequestState, SampleState
@@ -83,22 +84,34 @@ class Variant(Protocol):
 
 
 class Ours:
-    """The engine as its worker loads it."""
+    """The engine."""
 
-    def __init__(self, path: Path, dtype: str, compiled: bool = False, set_up: bool = True) -> None:
+    def __init__(
+        self, pipeline: Pipeline, tokenizer: Tokenizer, compiled: bool = False, record: Recorder | None = None
+    ) -> None:
+        device = pipeline.latent_norm.scale.device
+        self.runner = ModelRunner(pipeline, device, compiled=compiled, record=record)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, path: Path, dtype: str, compiled: bool = False, set_up: bool = True) -> "Ours":
+        """On the CPU, as its worker loads it."""
         if set_up:
             set_up_cpu(workers=1)
-        pipeline = load_pipeline(path, CPU, choose_dtype(CPU, dtype))
-        self.runner = ModelRunner(pipeline, CPU, compiled=compiled)
-        self.tokenizer = Tokenizer(path / "tokenizer", MAX_TOKENS)
+        return cls(load_pipeline(path, CPU, choose_dtype(CPU, dtype)), load_tokenizer(path), compiled)
 
-    def start(self, side: int, text: str) -> SampleState:
+    def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
         """A sample before its first step; the text encoder runs where the prompt is not cached."""
         sampling = SamplingParams(TURBO.guidance_schedule, TURBO.mu, TURBO.std)
         ids = self.tokenizer.encode(text)
-        state = RequestState(EngineRequest("bench", ids, side, side, (SEED,), sampling))
+        state = RequestState(EngineRequest("bench", ids, side, side, (seed,), sampling))
         state.conditioning = drain(self.runner.encode_prompt(state.request))
         return self.runner.new_sample(state, 0)
+
+    def step(self, samples: list[SampleState]) -> None:
+        """Once it is done on the device too."""
+        self.runner.denoise_step(samples)
+        self.runner.device.synchronize()
 
     def run(self, job: Job, pause: Callable[[], object] = no_pause) -> Run:
         self.runner.clear_cache()
@@ -106,7 +119,7 @@ class Ours:
         watch = Stopwatch(pause)
         sample = self.start(job.side, text)
         for _ in range(job.steps):
-            self.runner.denoise_step([sample])
+            self.step([sample])
             watch.step_done()
         rgb = drain(self.runner.decode(sample))
         return watch.image_done(np.frombuffer(rgb, np.uint8).reshape(job.side, job.side, 3))
@@ -115,19 +128,28 @@ class Ours:
 class Theirs:
     """diffusers' pipeline."""
 
-    def __init__(self, path: Path, dtype: str, compiled: bool = False, defaults: bool = False) -> None:
-        from diffusers import Ideogram4Pipeline
-
-        self.pipeline: Any = Ideogram4Pipeline.from_pretrained(path, dtype=getattr(torch, dtype))
+    def __init__(
+        self, pipeline: Any, tokenizer: Tokenizer, compiled: bool = False, defaults: bool = False
+    ) -> None:
+        self.pipeline = pipeline
         self.pipeline.set_progress_bar_config(disable=not defaults)
         if compiled:
             self.pipeline.transformer.compile_repeated_blocks()
             self.pipeline.unconditional_transformer.compile_repeated_blocks()
-        self.tokenizer = Tokenizer(path / "tokenizer", MAX_TOKENS)
+        self.tokenizer = tokenizer
         self.defaults = defaults
+
+    @classmethod
+    def load(cls, path: Path, dtype: str, compiled: bool = False, defaults: bool = False) -> "Theirs":
+        from diffusers import Ideogram4Pipeline
+
+        pipeline = Ideogram4Pipeline.from_pretrained(path, dtype=getattr(torch, dtype))
+        return cls(pipeline, load_tokenizer(path), compiled, defaults)
 
     def run(self, job: Job, pause: Callable[[], object] = no_pause) -> Run:
         def stepped(pipeline: Any, step: int, _time: Any, _kwargs: Any) -> dict[str, Any]:
+            if pipeline.device.type == "cuda":
+                torch.cuda.synchronize(pipeline.device)
             watch.step_done()
             pipeline._interrupt = step + 1 >= job.steps  # the rest is passed over
             return {}
@@ -151,12 +173,17 @@ class Theirs:
 
 
 VARIANTS: dict[str, Callable[[Path, str], Variant]] = {
-    "ours": Ours,
-    "ours, compiled": lambda path, dtype: Ours(path, dtype, compiled=True),
-    "diffusers": Theirs,
-    "diffusers, compiled": lambda path, dtype: Theirs(path, dtype, compiled=True),
-    "diffusers, defaults": lambda path, dtype: Theirs(path, dtype, defaults=True),
+    "ours": Ours.load,
+    "ours, compiled": lambda path, dtype: Ours.load(path, dtype, compiled=True),
+    "diffusers": Theirs.load,
+    "diffusers, compiled": lambda path, dtype: Theirs.load(path, dtype, compiled=True),
+    "diffusers, defaults": lambda path, dtype: Theirs.load(path, dtype, defaults=True),
 }
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Of a checkpoint."""
+    return Tokenizer(path / "tokenizer", MAX_TOKENS)
 
 
 def prompt(tokenizer: Tokenizer, tokens: int) -> str:

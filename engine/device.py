@@ -22,13 +22,19 @@ def choose_dtype(device: torch.device, asked: str | None) -> torch.dtype:
 
     A CPU without them would imitate bfloat16 many times slower and no more exactly than float32 is.
     """
-    native = device.type != "cpu" or _cpu_has_bfloat16()
+    native = device.type != "cpu" or _cpu_has("avx512_bf16", "amx_bf16")
     return torch.bfloat16 if native and asked != "float32" else torch.float32
 
 
-def _cpu_has_bfloat16() -> bool:
+def wants_packed_weights(device: torch.device) -> bool:
+    """Whether oneDNN's blocked layout is the faster one there."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has("avx512_f")
+
+
+def _cpu_has(*instructions: str) -> bool:
+    """Any of them."""
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return any(capabilities.get(name) for name in instructions)
 
 
 class Device:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.checkpoint import Pipeline
 from engine.conditioning_cache import ConditioningCache
-from engine.device import Device
+from engine.device import Device, wants_packed_weights
 from engine.graphs import Pass, RecordedPass, Recorder
 from engine.messages import EngineRequest
 from engine.models.attention import Packing
@@ -49,6 +49,10 @@ class ModelRunner:
         self._passes: dict[DiT, Pass] = {dit: dit for dit in (pipeline.conditional, pipeline.unconditional)}
         if record:
             self._passes[pipeline.unconditional] = RecordedPass(pipeline.unconditional, record)
+        if wants_packed_weights(self.device.torch):
+            pipeline.text_encoder.pack_weights()
+            for dit in self._passes:
+                dit.pack_weights()
         if compiled:
             for dit in self._passes:
                 dit.compile_blocks()

@@ -99,7 +99,7 @@ class Chaos:
     """Sends signals to the worker as answers come in, and keeps the pids of all workers there were."""
 
     def __init__(self, server: ServerProcess, rng: random.Random) -> None:
-        self.workers = {worker_of(server)}
+        self.workers = {server.worker_pid()}
         self._server = server
         self._lock = threading.Lock()
         self._answers = 0
@@ -118,7 +118,7 @@ class Chaos:
             _, delay, what = self._pending.pop(0)
             time.sleep(delay)
             until(lambda: is_ready(self._server))
-            worker = worker_of(self._server)
+            worker = self._server.worker_pid()
             self.workers.add(worker)
             os.kill(worker, what)
 
@@ -195,7 +195,7 @@ def test_every_accepted_request_is_answered_with_the_right_pixels_once(server: S
             (picture,) = pictures
             assert np.abs(picture - expected[index]).max() <= 1
     until(lambda: is_ready(server))
-    chaos.workers.add(worker_of(server))
+    chaos.workers.add(server.worker_pid())
     assert len(chaos.workers) == len(DISTURBANCES) + 1
     assert server.metric("ideoserve_worker_restarts_total") == len(DISTURBANCES)
     assert resident_bytes(server.process.pid) < before + (32 << 20)
@@ -218,19 +218,6 @@ def until(condition: Callable[[], bool]) -> None:
 
 def is_ready(server: ServerProcess) -> bool:
     return httpx.get(f"{server.url}/readyz").status_code == 200
-
-
-def worker_of(server: ServerProcess) -> int:
-    """The pid of its worker."""
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
-            command = (status.parent / "cmdline").read_text()
-        except OSError:
-            continue
-        if fields["PPid"] == str(server.process.pid) and "spawn_main" in command:
-            return int(fields["Pid"])
-    raise LookupError("no worker")
 
 
 def is_running(pid: int) -> bool:

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Attention scores that are computed at a time on a CPU in bfloat16: 4 MB, for its cache.
+SCORES = 1 << 21
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -83,6 +86,8 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows)
 
 def attend(q: Tensor, k: Tensor, v: Tensor, samples: int = 1, causal: bool = False) -> Tensor:
     """`samples` samples alike: q and the result (S * Q, H, K), k and v (S * L, H or fewer, K)."""
+    if not causal and _wants_products(q, len(k) // samples):
+        return _by_products(q, k, v, samples)
     dtype = q.dtype
     if q.device.type == "cpu":  # its kernel is faster in float32 even where there is bfloat16
         q, k, v = q.float(), k.float(), v.float()
@@ -90,6 +95,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, samples: int = 1, causal: bool = Fal
     shared = q.shape[1] != k.shape[1]
     attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=shared)
     return attended.transpose(1, 2).flatten(0, 1).to(dtype)
+
+
+def _wants_products(q: Tensor, keys: int) -> bool:
+    """A CPU's fused kernel multiplies in float32; where bfloat16 is faster, large heads gain without it."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-1] >= 128 and keys >= 128
+
+
+def _by_products(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
+    """Matrix product, softmax, matrix product: a head at a time, some rows at a time."""
+    attended = torch.empty_like(q)
+    rows = max(1, SCORES // (len(k) // samples))
+    parts = (x.chunk(samples) for x in (q * q.shape[-1] ** -0.5, k, v, attended))
+    for sample in zip(*parts, strict=True):
+        for queries, keys, values, out in zip(*(x.unbind(1) for x in sample), strict=True):
+            for piece, target in zip(queries.split(rows), out.split(rows), strict=True):
+                target.copy_((piece @ keys.T).softmax(-1) @ values)
+    return attended
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows) -> Tensor:

@@ -52,10 +52,8 @@ def test_quantised_weights_are_kept_as_stored(
     assert {parameter.dtype for parameter in pipeline.vae.parameters()} == {dtype}
 
 
-def test_as_many_bytes_in_memory_as_in_the_files(
-    checkpoints: Checkpoints, runners: Runners, layout: str
-) -> None:
-    pipeline = runners(layout).pipeline
+def test_as_many_bytes_in_memory_as_in_the_files(checkpoints: Checkpoints, layout: str) -> None:
+    pipeline = load_pipeline(checkpoints(layout).path, "cpu", torch.float32)
     for part, module in (
         ("transformer", pipeline.conditional),
         ("unconditional_transformer", pipeline.unconditional),

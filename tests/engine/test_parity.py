@@ -36,7 +36,7 @@ def test_features_of_any_length(runner: ModelRunner, checkpoint: Checkpoint, len
     features = runner.pipeline.text_encoder(ids)
     assert features.dtype == torch.float32
     torch.testing.assert_close(
-        features, reference.text_features(checkpoint.referee, ids), atol=1e-5, rtol=1e-5
+        features, reference.text_features(checkpoint.referee, ids), atol=3e-5, rtol=1e-5
     )
 
 
@@ -44,7 +44,7 @@ def test_features_in_every_layout(checkpoints: Checkpoints, runners: Runners, la
     referee = checkpoints(layout).referee
     ids = reference.token_ids(referee, PROMPT)
     features = runners(layout).pipeline.text_encoder(ids)
-    torch.testing.assert_close(features, reference.text_features(referee, ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features, reference.text_features(referee, ids), atol=3e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("text_len", [1, 30, 2048])

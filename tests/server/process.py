@@ -78,6 +78,18 @@ class ServerProcess:
                 return float(line.rpartition(" ")[2])
         raise KeyError(name)
 
+    def worker_pid(self) -> int:
+        """Of the engine's process."""
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+                command = (status.parent / "cmdline").read_text()
+            except OSError:
+                continue
+            if fields["PPid"] == str(self.process.pid) and "spawn_main" in command:
+                return int(fields["Pid"])
+        raise LookupError("no worker")
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 

@@ -1,0 +1,175 @@
+"""`python -m benchmarks.published`: a model of the published sizes on one GPU, beside diffusers' pipeline.
+
+Random weights in bfloat16, made on the device: two transformers of 9.3 billion parameters, a text model of
+8 billion and the VAE, 54 GB in all, so that one side follows the other. V4_TURBO_12; of its 12 steps
+`--steps` are run and the others counted at the median of those after the first. The first image of a size
+warms up and is not counted.
+"""
+
+import argparse
+import gc
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from benchmarks import bench_model
+from benchmarks.load import TEXT
+from benchmarks.variants import Job, Ours, Theirs, Variant, image_seconds, load_tokenizer, prompt
+from benchmarks.versus import several
+from engine.checkpoint import LatentNorm, Pipeline
+from engine.device import choose_device
+from engine.graphs import cuda_recorder
+from engine.models.dit import DiT, DiTConfig
+from engine.models.text_encoder import TextEncoder
+from engine.models.vae import VAE, VAEConfig
+from tests.engine.checkpoints import VISION_CONFIG, train_tokenizer
+
+GB = 1e9
+BATCHES = (1, 2, 4, 8)
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Sizes:
+    """What either side builds, on the device, of the published sizes or of the bench model's."""
+
+    def __init__(self, device: torch.device, bench: bool) -> None:
+        self.device = device
+        self.text = bench_model.TEXT if bench else TEXT
+        self.dit: dict[str, Any] = bench_model.DIT if bench else {}
+        self.vae: dict[str, Any] = bench_model.VAE if bench else {}
+
+    def ours(self) -> Pipeline:
+        config = VAEConfig(**self.vae)
+        vae = self._make(lambda: VAE(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels = 4 * config.latent_channels
+        return Pipeline(
+            text_encoder=self._make(lambda: TextEncoder({"text_config": self.text})),
+            conditional=self._make(lambda: DiT(DiTConfig(**self.dit))),
+            unconditional=self._make(lambda: DiT(DiTConfig(**self.dit))),
+            vae=vae,
+            latent_norm=LatentNorm(*(torch.ones(channels, device=self.device) for _ in range(2))),
+        )
+
+    def theirs(self) -> Any:
+        from diffusers import (
+            AutoencoderKLFlux2,
+            FlowMatchEulerDiscreteScheduler,
+            Ideogram4Pipeline,
+            Ideogram4Transformer2DModel,
+        )
+        from transformers import Qwen3VLConfig, Qwen3VLModel
+
+        vision = VISION_CONFIG | {"out_hidden_size": self.text["hidden_size"]}
+        text = Qwen3VLConfig(text_config=self.text, vision_config=vision)
+        return Ideogram4Pipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            vae=self._make(lambda: AutoencoderKLFlux2(**self.vae)),
+            text_encoder=self._make(lambda: Qwen3VLModel(text)),
+            tokenizer=train_tokenizer(),
+            transformer=self._make(lambda: Ideogram4Transformer2DModel(**self.dit)),
+            unconditional_transformer=self._make(lambda: Ideogram4Transformer2DModel(**self.dit)),
+        )
+
+    def _make(self, build: Callable[[], Module]) -> Module:
+        """With the weights a module begins its training with."""
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with self.device:
+                return build().eval().requires_grad_(False)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def variants(sizes: Sizes, chosen: list[str]) -> dict[str, Callable[[], Variant]]:
+    """Each builds its model when it is called."""
+    with TemporaryDirectory() as folder:
+        train_tokenizer().save_pretrained(f"{folder}/tokenizer")
+        tokenizer = load_tokenizer(Path(folder))
+    known: dict[str, Callable[[], Variant]] = {
+        "ours": lambda: Ours(sizes.ours(), tokenizer),
+        "ours, compiled": lambda: Ours(sizes.ours(), tokenizer, compiled=True),
+        "ours, graphs": lambda: Ours(sizes.ours(), tokenizer, True, cuda_recorder(sizes.device)),
+        "diffusers": lambda: Theirs(sizes.theirs(), tokenizer),
+        "diffusers, compiled": lambda: Theirs(sizes.theirs(), tokenizer, compiled=True),
+        "diffusers, defaults": lambda: Theirs(sizes.theirs(), tokenizer, defaults=True),
+    }
+    return {name: known[name] for name in chosen}
+
+
+def compare(name: str, variant: Variant, jobs: list[Job], rounds: int) -> None:
+    """A row for each job."""
+    for job in jobs:
+        variant.run(Job(job.side, job.tokens, 2))
+        runs = [variant.run(job) for _ in range(rounds)]
+        step = median(seconds for run in runs for seconds in run.steps)
+        once = median(run.once for run in runs) - step
+        print(
+            f"{name:20} {job.side:5} {job.tokens:6} {image_seconds(runs):9.3f} {step * 1000:9.1f}"
+            f" {once * 1000:9.1f} {memory():7.1f}",
+            flush=True,
+        )
+
+
+def batch(ours: Ours, side: int, steps: int) -> None:
+    """Steps of several samples at once."""
+    text = prompt(ours.tokenizer, 100)
+    for size in BATCHES:
+        samples = [ours.start(side, text, seed) for seed in range(size)]
+        ours.step(samples)
+        ours.step(samples)
+        taken = []
+        for _ in range(steps):
+            started = perf_counter()
+            ours.step(samples)
+            taken.append(perf_counter() - started)
+        print(f"{side:5} {size:6} {median(taken) * 1000:9.1f} {size / median(taken):9.2f}", flush=True)
+
+
+def memory() -> float:
+    """The most gigabytes in use since the last call."""
+    if not torch.cuda.is_available():
+        return 0.0
+    peak = torch.cuda.max_memory_allocated() / GB
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+def main() -> None:
+    names = ["ours", "ours, compiled", "ours, graphs", "diffusers", "diffusers, compiled"]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
+    parser.add_argument("--sizes", type=several(int), default=[256, 512, 1024, 2048], help="pixels a side")
+    parser.add_argument("--tokens", type=several(int), default=[100], help="of the prompt")
+    parser.add_argument("--variants", type=lambda text: text.split(";"), default=names)
+    parser.add_argument("--batch-sizes", type=several(int), default=[256, 512], help="pixels a side, batched")
+    parser.add_argument("--steps", type=int, default=6, help="of the 12 that are run, 2 or more")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--bench", action="store_true", help="of the bench model's sizes, to try it on a CPU")
+    options = parser.parse_args()
+    device = choose_device(None)
+    print(torch.cuda.get_device_name() if device.type == "cuda" else "cpu", torch.__version__)
+    print(f"{'':20} {'side':>5} {'tokens':>6} {'image, s':>9} {'step, ms':>9} {'once, ms':>9} {'GB':>7}")
+    jobs = [Job(*job, options.steps) for job in product(options.sizes, options.tokens)]
+    for name, build in variants(Sizes(device, options.bench), options.variants).items():
+        with torch.inference_mode():
+            started = perf_counter()
+            variant = build()
+            print(f"{name}: built in {perf_counter() - started:.0f} s", flush=True)
+            compare(name, variant, jobs, options.rounds)
+            if name == "ours, compiled":
+                print(f"{'side':>5} {'batch':>6} {'step, ms':>9} {'steps/s':>9}")
+                for side in options.batch_sizes:
+                    batch(variant, side, options.steps)  # type: ignore[arg-type]
+        del variant
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

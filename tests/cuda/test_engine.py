@@ -1,0 +1,206 @@
+"""The engine on a GPU, beside itself on the CPU in float32 (which the other tests hold against diffusers)."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.checkpoint import load_pipeline
+from engine.config import PUBLISHED_PRESETS
+from engine.device import Device, choose_device, choose_dtype
+from engine.graphs import cuda_recorder
+from engine.model_runner import ModelRunner
+from engine.models import attention
+from engine.models.attention import Rows, attend, packed_attention
+from engine.request import SampleState
+from tests.engine.checkpoints import LAYOUTS, Checkpoint
+from tests.engine.conftest import Checkpoints, Runners, finish, rgb, start
+from tests.engine.reference import Job
+
+TURBO = PUBLISHED_PRESETS["V4_TURBO_12"].guidance_schedule
+PROMPT = "a poster that says HELLO"
+CUDA = torch.device("cuda")
+JOBS = (
+    Job("a", 96, 64, TURBO, seed=1),
+    Job(PROMPT, 96, 64, (7.0, 1.0, 3.0, 1.0), seed=2),
+    Job("Füchse 🦊" * 7, 96, 64, (7.0, 3.0, 7.0, 3.0), seed=3),
+)
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype, compiled: bool = False) -> ModelRunner:
+    return ModelRunner(load_pipeline(checkpoint.path, CUDA, dtype), CUDA, compiled=compiled)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    a, b = a.cpu().double(), b.cpu().double()
+    return float((a - b).norm() / b.norm())
+
+
+def test_a_gpu_is_taken_unasked_and_computes_in_bfloat16() -> None:
+    assert choose_device(None) == CUDA
+    assert choose_dtype(CUDA, None) == torch.bfloat16
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_float32_latents_and_image_are_a_cpus(
+    checkpoints: Checkpoints, runners: Runners, layout: str
+) -> None:
+    job = Job(PROMPT, 320, 272, TURBO)
+    here, there = runners(layout), load(checkpoints(layout), torch.float32)
+    wanted, sample = (finish(each, start(each, checkpoints(layout), job)) for each in (here, there))
+    assert distance(sample.latents, wanted.latents) < 1e-4
+    difference = np.abs(rgb(there, sample) - rgb(here, wanted))
+    assert difference.max() <= 2
+    assert difference.mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("layout", "compiled"),
+    [
+        *((layout, False) for layout in LAYOUTS),
+        ("diffusers", True),
+        ("official-fp8", True),
+        ("official-nf4", True),
+    ],
+)
+def test_bfloat16_stays_near_float32(
+    checkpoints: Checkpoints, runners: Runners, layout: str, compiled: bool
+) -> None:
+    job = Job(PROMPT, 256, 256, TURBO)
+    here, there = runners(layout), load(checkpoints(layout), torch.bfloat16, compiled)
+    images = [rgb(each, finish(each, start(each, checkpoints(layout), job))) for each in (here, there)]
+    assert 0 < np.abs(images[0] - images[1]).mean() <= 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_compilation_serves_all_lengths_sizes_and_batches(
+    checkpoint: Checkpoint, dtype: torch.dtype
+) -> None:
+    torch.compiler.reset()
+    eager, compiled = load(checkpoint, dtype), load(checkpoint, dtype, compiled=True)
+    large = Job(PROMPT, 176, 96, (7.0, 3.0), seed=4)
+    finish(compiled, start(compiled, checkpoint, JOBS[0]))
+    compiled.denoise_step([start(compiled, checkpoint, job) for job in JOBS])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for job in (*JOBS, large):
+            wanted, sample = (finish(each, start(each, checkpoint, job)) for each in (eager, compiled))
+            assert distance(sample.latents, wanted.latents) < (1e-4 if dtype == torch.float32 else 0.05)
+        compiled.denoise_step([start(compiled, checkpoint, job) for job in JOBS[:2]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_samples_in_one_pack_equal_each_alone(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """Other prompt lengths, presets, guidance and progress: samples join late and leave early."""
+    runner = load(checkpoint, dtype)
+    samples = [start(runner, checkpoint, job) for job in JOBS]
+    runner.denoise_step(samples[:1])
+    while running := [sample for sample in samples if not sample.is_finished]:
+        runner.denoise_step(running)
+    for job, sample in zip(JOBS, samples, strict=True):
+        alone = finish(runner, start(runner, checkpoint, job))
+        assert distance(sample.latents, alone.latents) < (1e-4 if dtype == torch.float32 else 0.05)
+
+
+@pytest.mark.parametrize("image_alone", [False, True])
+@pytest.mark.parametrize("lens", [[286], [94, 64, 300]])
+def test_attention_over_a_packed_row(lens: list[int], image_alone: bool) -> None:
+    """The published heads, bfloat16."""
+    torch.manual_seed(0)
+    queries = [n - 30 for n in lens] if image_alone else lens
+    q, k, v = (torch.randn(sum(n), 18, 256, dtype=torch.bfloat16, device=CUDA) for n in (queries, lens, lens))
+    attended = packed_attention(q, k, v, Rows.build(queries, CUDA), Rows.build(lens, CUDA))
+    samples = zip(q.float().split(queries), k.float().split(lens), v.float().split(lens), strict=True)
+    assert distance(attended, torch.cat([attend(*sample) for sample in samples])) < 1e-2
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recorded_passes_make_the_same_latents(checkpoint: Checkpoint, compiled: bool) -> None:
+    plain = load(checkpoint, torch.bfloat16, compiled)
+    pipeline = load_pipeline(checkpoint.path, CUDA, torch.bfloat16)
+    recording = ModelRunner(pipeline, CUDA, compiled=compiled, record=cuda_recorder(CUDA))
+    tall = Job(PROMPT, 64, 96, (7.0, 3.0, 7.0, 3.0), seed=2)  # as many tokens, on another grid
+    for job in (*JOBS, tall, Job("b", 176, 96, TURBO), JOBS[0]):
+        wanted, sample = (finish(each, start(each, checkpoint, job)) for each in (plain, recording))
+        assert torch.equal(sample.latents, wanted.latents)
+    wanted_batch, batch = ([start(each, checkpoint, job) for job in JOBS] for each in (plain, recording))
+    for _ in range(3):
+        plain.denoise_step(wanted_batch)
+        recording.denoise_step(batch)
+    for one, other in zip(batch, wanted_batch, strict=True):
+        assert torch.equal(one.latents, other.latents)
+
+
+@contextmanager
+def waiting_forbidden() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_reads_nothing_from_the_device(checkpoint: Checkpoint, compiled: bool) -> None:
+    runner = load(checkpoint, torch.bfloat16, compiled)
+
+    def samples() -> list[SampleState]:
+        return [start(runner, checkpoint, job) for job in JOBS]
+
+    first, second = samples(), samples()
+    runner.denoise_step(first)
+    with waiting_forbidden():
+        runner.denoise_step(second)
+        runner.denoise_step(second)
+        runner.denoise_step(second[:1])
+
+
+def test_the_unconditional_pass_on_a_device_of_its_own(checkpoint: Checkpoint, runner: ModelRunner) -> None:
+    pipeline = load_pipeline(checkpoint.path, CUDA, torch.float32, uncond_device="cuda:0")
+    beside = ModelRunner(pipeline, CUDA, uncond_device="cuda:0")
+    wanted, sample = (finish(each, start(each, checkpoint, JOBS[0])) for each in (runner, beside))
+    assert distance(sample.latents, wanted.latents) < 1e-4
+
+
+def test_out_of_memory_is_no_fault_and_the_memory_comes_back(checkpoint: Checkpoint) -> None:
+    runner, device = load(checkpoint, torch.bfloat16), Device(CUDA)
+    device.peak_memory_bytes()
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        torch.empty(1 << 40, device=CUDA)
+    assert device.is_out_of_memory(raised.value)
+    assert not device.is_fatal(raised.value)
+    device.release_memory()
+    finish(runner, start(runner, checkpoint, JOBS[0]))
+    assert 0 < device.peak_memory_bytes() < 1 << 32
+
+
+FAULT = """
+import torch
+from engine.device import Device
+values = torch.zeros(4, device="cuda")
+try:
+    values[torch.tensor([9], device="cuda")]
+    torch.cuda.synchronize()
+except Exception as error:
+    device = Device("cuda")
+    print(device.is_fatal(error), device.is_out_of_memory(error))
+"""
+
+
+def test_a_fault_of_the_device_is_fatal() -> None:
+    """In a process of its own: nothing runs on the device after it."""
+    run = subprocess.run([sys.executable, "-c", FAULT], capture_output=True, text=True, check=True)
+    assert run.stdout == "True False\n"
+
+
+def test_varlen_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its tests would show nothing."""
+    called: list[bool] = []
+    monkeypatch.setattr(attention, "_varlen", lambda *_: called.append(True))
+    x = torch.zeros(8, 2, 64, dtype=torch.bfloat16, device=CUDA)
+    packed_attention(x, x, x, Rows.build([8], CUDA), Rows.build([8], CUDA))
+    assert called
