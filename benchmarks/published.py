@@ -25,7 +25,6 @@ from benchmarks.variants import Job, Ours, Theirs, Variant, image_seconds, load_
 from benchmarks.versus import several
 from engine.checkpoint import LatentNorm, Pipeline
 from engine.device import choose_device
-from engine.graphs import cuda_recorder
 from engine.models.dit import DiT, DiTConfig
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE, VAEConfig
@@ -95,7 +94,7 @@ def variants(sizes: Sizes, chosen: list[str]) -> dict[str, Callable[[], Variant]
     known: dict[str, Callable[[], Variant]] = {
         "ours": lambda: Ours(sizes.ours(), tokenizer),
         "ours, compiled": lambda: Ours(sizes.ours(), tokenizer, compiled=True),
-        "ours, graphs": lambda: Ours(sizes.ours(), tokenizer, True, cuda_recorder(sizes.device)),
+        "ours, graphs": lambda: Ours(sizes.ours(), tokenizer, compiled=True, recorded=True),
         "diffusers": lambda: Theirs(sizes.theirs(), tokenizer),
         "diffusers, compiled": lambda: Theirs(sizes.theirs(), tokenizer, compiled=True),
         "diffusers, defaults": lambda: Theirs(sizes.theirs(), tokenizer, defaults=True),
@@ -162,7 +161,7 @@ def main() -> None:
             variant = build()
             print(f"{name}: built in {perf_counter() - started:.0f} s", flush=True)
             compare(name, variant, jobs, options.rounds)
-            if name == "ours, compiled":
+            if name == "ours, graphs":
                 print(f"{'side':>5} {'batch':>6} {'step, ms':>9} {'steps/s':>9}")
                 for side in options.batch_sizes:
                     batch(variant, side, options.steps)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.checkpoint import Pipeline, load_pipeline
 from engine.config import PUBLISHED_PRESETS
 from engine.device import choose_dtype, set_up_cpu
-from engine.graphs import Recorder
+from engine.graphs import cuda_recorder
 from engine.messages import EngineRequest, SamplingParams
 from engine.model_runner import ModelRunner
 from engine.request import RequestState, SampleState
@@ -87,10 +87,12 @@ class Ours:
     """The engine."""
 
     def __init__(
-        self, pipeline: Pipeline, tokenizer: Tokenizer, compiled: bool = False, record: Recorder | None = None
+        self, pipeline: Pipeline, tokenizer: Tokenizer, compiled: bool = False, recorded: bool = False
     ) -> None:
         device = pipeline.latent_norm.scale.device
-        self.runner = ModelRunner(pipeline, device, compiled=compiled, record=record)
+        self.runner = ModelRunner(
+            pipeline, device, compiled=compiled, recorder=cuda_recorder if recorded else None
+        )
         self.tokenizer = tokenizer
 
     @classmethod

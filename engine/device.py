@@ -43,6 +43,9 @@ class Device:
     def __init__(self, name: torch.device | str) -> None:
         self.torch = torch.device(name)
         self._is_cuda = self.torch.type == "cuda"
+        if self._is_cuda:
+            torch.backends.cudnn.allow_tf32 = False  # convolutions in float32 are what was asked for
+            torch.backends.cuda.enable_cudnn_sdp(False)  # but where `attention` asks for it
         self._step_done: torch.cuda.Event | None = None
 
     def send(self, values: Tensor) -> Tensor:

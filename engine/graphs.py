@@ -1,4 +1,4 @@
-"""CUDA graphs: the unconditional pass, recorded once for each shape and launched as one from then on."""
+"""CUDA graphs: a transformer's pass, recorded once for each shape and launched as one from then on."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from torch import Tensor
 from engine.models.attention import Packing
 from engine.models.dit import DiT, Modulation
 
-KEPT = 32  # recordings: sizes and batches in turn
+KEPT = 32  # recordings of a transformer: prompts, sizes and batches in turn
+MAX_TOKENS = 1024  # of a pass that is recorded
 
 
 class Recording(Protocol):
@@ -24,6 +25,7 @@ class Recording(Protocol):
 
 
 Recorder = Callable[[Callable[[], Tensor]], Recording]
+Shape = tuple[tuple[int, ...], tuple[int, ...]]
 Pass = Callable[[Tensor, list[Tensor], Modulation, Tensor, Packing], Tensor]  # as `DiT.forward`
 
 
@@ -73,26 +75,26 @@ class _Recorded:
 class RecordedPass:
     """A transformer's pass, called as the transformer is.
 
-    Passes without text alone are recorded: their shapes come again with every request of a size, while
-    each prompt has a length of its own. The first pass of a shape runs as it is, the second is recorded.
+    The first pass of a shape (lengths of prompts and images) runs as it is, the second is recorded: all
+    steps of a request have one. Larger passes take the device longer than the host needs to launch them.
     """
 
     def __init__(self, dit: DiT, record: Recorder) -> None:
         self._dit, self._record = dit, record
-        self._recorded: OrderedDict[tuple[int, ...], _Recorded | None] = OrderedDict()
+        self._recorded: OrderedDict[Shape, _Recorded | None] = OrderedDict()
 
     def __call__(
         self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
     ) -> Tensor:
         """As `DiT.forward`."""
-        shape = packing.image_lens
-        if text or not self._seen(shape):
+        shape = packing.text_lens, packing.image_lens
+        if packing.tokens.offsets[-1] > MAX_TOKENS or not self._seen(shape):
             return self._dit(latents, text, modulation, rotary, packing)
-        inputs = (latents, modulation.blocks, modulation.final, rotary)
+        inputs = (latents, modulation.blocks, modulation.final, rotary, *text)
         recorded = self._recorded[shape] = self._recorded[shape] or self._new(inputs, packing)
         return recorded.replay(inputs)
 
-    def _seen(self, shape: tuple[int, ...]) -> bool:
+    def _seen(self, shape: Shape) -> bool:
         """Whether it came before; it counts as the latest from now on, and the oldest is forgotten."""
         seen = shape in self._recorded
         self._recorded.setdefault(shape, None)
@@ -103,6 +105,6 @@ class RecordedPass:
 
     def _new(self, inputs: tuple[Tensor, ...], packing: Packing) -> _Recorded:
         own = tuple(given.clone() for given in inputs)
-        latents, blocks, final, rotary = own
-        run = partial(self._dit, latents, [], Modulation(blocks, final), rotary, packing)
+        latents, blocks, final, rotary, *text = own
+        run = partial(self._dit, latents, text, Modulation(blocks, final), rotary, packing)
         return _Recorded(own, packing, self._record(run))

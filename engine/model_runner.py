@@ -1,6 +1,6 @@
 """Runs the model on a batch of samples: the only place that stacks tensors."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -25,8 +25,8 @@ CACHE_BYTES = 256 << 20  # of projected prompts
 class ModelRunner:
     """encode_prompt -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
 
-    With an `uncond_device` the unconditional pass runs there, beside the conditional one; with a `record`
-    it is recorded and replayed.
+    With an `uncond_device` the unconditional pass runs there, beside the conditional one; with a `recorder`
+    (for each device) small passes are recorded and replayed.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ModelRunner:
         device: torch.device | str,
         uncond_device: torch.device | str | None = None,
         compiled: bool = False,
-        record: Recorder | None = None,
+        recorder: Callable[[torch.device], Recorder] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.device = Device(device)
@@ -47,8 +47,8 @@ class ModelRunner:
         self._layout = lru_cache(maxsize=64)(self._build_layout)
         self._preview_map = PreviewMap.of(pipeline)
         self._passes: dict[DiT, Pass] = {dit: dit for dit in (pipeline.conditional, pipeline.unconditional)}
-        if record:
-            self._passes[pipeline.unconditional] = RecordedPass(pipeline.unconditional, record)
+        if recorder:
+            self._passes = {dit: RecordedPass(dit, recorder(dit.device)) for dit in self._passes}
         if wants_packed_weights(self.device.torch):
             pipeline.text_encoder.pack_weights()
             for dit in self._passes:
@@ -200,13 +200,13 @@ class ModelRunner:
     ) -> tuple[Packing, Tensor]:
         rows, columns = self._grid(width, height)
         image_lens = [rows * columns] * len(text_lens)
-        device = dit.embed_image_indicator.weight.device
+        device = dit.device
         tables = [dit.rotary(length, rows, columns, device) for length in text_lens]
         return Packing.build(list(text_lens), image_lens, device), torch.cat(tables, dim=1)
 
     @torch.inference_mode()
     def _build_modulation(self, dit: DiT, schedule: tuple[int, int, int, float, float]) -> Modulation:
-        device = dit.embed_image_indicator.weight.device
+        device = dit.device
         return dit.modulate(time_schedule(*schedule)[:-1].float().to(device))
 
     def _to_vae_latents(self, tokens: Tensor, width: int, height: int) -> Tensor:

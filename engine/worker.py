@@ -80,9 +80,8 @@ def _build_runner(config: ModelConfig, options: EngineOptions, device: str | Non
     dtype = choose_dtype(chosen, options.dtype)
     pipeline = load_pipeline(config.path, chosen, dtype, options.uncond_device)
     compiled = options.compile if options.compile is not None else chosen.type == "cuda"
-    graphs = options.cuda_graphs and chosen.type == "cuda"
-    record = cuda_recorder(options.uncond_device or chosen) if graphs else None
-    return ModelRunner(pipeline, chosen, options.uncond_device, compiled, record)
+    recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
+    return ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)
 
 
 def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:

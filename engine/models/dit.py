@@ -229,6 +229,10 @@ class DiT(nn.Module):
         """The compute dtype; quantised weights are cast to it at use."""
         return self.embed_image_indicator.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.embed_image_indicator.weight.device
+
     def project_text(self, features: Tensor) -> Tensor:
         """Text features (L, features) in float32 -> tokens (L, D) of the sequence."""
         normed = self.llm_cond_norm(features.to(self.dtype))

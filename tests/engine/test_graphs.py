@@ -45,17 +45,19 @@ def recorder() -> Recorder:
 @pytest.fixture
 def recording(checkpoint: Checkpoint, recorder: Recorder) -> ModelRunner:
     pipeline = load_pipeline(checkpoint.path, "cpu", torch.float32)
-    return ModelRunner(pipeline, "cpu", record=recorder)
+    return ModelRunner(pipeline, "cpu", recorder=lambda _: recorder)
 
 
 def test_the_latents_are_the_same_and_one_recording_serves_all_of_a_shape(
     checkpoint: Checkpoint, runner: ModelRunner, recording: ModelRunner, recorder: Recorder
 ) -> None:
-    """Both jobs have 24 image tokens, on other grids and with other prompts."""
+    """Both jobs have 24 image tokens, on other grids and with prompts of other lengths."""
     for job in (WIDE, TALL):
         wanted = finish(runner, start(runner, checkpoint, job)).latents
         assert torch.equal(finish(recording, start(recording, checkpoint, job)).latents, wanted)
-    assert [made.replays for made in recorder.made] == [7]  # of 8 passes the first ran as it was
+    first, unconditional, second = (made.replays for made in recorder.made)
+    assert (first, second) == (3, 3)  # of 4 passes with the prompt the first ran as it was
+    assert unconditional == 7  # of both jobs
 
 
 def test_a_batch_has_a_recording_of_its_own(
@@ -65,13 +67,14 @@ def test_a_batch_has_a_recording_of_its_own(
     alone = start(recording, checkpoint, WIDE)
     recording.denoise_step([alone])
     recording.denoise_step([alone])
+    assert [made.replays for made in recorder.made] == [1, 1]
     wanted, samples = ([start(each, checkpoint, job) for job in jobs] for each in (runner, recording))
     for _ in WIDE.guidance:
         runner.denoise_step(wanted)
         recording.denoise_step(samples)
     for one, other in zip(wanted, samples, strict=True):
         assert torch.equal(one.latents, other.latents)
-    assert [made.replays for made in recorder.made] == [1, 3]
+    assert [made.replays for made in recorder.made] == [1, 1, 3, 3]
 
 
 def test_the_oldest_recording_is_forgotten(
@@ -81,4 +84,13 @@ def test_the_oldest_recording_is_forgotten(
     larger = Job("a", 96, 96, (7.0, 7.0), seed=4)
     for job in (WIDE, larger, WIDE):
         finish(recording, start(recording, checkpoint, job))
-    assert len(recorder.made) == 3
+    assert len(recorder.made) == 2 * 3  # of both transformers
+
+
+def test_a_large_pass_is_not_recorded(
+    checkpoint: Checkpoint, recording: ModelRunner, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 image tokens alone the unconditional pass is small enough, with a prompt it is not."""
+    monkeypatch.setattr(graphs, "MAX_TOKENS", 24)
+    finish(recording, start(recording, checkpoint, WIDE))
+    assert [made.replays for made in recorder.made] == [3]
