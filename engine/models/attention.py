@@ -29,8 +29,11 @@ class Rows:
     @classmethod
     def build(cls, lens: list[int], device: torch.device | str) -> "Rows":
         offsets = (0, *accumulate(lens))
-        index = torch.arange(len(lens)).repeat_interleave(torch.tensor(lens))
-        return cls(offsets, index.to(device) if len(lens) > 1 else None)
+        if len(lens) == 1:
+            return cls(offsets, None)
+        # Filled where it is needed: a copy would wait for the device.
+        each = [torch.full((length,), index, device=device) for index, length in enumerate(lens)]
+        return cls(offsets, torch.cat(each))
 
     @property
     def lens(self) -> list[int]:

@@ -24,9 +24,7 @@ def serve(*flags: str) -> ServerProcess:
     return server
 
 
-@pytest.fixture(
-    params=[(), ("--cuda-graphs", "true"), ("--compile", "false"), ("--dtype", "float32")], ids=str
-)
+@pytest.fixture(params=[(), ("--cuda-graphs",)], ids=str)
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     started = serve(*request.param)
     yield started

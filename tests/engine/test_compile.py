@@ -15,11 +15,15 @@ JOBS = (
 )
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "official-fp8", "official-nf4"])
+@pytest.mark.parametrize(
+    ("layout", "packed"),
+    [("diffusers", True), ("diffusers", False), ("official-fp8", False), ("official-nf4", False)],
+)
 def test_compiled_blocks_make_the_same_latents(
-    checkpoints: Checkpoints, runners: Runners, layout: str
+    monkeypatch: pytest.MonkeyPatch, checkpoints: Checkpoints, runners: Runners, layout: str, packed: bool
 ) -> None:
     checkpoint, eager = checkpoints(layout), runners(layout)
+    monkeypatch.setattr("engine.model_runner.wants_packed_weights", lambda _: packed)
     torch.compiler.reset()
     compiled = ModelRunner(load_pipeline(checkpoint.path, "cpu", torch.float32), "cpu", compiled=True)
     finish(compiled, start(compiled, checkpoint, JOBS[0]))
