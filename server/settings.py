@@ -49,8 +49,8 @@ class Settings(BaseSettings):
     )
     cuda_graphs: bool = Field(
         False,
-        description="on cuda, replay the unconditional pass of a size from a recording; "
-        "off until it has been measured on a GPU",
+        description="on cuda, replay passes of at most 1024 tokens from recordings, one for each "
+        "length of prompt; pays where small images of the same prompts come again",
     )
     max_batch_size: int = Field(8, ge=1, le=64, description="most images denoised in one step")
     max_running: int = Field(64, ge=1, le=1024, description="most images in the device's memory at once")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.models.attention import Packing, packed_attention, spread
-from engine.models.packed_linear import PackedFeedForward, is_plain, pack_linears
+from engine.models.packed_linear import PackedFeedForward, gains_packed, pack_linears
 from engine.models.rms_norm import RMSNorm
 from engine.models.rotary import apply_rotary, frequencies, table
 
@@ -100,11 +100,13 @@ class FeedForward(nn.Module):
 
     def packed(self) -> nn.Module:
         """See `DiT.pack_weights`."""
-        return PackedFeedForward(self.w13, self.w2) if is_plain(self.w13) and is_plain(self.w2) else self
+        if gains_packed(self.w13) and gains_packed(self.w2):
+            return PackedFeedForward(self.w13, self.w2)
+        return self
 
     def _hidden(self, x: Tensor) -> Tensor:
         """silu(gate) * up, (T, intermediate)."""
-        if is_plain(self.w13) and x.device.type == "cpu":
+        if type(self.w13) is nn.Linear and x.device.type == "cpu":
             return _in_pieces(self.w13.weight, x)
         gate, up = self.w13(x).chunk(2, dim=-1)
         return F.silu(gate) * up

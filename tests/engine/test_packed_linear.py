@@ -7,6 +7,7 @@ from torch import nn
 from engine.checkpoint import load_pipeline
 from engine.device import wants_packed_weights
 from engine.model_runner import ModelRunner
+from engine.models import packed_linear
 from engine.models.dit import DiTConfig, FeedForward
 from engine.models.packed_linear import PackedFeedForward, PackedLinear, pack_linears
 from tests.engine.checkpoints import Checkpoint
@@ -14,6 +15,11 @@ from tests.engine.checkpoints import Checkpoint
 CONFIG = DiTConfig(
     attention_head_dim=64, num_attention_heads=1, intermediate_size=200, mrope_section=(8, 4, 4)
 )
+
+
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "MIN_WEIGHTS", 0)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -36,6 +42,13 @@ def test_a_packed_mlp_is_the_mlp() -> None:
     assert isinstance(packed, PackedFeedForward)
     with torch.inference_mode():
         torch.testing.assert_close(packed(x), mlp(x), atol=1e-6, rtol=1e-5)
+
+
+def test_a_small_matrix_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "MIN_WEIGHTS", 48 * 72)
+    layers = nn.Sequential(nn.Linear(48, 71), nn.Linear(48, 72))
+    pack_linears(layers)
+    assert [type(layer) for layer in layers] == [nn.Linear, PackedLinear]
 
 
 @pytest.mark.parametrize(
