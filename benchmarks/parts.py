@@ -1,6 +1,6 @@
 """What each optimisation gives, one at a time: `python -m benchmarks.parts`.
 
-On the bench model, float32, one prompt of 30 tokens, V4_TURBO_12. For what the engine computes once, the
+On the bench model, one prompt of 30 tokens, V4_TURBO_12. For what the engine computes once, the
 seconds are those of computing it in every step; for the others, of the image without it. Least of some runs.
 """
 
@@ -33,12 +33,13 @@ class Bench:
 
     path: Path
     side: int
-    tokens: int
+    dtype: str
+    tokens: int = 30
     compiled: bool = False
     keep_memory: bool = True
 
     def __post_init__(self) -> None:
-        self.engine = Ours.load(self.path, "float32", self.compiled, set_up=self.keep_memory)
+        self.engine = Ours.load(self.path, self.dtype, self.compiled, set_up=self.keep_memory)
         self.runner = self.engine.runner
         self.text = prompt(self.engine.tokenizer, self.tokens)
         self.sample = self.engine.start(self.side, self.text)
@@ -81,17 +82,17 @@ def least(run: Callable[[], None], runs: int) -> float:
     return min(taken[1:])
 
 
-def decoding(path: Path, side: int, runs: int) -> float:
+def decoding(path: Path, side: int, dtype: str, runs: int) -> float:
     """Seconds, as the process's memory is set up."""
-    return least(Bench(path, side, 30, keep_memory=False).decode, runs)
+    return least(Bench(path, side, dtype, keep_memory=False).decode, runs)
 
 
-def stepping(path: Path, side: int, runs: int) -> float:
+def stepping(path: Path, side: int, dtype: str, runs: int) -> float:
     """Seconds, as the process's environment is."""
-    return least(Bench(path, side, 30).step, runs)
+    return least(Bench(path, side, dtype).step, runs)
 
 
-def apart(run: Callable[[Path, int, int], Any], *job: Any, **environment: str) -> Any:
+def apart(run: Callable[[Path, int, str, int], Any], *job: Any, **environment: str) -> Any:
     """`run` in a process of its own: some settings cannot be taken back."""
     with patch.dict(os.environ, environment), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(run, *job).result()
@@ -102,13 +103,14 @@ def print_row(what: str, seconds: float, image: float, without: float) -> None:
     print(f"{what:58} {seconds * 1000:9.1f} ms {without / image - 1:+8.1%}", flush=True)
 
 
-def measure(path: Path, side: int, runs: int) -> None:
+def measure(path: Path, side: int, dtype: str, runs: int) -> None:
     """All rows of one size."""
-    bench = Bench(path, side, 30)
+    bench = Bench(path, side, dtype)
     step, encode, kept = (least(part, runs) for part in (bench.step, bench.encode, bench.decode))
     image = encode + STEPS * step + kept
     print(
-        f"{side} px: {image:.2f} s an image: {encode:.2f} encoding, {STEPS} x {step:.3f}, {kept:.2f} decoding"
+        f"{side} px, {dtype}: {image:.2f} s an image: {encode:.2f} encoding, "
+        f"{STEPS} x {step:.3f}, {kept:.2f} decoding"
     )
     print_row("prompt encoded again (conditioning cache)", encode, image - encode, image)
     for what, run in (
@@ -118,20 +120,27 @@ def measure(path: Path, side: int, runs: int) -> None:
     ):
         seconds = least(run, runs)
         print_row(what, seconds, image, image + (STEPS - 1) * seconds)
-    alike = apart(stepping, path, side, runs, MKL_NUM_STRIPES="0")
+    with patch("engine.models.attention._wants_products", lambda *_: False):
+        fused = least(bench.step, runs)
+    print_row("the fused attention kernel (a step)", fused, image, image + STEPS * (fused - step))
+    with patch("engine.model_runner.wants_packed_weights", lambda _: False):
+        plain = least(Bench(path, side, dtype).step, runs)
+    print_row("weights not packed (a step)", plain, image, image + STEPS * (plain - step))
+    alike = apart(stepping, path, side, dtype, runs, MKL_NUM_STRIPES="0")
     print_row("MKL left to itself (a step)", alike, image, image + STEPS * (alike - step))
-    given_back = apart(decoding, path, side, runs)
+    given_back = apart(decoding, path, side, dtype, runs)
     print_row("freed memory given back (decoding)", given_back, image, image + given_back - kept)
     bench.runner.pipeline.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    plain = least(bench.decode, runs)
-    print_row("VAE weights not channels-last (decoding)", plain, image, image + plain - kept)
-    fused = least(Bench(path, side, 30, compiled=True).step, runs)
-    print_row("blocks not compiled (--compile, a step)", step, image - STEPS * (step - fused), image)
+    contiguous = least(bench.decode, runs)
+    print_row("VAE weights not channels-last (decoding)", contiguous, image, image + contiguous - kept)
+    compiled = least(Bench(path, side, dtype, compiled=True).step, runs)
+    print_row("blocks not compiled (--compile, a step)", step, image - STEPS * (step - compiled), image)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parts", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels a side")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     set_up_environment()
@@ -140,7 +149,7 @@ def main() -> None:
         write_bench_model(path)
         print(f"{'without it':58} {'takes':>12} {'image':>8}", flush=True)
         for side in options.sizes:
-            apart(measure, path, side, options.runs)
+            apart(measure, path, side, options.dtype, options.runs)
 
 
 if __name__ == "__main__":

@@ -102,18 +102,32 @@ def variants(sizes: Sizes, chosen: list[str]) -> dict[str, Callable[[], Variant]
     return {name: known[name] for name in chosen}
 
 
-def compare(name: str, variant: Variant, jobs: list[Job], rounds: int) -> None:
-    """A row for each job."""
+def compare(name: str, variant: Variant, jobs: list[Job], rounds: int) -> dict[Job, float]:
+    """A row for each job; the seconds of its image."""
+    seconds = {}
     for job in jobs:
         variant.run(Job(job.side, job.tokens, 2))
         runs = [variant.run(job) for _ in range(rounds)]
         step = median(seconds for run in runs for seconds in run.steps)
         once = median(run.once for run in runs) - step
+        seconds[job] = image_seconds(runs)
         print(
-            f"{name:20} {job.side:5} {job.tokens:6} {image_seconds(runs):9.3f} {step * 1000:9.1f}"
+            f"{name:20} {job.side:5} {job.tokens:6} {seconds[job]:9.3f} {step * 1000:9.1f}"
             f" {once * 1000:9.1f} {memory():7.1f}",
             flush=True,
         )
+    return seconds
+
+
+def print_ratios(seconds: dict[str, dict[Job, float]], jobs: list[Job]) -> None:
+    """The faster of plain and compiled diffusers against each of ours."""
+    theirs = [seconds[name] for name in ("diffusers", "diffusers, compiled") if name in seconds]
+    for name, ours in seconds.items():
+        if name.startswith("ours") and theirs:
+            ratios = ", ".join(
+                f"{job.side} px {min(each[job] for each in theirs) / ours[job]:.2f}" for job in jobs
+            )
+            print(f"diffusers at its best against {name}: {ratios}")
 
 
 def batch(ours: Ours, side: int, steps: int) -> None:
@@ -141,7 +155,8 @@ def memory() -> float:
 
 
 def main() -> None:
-    names = ["ours", "ours, compiled", "ours, graphs", "diffusers", "diffusers, compiled"]
+    names = ["ours", "ours, compiled", "diffusers", "diffusers, compiled"]
+    names += ["ours, graphs"] if torch.cuda.is_available() else []
     parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
     parser.add_argument("--sizes", type=several(int), default=[256, 512, 1024, 2048], help="pixels a side")
     parser.add_argument("--tokens", type=several(int), default=[100], help="of the prompt")
@@ -155,19 +170,21 @@ def main() -> None:
     print(torch.cuda.get_device_name() if device.type == "cuda" else "cpu", torch.__version__)
     print(f"{'':20} {'side':>5} {'tokens':>6} {'image, s':>9} {'step, ms':>9} {'once, ms':>9} {'GB':>7}")
     jobs = [Job(*job, options.steps) for job in product(options.sizes, options.tokens)]
+    seconds = {}
     for name, build in variants(Sizes(device, options.bench), options.variants).items():
         with torch.inference_mode():
             started = perf_counter()
             variant = build()
             print(f"{name}: built in {perf_counter() - started:.0f} s", flush=True)
-            compare(name, variant, jobs, options.rounds)
-            if name == "ours, graphs":
+            seconds[name] = compare(name, variant, jobs, options.rounds)
+            if name == "ours, compiled":
                 print(f"{'side':>5} {'batch':>6} {'step, ms':>9} {'steps/s':>9}")
                 for side in options.batch_sizes:
                     batch(variant, side, options.steps)  # type: ignore[arg-type]
         del variant
         gc.collect()
         torch.cuda.empty_cache()
+    print_ratios(seconds, jobs)
 
 
 if __name__ == "__main__":
