@@ -75,9 +75,11 @@ class Device:
         return peak
 
     def release_memory(self) -> None:
-        """Give cached blocks back to the device."""
+        """Give freed memory back: to the device, and what a CPU's kept to the system."""
         if self._is_cuda:
             torch.cuda.empty_cache()
+        elif libc := _glibc():
+            libc.malloc_trim(0)
 
     def is_out_of_memory(self, error: Exception) -> bool:
         # The CPU allocator raises a plain RuntimeError.
@@ -96,8 +98,12 @@ def set_up_cpu(workers: int) -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # not so in musl
-            libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """None on another system, and where musl is its library."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "mallopt") else None

@@ -14,6 +14,7 @@ from engine.graphs import Pass, RecordedPass, Recorder
 from engine.messages import EngineRequest
 from engine.models.attention import Packing
 from engine.models.dit import DiT, Modulation
+from engine.models.text_encoder import TextEncoder
 from engine.preview import PreviewMap
 from engine.request import Conditioning, Preview, RequestState, SampleState
 from engine.sampling import euler_step, guide, initial_noise, time_schedule
@@ -50,9 +51,10 @@ class ModelRunner:
         if recorder:
             self._passes = {dit: RecordedPass(dit, recorder(dit.device)) for dit in self._passes}
         if wants_packed_weights(self.device.torch):
-            pipeline.text_encoder.pack_weights()
-            for dit in self._passes:
-                dit.pack_weights()
+            parts: list[DiT | TextEncoder] = [pipeline.text_encoder, *self._passes]
+            for part in parts:
+                part.pack_weights()
+                self.device.release_memory()  # of the plain ones
         if compiled:
             for dit in self._passes:
                 dit.compile_blocks()

@@ -64,6 +64,30 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     assert faults("kept") < faults("as it is") / 10
 
 
+RESIDENT = """
+import os, torch
+from engine.device import Device, set_up_cpu
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+set_up_cpu(workers=1)
+before = resident()
+blocks = [torch.ones(1 << 18) for _ in range(100)]
+last = blocks.pop()
+del blocks
+kept = resident() - before
+Device("cpu").release_memory()
+print(kept >> 20, resident() - before >> 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
+def test_memory_that_is_kept_can_be_given_back() -> None:
+    run = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
+    kept, left = map(int, run.stdout.split())
+    assert kept > 90
+    assert left < 10
+
+
 SEEN_BY_TORCH = """
 import multiprocessing, os, sys
 from engine import worker
