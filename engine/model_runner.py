@@ -202,14 +202,12 @@ class ModelRunner:
     ) -> tuple[Packing, Tensor]:
         rows, columns = self._grid(width, height)
         image_lens = [rows * columns] * len(text_lens)
-        device = dit.device
-        tables = [dit.rotary(length, rows, columns, device) for length in text_lens]
-        return Packing.build(list(text_lens), image_lens, device), torch.cat(tables, dim=1)
+        tables = [dit.rotary(length, rows, columns, dit.device) for length in text_lens]
+        return Packing.build(list(text_lens), image_lens, dit.device), torch.cat(tables, dim=1)
 
     @torch.inference_mode()
     def _build_modulation(self, dit: DiT, schedule: tuple[int, int, int, float, float]) -> Modulation:
-        device = dit.device
-        return dit.modulate(time_schedule(*schedule)[:-1].float().to(device))
+        return dit.modulate(time_schedule(*schedule)[:-1].float().to(dit.device))
 
     def _to_vae_latents(self, tokens: Tensor, width: int, height: int) -> Tensor:
         """Tokens (N, 4 * c), patch pixels outermost, -> (c, 2 * rows, 2 * columns) in VAE units."""

@@ -106,7 +106,8 @@ class FeedForward(nn.Module):
 
     def _hidden(self, x: Tensor) -> Tensor:
         """silu(gate) * up, (T, intermediate)."""
-        if type(self.w13) is nn.Linear and x.device.type == "cpu":
+        plain = type(self.w13) is nn.Linear
+        if plain and x.device.type == "cpu" and self.w13.out_features > 2 * PIECE:
             return _in_pieces(self.w13.weight, x)
         gate, up = self.w13(x).chunk(2, dim=-1)
         return F.silu(gate) * up

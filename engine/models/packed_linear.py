@@ -72,8 +72,10 @@ class PackedFeedForward(nn.Module):
 
 
 def gains_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """A Linear that is neither quantised nor small."""
-    return type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS
+    """A Linear on the CPU that is neither quantised nor small."""
+    if type(module) is not nn.Linear:
+        return False
+    return module.weight.device.type == "cpu" and module.weight.numel() >= MIN_WEIGHTS
 
 
 def pack_linears(module: nn.Module) -> None:
