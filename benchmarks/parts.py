@@ -92,7 +92,7 @@ def stepping(path: Path, side: int, dtype: str, runs: int) -> float:
     return least(Bench(path, side, dtype).step, runs)
 
 
-def apart(run: Callable[[Path, int, str, int], Any], *job: Any, **environment: str) -> Any:
+def apart(run: Callable[..., Any], *job: Any, **environment: str) -> Any:
     """`run` in a process of its own: some settings cannot be taken back."""
     with patch.dict(os.environ, environment), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(run, *job).result()

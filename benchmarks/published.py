@@ -1,13 +1,12 @@
 """`python -m benchmarks.published`: a model of the published sizes on one GPU, beside diffusers' pipeline.
 
 Random weights in bfloat16, made on the device: two transformers of 9.3 billion parameters, a text model of
-8 billion and the VAE, 54 GB in all, so that one side follows the other. V4_TURBO_12; of its 12 steps
-`--steps` are run and the others counted at the median of those after the first. The first image of a size
-warms up and is not counted.
+8 billion and the VAE, 54 GB in all, so that one variant follows the other, each in a process of its own: the
+engine's settings of torch are not to meet diffusers. V4_TURBO_12; of its 12 steps `--steps` are run and the
+others counted at the median of those after the first. The first image of a size warms up and is not counted.
 """
 
 import argparse
-import gc
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 
 from benchmarks import bench_model
 from benchmarks.load import TEXT
+from benchmarks.parts import apart
 from benchmarks.variants import Job, Ours, Theirs, Variant, image_seconds, load_tokenizer, prompt
 from benchmarks.versus import several
 from engine.checkpoint import LatentNorm, Pipeline
@@ -86,20 +86,27 @@ class Sizes:
             torch.set_default_dtype(torch.float32)
 
 
-def variants(sizes: Sizes, chosen: list[str]) -> dict[str, Callable[[], Variant]]:
-    """Each builds its model when it is called."""
+def build(name: str, sizes: Sizes) -> Variant:
+    """One side with its model."""
     with TemporaryDirectory() as folder:
         train_tokenizer().save_pretrained(f"{folder}/tokenizer")
         tokenizer = load_tokenizer(Path(folder))
-    known: dict[str, Callable[[], Variant]] = {
-        "ours": lambda: Ours(sizes.ours(), tokenizer),
-        "ours, compiled": lambda: Ours(sizes.ours(), tokenizer, compiled=True),
-        "ours, graphs": lambda: Ours(sizes.ours(), tokenizer, compiled=True, recorded=True),
-        "diffusers": lambda: Theirs(sizes.theirs(), tokenizer),
-        "diffusers, compiled": lambda: Theirs(sizes.theirs(), tokenizer, compiled=True),
-        "diffusers, defaults": lambda: Theirs(sizes.theirs(), tokenizer, defaults=True),
-    }
-    return {name: known[name] for name in chosen}
+    compiled = name.endswith(("compiled", "graphs"))
+    if name.startswith("ours"):
+        return Ours(sizes.ours(), tokenizer, compiled, recorded=name.endswith("graphs"))
+    return Theirs(sizes.theirs(), tokenizer, compiled, defaults=name.endswith("defaults"))
+
+
+@torch.inference_mode()
+def measure(name: str, jobs: list[Job], options: argparse.Namespace) -> dict[Job, float]:
+    """The rows of one variant; the seconds of its images."""
+    variant = build(name, Sizes(choose_device(None), options.bench))
+    seconds = compare(name, variant, jobs, options.rounds)
+    if name == "ours, compiled":
+        print(f"{'side':>5} {'batch':>6} {'step, ms':>9} {'steps/s':>9}")
+        for side in options.batch_sizes:
+            batch(variant, side, options.steps)  # type: ignore[arg-type]
+    return seconds
 
 
 def compare(name: str, variant: Variant, jobs: list[Job], rounds: int) -> dict[Job, float]:
@@ -170,20 +177,7 @@ def main() -> None:
     print(torch.cuda.get_device_name() if device.type == "cuda" else "cpu", torch.__version__)
     print(f"{'':20} {'side':>5} {'tokens':>6} {'image, s':>9} {'step, ms':>9} {'once, ms':>9} {'GB':>7}")
     jobs = [Job(*job, options.steps) for job in product(options.sizes, options.tokens)]
-    seconds = {}
-    for name, build in variants(Sizes(device, options.bench), options.variants).items():
-        with torch.inference_mode():
-            started = perf_counter()
-            variant = build()
-            print(f"{name}: built in {perf_counter() - started:.0f} s", flush=True)
-            seconds[name] = compare(name, variant, jobs, options.rounds)
-            if name == "ours, compiled":
-                print(f"{'side':>5} {'batch':>6} {'step, ms':>9} {'steps/s':>9}")
-                for side in options.batch_sizes:
-                    batch(variant, side, options.steps)  # type: ignore[arg-type]
-        del variant
-        gc.collect()
-        torch.cuda.empty_cache()
+    seconds = {name: apart(measure, name, jobs, options) for name in options.variants}
     print_ratios(seconds, jobs)
 
 

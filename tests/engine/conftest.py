@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.checkpoint import load_pipeline
 from engine.messages import EngineRequest, SamplingParams
@@ -77,9 +78,14 @@ def start(runner: ModelRunner, checkpoint: Checkpoint, job: Job) -> SampleState:
 
 
 def finish(runner: ModelRunner, sample: SampleState) -> SampleState:
-    while not sample.is_finished:
-        runner.denoise_step([sample])
+    finish_all(runner, [sample])
     return sample
+
+
+def finish_all(runner: ModelRunner, samples: list[SampleState]) -> None:
+    """In one batch, which those that are done leave."""
+    while running := [sample for sample in samples if not sample.is_finished]:
+        runner.denoise_step(running)
 
 
 def rgb(runner: ModelRunner, sample: SampleState) -> NDArray[np.int64]:
@@ -87,3 +93,9 @@ def rgb(runner: ModelRunner, sample: SampleState) -> NDArray[np.int64]:
     width, height = sample.batch_key
     pixels = np.frombuffer(drain(runner.decode(sample)), np.uint8)
     return pixels.reshape(height, width, 3).astype(np.int64)
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    """The norm of the difference, of the expected one's; in float64."""
+    actual, expected = actual.cpu().double(), expected.cpu().double()
+    return float((actual - expected).norm() / expected.norm())

@@ -13,7 +13,7 @@ from engine.models.dit import DiT
 from engine.sampling import initial_noise, time_schedule
 from tests.engine import reference
 from tests.engine.checkpoints import Checkpoint
-from tests.engine.conftest import Checkpoints, Runners, finish, load_runner, rgb, start
+from tests.engine.conftest import Checkpoints, Runners, finish, finish_all, load_runner, relative, rgb, start
 from tests.engine.reference import Job
 
 TURBO = PUBLISHED_PRESETS["V4_TURBO_12"]
@@ -36,7 +36,7 @@ def test_features_of_any_length(runner: ModelRunner, checkpoint: Checkpoint, len
     features = runner.pipeline.text_encoder(ids)
     assert features.dtype == torch.float32
     torch.testing.assert_close(
-        features, reference.text_features(checkpoint.referee, ids), atol=3e-5, rtol=1e-5
+        features, reference.text_features(checkpoint.referee, ids), atol=1e-5, rtol=1e-5
     )
 
 
@@ -44,7 +44,7 @@ def test_features_in_every_layout(checkpoints: Checkpoints, runners: Runners, la
     referee = checkpoints(layout).referee
     ids = reference.token_ids(referee, PROMPT)
     features = runners(layout).pipeline.text_encoder(ids)
-    torch.testing.assert_close(features, reference.text_features(referee, ids), atol=3e-5, rtol=1e-5)
+    torch.testing.assert_close(features, reference.text_features(referee, ids), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("text_len", [1, 30, 2048])
@@ -58,7 +58,7 @@ def test_velocity(
     latents = reference.noise(job, dit.config.in_channels)
     for t in (0.0, 0.3, 1.0):
         expected = reference.velocity(referee.transformer, latents, t, features, job.grid)
-        assert _relative(_velocity(dit, latents, t, features, job), expected) < 1e-4
+        assert relative(_velocity(dit, latents, t, features, job), expected) < 1e-4
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -67,7 +67,7 @@ def test_velocity_without_text(runner: ModelRunner, checkpoint: Checkpoint, widt
     dit, referee = runner.pipeline.unconditional, checkpoint.referee
     latents = reference.noise(job, dit.config.in_channels)
     expected = reference.velocity(referee.unconditional_transformer, latents, 0.6, None, job.grid)
-    assert _relative(_velocity(dit, latents, 0.6, None, job), expected) < 1e-4
+    assert relative(_velocity(dit, latents, 0.6, None, job), expected) < 1e-4
 
 
 @pytest.mark.parametrize("preset", PUBLISHED_PRESETS)
@@ -161,8 +161,7 @@ def test_samples_in_one_pack_equal_each_alone(runner: ModelRunner, checkpoint: C
     """Other prompt lengths, presets, guidance and progress: samples join late and leave early."""
     samples = [start(runner, checkpoint, job) for job in PACK]
     runner.denoise_step(samples[:1])
-    while running := [sample for sample in samples if not sample.is_finished]:
-        runner.denoise_step(running)
+    finish_all(runner, samples)
     for job, sample in zip(PACK, samples, strict=True):
         alone = finish(runner, start(runner, checkpoint, job))
         assert _distance(sample.latents, alone.latents) < 1e-4
@@ -218,10 +217,6 @@ def _prompt_of(checkpoint: Checkpoint, tokens: int) -> str:
     prompt += "é"[: (tokens - frame) % 3 // 2] + "?" * ((tokens - frame) % 3 % 2)
     assert reference.count_tokens(checkpoint.referee, prompt) == tokens
     return prompt
-
-
-def _relative(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).norm() / expected.norm())
 
 
 def _distance(actual: Tensor, expected: Tensor) -> float:
