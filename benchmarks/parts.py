@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.bench_model import write_bench_model
 from benchmarks.variants import TURBO, Ours, prompt
-from engine.models.attention import Packing
+from engine.kernels.packing import Packing
 from engine.work import drain
 from engine.worker import set_up_environment
 
@@ -120,12 +120,12 @@ def measure(path: Path, side: int, dtype: str, runs: int) -> None:
     ):
         seconds = least(run, runs)
         print_row(what, seconds, image, image + (STEPS - 1) * seconds)
-    with patch("engine.models.attention._wants_products", lambda *_: False):
+    with patch("engine.kernels.attention._wants_products", lambda *_: False):
         fused = least(bench.step, runs)
     print_row("the fused attention kernel (a step)", fused, image, image + STEPS * (fused - step))
-    with patch("engine.model_runner.wants_packed_weights", lambda _: False):
+    with patch("engine.model_runner.wants_prepacked_weights", lambda _: False):
         plain = least(Bench(path, side, dtype).step, runs)
-    print_row("weights not packed (a step)", plain, image, image + STEPS * (plain - step))
+    print_row("weights not prepacked (a step)", plain, image, image + STEPS * (plain - step))
     alike = apart(stepping, path, side, dtype, runs, MKL_NUM_STRIPES="0")
     print_row("MKL left to itself (a step)", alike, image, image + STEPS * (alike - step))
     given_back = apart(decoding, path, side, dtype, runs)

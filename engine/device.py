@@ -26,8 +26,8 @@ def choose_dtype(device: torch.device, asked: str | None) -> torch.dtype:
     return torch.bfloat16 if native and asked != "float32" else torch.float32
 
 
-def wants_packed_weights(device: torch.device) -> bool:
-    """Whether oneDNN's blocked layout is the faster one there."""
+def wants_prepacked_weights(device: torch.device) -> bool:
+    """Whether oneDNN's blocked weight format is faster there."""
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has("avx512_f")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from engine.models.attention import Packing
+from engine.kernels.packing import Packing
 from engine.models.dit import DiT, Modulation
 
 KEPT = 32  # recordings of a transformer: prompts, sizes and batches in turn

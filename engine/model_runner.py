@@ -5,16 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.checkpoint import Pipeline
 from engine.conditioning_cache import ConditioningCache
-from engine.device import Device, wants_packed_weights
+from engine.device import Device, wants_prepacked_weights
 from engine.graphs import Pass, RecordedPass, Recorder
+from engine.kernels.packing import Packing
+from engine.kernels.prepack import prepack_weights
 from engine.messages import EngineRequest
-from engine.models.attention import Packing
 from engine.models.dit import DiT, Modulation
-from engine.models.text_encoder import TextEncoder
 from engine.preview import PreviewMap
 from engine.request import Conditioning, Preview, RequestState, SampleState
 from engine.sampling import euler_step, guide, initial_noise, time_schedule
@@ -45,16 +45,16 @@ class ModelRunner:
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
         self._cache = ConditioningCache(CACHE_BYTES)
         self._modulation = lru_cache(maxsize=32)(self._build_modulation)
-        self._layout = lru_cache(maxsize=64)(self._build_layout)
+        self._packing = lru_cache(maxsize=64)(self._build_packing)
         self._preview_map = PreviewMap.of(pipeline)
         self._passes: dict[DiT, Pass] = {dit: dit for dit in (pipeline.conditional, pipeline.unconditional)}
         if recorder:
             self._passes = {dit: RecordedPass(dit, recorder(dit.device)) for dit in self._passes}
-        if wants_packed_weights(self.device.torch):
-            parts: list[DiT | TextEncoder] = [pipeline.text_encoder, *self._passes]
+        if wants_prepacked_weights(self.device.torch):
+            parts: list[nn.Module] = [pipeline.text_encoder, *self._passes]
             for part in parts:
-                part.pack_weights()
-                self.device.release_memory()  # of the plain ones
+                prepack_weights(part)
+                self.device.release_memory()  # that the plain weights took
         if compiled:
             for dit in self._passes:
                 dit.compile_blocks()
@@ -192,12 +192,12 @@ class ModelRunner:
     ) -> Tensor:
         """Velocity (B, N, C) from one transformer."""
         text_lens = tuple(map(len, text)) or (0,) * len(samples)
-        packing, rotary = self._layout(dit, text_lens, *samples[0].batch_key)
+        packing, rotary = self._packing(dit, text_lens, *samples[0].batch_key)
         modulation = Modulation.stack(modulations)
         velocity = self._passes[dit](latents.flatten(0, 1), text, modulation, rotary, packing)
         return velocity.view_as(latents)
 
-    def _build_layout(
+    def _build_packing(
         self, dit: DiT, text_lens: tuple[int, ...], width: int, height: int
     ) -> tuple[Packing, Tensor]:
         rows, columns = self._grid(width, height)

@@ -5,8 +5,8 @@ import json
 import torch
 from torch import Tensor, nn
 
+from engine.kernels.quantized_linear import NF4_BLOCK, Fp8Linear, NF4Linear
 from engine.layouts import Sources
-from engine.quantization import NF4_BLOCK, Fp8Linear, NF4Linear
 from engine.weights import WeightFiles
 
 NF4_STATE = "quant_state.bitsandbytes__nf4"

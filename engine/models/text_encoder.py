@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from engine.models.attention import attend
-from engine.models.packed_linear import pack_linears
-from engine.models.rms_norm import RMSNorm
+from engine.kernels.attention import attend
+from engine.kernels.norm import RMSNorm
 from engine.models.rotary import apply_rotary, frequencies, table
 from engine.work import drain
 
@@ -132,10 +131,6 @@ class TextEncoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.language_model.embed_tokens.weight.device
-
-    def pack_weights(self) -> None:
-        """As `DiT.pack_weights`."""
-        pack_linears(self)
 
     def forward(self, token_ids: Sequence[int]) -> Tensor:
         """One prompt's features (L, hidden * taps) as the layers leave them, taps innermost."""

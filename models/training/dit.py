@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.kernels.norm import RMSNorm
 from engine.models.dit import DiTConfig, FinalLayer, TimeEmbedding, position_ids, rotary_table
-from engine.models.rms_norm import RMSNorm
 from models.training import text, vae
 from models.training.speed import compiled
 

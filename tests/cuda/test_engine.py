@@ -13,8 +13,9 @@ from engine.checkpoint import load_pipeline
 from engine.config import PUBLISHED_PRESETS
 from engine.device import Device, choose_device, choose_dtype
 from engine.graphs import cuda_recorder
+from engine.kernels.attention import attend, packed_attention
+from engine.kernels.packing import Rows
 from engine.model_runner import ModelRunner
-from engine.models.attention import Rows, attend, packed_attention
 from engine.request import SampleState
 from tests.engine.checkpoints import LAYOUTS, Checkpoint
 from tests.engine.conftest import Checkpoints, Runners, finish, finish_all, relative, rgb, start

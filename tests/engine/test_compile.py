@@ -23,8 +23,8 @@ def test_compiled_blocks_make_the_same_latents(
     monkeypatch: pytest.MonkeyPatch, checkpoints: Checkpoints, runners: Runners, layout: str, packed: bool
 ) -> None:
     checkpoint, eager = checkpoints(layout), runners(layout)
-    monkeypatch.setattr("engine.model_runner.wants_packed_weights", lambda _: packed)
-    monkeypatch.setattr("engine.models.packed_linear.MIN_WEIGHTS", 0)
+    monkeypatch.setattr("engine.model_runner.wants_prepacked_weights", lambda _: packed)
+    monkeypatch.setattr("engine.kernels.linear.MIN_WEIGHTS", 0)
     torch.compiler.reset()
     compiled = ModelRunner(load_pipeline(checkpoint.path, "cpu", torch.float32), "cpu", compiled=True)
     finish(compiled, start(compiled, checkpoint, JOBS[0]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import LATENT_NORM, Pipeline, load_dit, load_pipeline
 from engine.errors import CheckpointError
-from engine.quantization import Fp8Linear, NF4Linear
+from engine.kernels.quantized_linear import Fp8Linear, NF4Linear
 from engine.weights import WeightFiles
 from tests.engine import reference
 from tests.engine.checkpoints import DIT_CONFIG, Checkpoint, edit_tensors

@@ -7,8 +7,8 @@ from diffusers.pipelines.ideogram4.pipeline_ideogram4 import _logit_normal_sigma
 from torch import Tensor
 
 from engine.config import PUBLISHED_PRESETS
+from engine.kernels.packing import Packing
 from engine.model_runner import ModelRunner
-from engine.models.attention import Packing
 from engine.models.dit import DiT
 from engine.sampling import initial_noise, time_schedule
 from tests.engine import reference

@@ -14,7 +14,7 @@ import torch
 
 from engine.checkpoint import load_pipeline
 from engine.config import ModelConfig
-from engine.models.attention import Packing
+from engine.kernels.packing import Packing
 from engine.models.dit import DiT, DiTConfig
 from models.training import captions, dit, pool, scenes, text, tokenizer, vae
 from models.training.drawing import draw_scene

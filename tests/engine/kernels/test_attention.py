@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.models import attention
-from engine.models.attention import Rows, packed_attention
+from engine.kernels import attention
+from engine.kernels.attention import packed_attention
+from engine.kernels.packing import Rows
 from tests.engine.conftest import relative
 
 

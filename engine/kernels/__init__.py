@@ -1,0 +1,1 @@
+"""The operations that the models are built from; each picks its implementation for the device and dtype."""
