@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.bench_model import write_bench_model
 from benchmarks.variants import TURBO, Ours, prompt
+from engine.environment import set_up_environment
 from engine.kernels.packing import Packing
 from engine.work import drain
-from engine.worker import set_up_environment
 
 STEPS = TURBO.num_inference_steps
 

@@ -27,7 +27,7 @@ import torch
 from benchmarks import versus_http
 from benchmarks.bench_model import DIT, write_bench_model
 from benchmarks.variants import VARIANTS, Job, Run, image_seconds
-from engine.worker import set_up_environment
+from engine.environment import set_up_environment
 
 # least ratio of diffusers at its best to this engine, by dtype and side in pixels; elsewhere 1
 BARS = {("float32", 256): 1.15, ("float32", 512): 1.15, ("bfloat16", 256): 1.3, ("bfloat16", 512): 1.4}

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.channel import Outbox, receive
 from engine.config import EngineOptions, ModelConfig
+from engine.environment import set_up_environment
 from engine.errors import CheckpointError
 from engine.messages import (
     Abort,
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 Emit = Callable[[FromWorker], None]
 
 _PR_SET_PDEATHSIG = 1
-
-
-def set_up_environment() -> None:
-    """To be called before torch is imported: MKL reads its settings as it is loaded."""
-    # Threads share the rows of the weights. Left to itself it shares out the tokens, and where they are
-    # few, every thread reads all weights.
-    os.environ.setdefault("MKL_NUM_STRIPES", "2")
 
 
 def main(connection: Connection, config: ModelConfig, options: EngineOptions, device: str | None) -> None:

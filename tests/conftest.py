@@ -1,9 +1,12 @@
-"""Which folders are collected only where they are asked for."""
+"""Set up before torch is loaded, and which folders are collected only on request."""
 
 from pathlib import Path
 
 import pytest
 
+from engine.environment import set_up_environment
+
+set_up_environment()
 HERE = Path(__file__).parent
 ON_REQUEST = (
     HERE / "deploy",  # make test-deploy: its tools are many and its servers real

@@ -1,1 +1,5 @@
 """Trains the demo checkpoint from nothing: `python -m models.training`."""
+
+from engine.environment import set_up_environment
+
+set_up_environment()

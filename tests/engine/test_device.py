@@ -92,13 +92,15 @@ SEEN_BY_TORCH = """
 import multiprocessing, os, sys
 from engine import worker
 def load(*arguments):
-    print(os.environ.get("MKL_NUM_STRIPES"), "torch" in sys.modules)
+    print(os.environ.get("MKL_NUM_STRIPES"), os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
     raise RuntimeError("enough")
 worker._load = load
 worker.main(multiprocessing.Pipe()[0], None, None, None)
 """
 
 
-def test_a_worker_sets_its_environment_up_before_torch_is_loaded() -> None:
+def test_a_worker_sets_its_environment_up_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MKL_NUM_STRIPES", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name)
     run = subprocess.run([sys.executable, "-c", SEEN_BY_TORCH], capture_output=True, text=True, check=True)
-    assert run.stdout == "2 False\n"
+    assert run.stdout == "2 passive False\n"
