@@ -1,4 +1,4 @@
-"""Projected prompts kept for the next request with the same tokens, bounded in bytes."""
+"""Cache of projected prompts, keyed by their tokens and bounded in bytes."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class ConditioningCache:
-    """Least recently used first out. Values are (L, D) tensors that nobody writes to."""
+    """Least recently used first out. Values are read-only (L, D) tensors."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

@@ -1,4 +1,4 @@
-"""CUDA graphs: a transformer's pass, recorded once for each shape and launched as one from then on."""
+"""CUDA graphs: records a transformer's forward pass once per shape and replays it from then on."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from torch import Tensor
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT, Modulation
 
-KEPT = 32  # recordings of a transformer: prompts, sizes and batches in turn
-MAX_TOKENS = 1024  # of a pass that is recorded
+KEPT = 32  # recordings per transformer; least recently used first out
+MAX_TOKENS = 1024  # passes with more tokens are not recorded
 
 
 class Recording(Protocol):
-    """Kernels with the addresses they read and write."""
+    """Recorded kernels with the addresses they read and write."""
 
     def replay(self) -> Tensor:
-        """Run them again; the result is overwritten by the next replay."""
+        """Run the kernels again. The next replay overwrites the result."""
         ...
 
 
@@ -30,14 +30,14 @@ Pass = Callable[[Tensor, list[Tensor], Modulation, Tensor, Packing], Tensor]  # 
 
 
 class CudaGraph:
-    """What `run` launches on the device; it must have run before, so that nothing is left to prepare.
+    """Captures what `run` launches. Call `run` once before, so that nothing is left to initialise.
 
-    Recordings of one `pool` share the memory between their inputs and results: never replay two at once.
+    Recordings in one `pool` share memory for intermediate results: never replay two at once.
     """
 
     def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        # The other transformer may run in a thread of its own, on a device of its own.
+        # The other transformer may run in another thread, on another device.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._result = run()
 
@@ -47,7 +47,7 @@ class CudaGraph:
 
 
 def cuda_recorder(device: torch.device | str) -> Recorder:
-    """Records on the device, all into one pool of memory."""
+    """Returns a recorder for the device; its recordings share one memory pool."""
     with torch.cuda.device(device):
         pool = torch.cuda.graph_pool_handle()
 
@@ -60,7 +60,7 @@ def cuda_recorder(device: torch.device | str) -> Recorder:
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """A recording, and what it reads: tensors of its own, and the packing, the same for all of its shape."""
+    """A recording, the input tensors it reads, and the packing, which depends on the shape alone."""
 
     inputs: tuple[Tensor, ...]
     packing: Packing
@@ -73,10 +73,10 @@ class _Recorded:
 
 
 class RecordedPass:
-    """A transformer's pass, called as the transformer is.
+    """A transformer's forward pass with the signature of `DiT.forward`.
 
-    The first pass of a shape (lengths of prompts and images) runs as it is, the second is recorded: all
-    steps of a request have one. Larger passes take the device longer than the host needs to launch them.
+    The first pass of a shape (lengths of prompts and images) runs as usual, the second is recorded, since all
+    steps of a request share a shape. For larger passes the device, not the host, is the bottleneck.
     """
 
     def __init__(self, dit: DiT, record: Recorder) -> None:
@@ -86,7 +86,7 @@ class RecordedPass:
     def __call__(
         self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
     ) -> Tensor:
-        """As `DiT.forward`."""
+        """See `DiT.forward`."""
         shape = packing.text_lens, packing.image_lens
         if packing.tokens.offsets[-1] > MAX_TOKENS or not self._seen(shape):
             return self._dit(latents, text, modulation, rotary, packing)
@@ -95,7 +95,7 @@ class RecordedPass:
         return recorded.replay(inputs)
 
     def _seen(self, shape: Shape) -> bool:
-        """Whether it came before; it counts as the latest from now on, and the oldest is forgotten."""
+        """Whether the shape was seen before. Marks it as the most recently used and evicts the oldest."""
         seen = shape in self._recorded
         self._recorded.setdefault(shape, None)
         self._recorded.move_to_end(shape)

@@ -1,4 +1,4 @@
-"""Runs the model on a batch of samples: the only place that stacks tensors."""
+"""Runs the model on a batch of samples. The only module that stacks tensors."""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +20,14 @@ from engine.request import Conditioning, Preview, RequestState, SampleState
 from engine.sampling import euler_step, guide, initial_noise, time_schedule
 
 PATCH = 2
-CACHE_BYTES = 256 << 20  # of projected prompts
+CACHE_BYTES = 256 << 20  # for projected prompts
 
 
 class ModelRunner:
     """encode_prompt -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
 
-    With an `uncond_device` the unconditional pass runs there, beside the conditional one; with a `recorder`
-    (for each device) small passes are recorded and replayed.
+    With an `uncond_device` the unconditional pass runs there, in parallel with the conditional one. With a
+    `recorder` (one per device) small passes are recorded as CUDA graphs and replayed.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]:
-        """Everything that does not depend on the image; yields between layers of the text encoder."""
+        """Compute everything that does not depend on the image. Yields between layers of the text encoder."""
         text = self._cache.get(request.token_ids)
         if text is None:
             features = yield from self._paced(self.pipeline.text_encoder.encode(request.token_ids))
@@ -86,7 +86,7 @@ class ModelRunner:
         )
 
     def new_sample(self, state: RequestState, image_index: int) -> SampleState:
-        """A sample at step 0: the noise of its seed."""
+        """A sample at step 0: noise drawn from its seed."""
         request = state.request
         rows, columns = self._grid(request.width, request.height)
         channels = self.pipeline.conditional.config.in_channels
@@ -95,10 +95,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def denoise_step(self, samples: Sequence[SampleState]) -> None:
-        """Advance each sample by one step, in place, or none of them. All must have one batch key.
+        """Advance every sample by one step, in place, or on an error none. All must share a batch key.
 
-        Returns when the device is done with the step before, so that it never waits for the host.
-        NaN and infinity are found when the image is read: samples do not mix.
+        Waits for the previous step only, so that the device always has work queued. NaN and infinity are
+        detected when the image is read; samples do not affect each other.
         """
         latents = torch.stack([sample.latents for sample in samples])  # (B, N, C)
         velocity = self._predict(samples, latents)
@@ -116,7 +116,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
-        """The finished sample's RGB bytes, row-major; yields between parts of the VAE.
+        """The finished sample as RGB bytes, row-major. Yields between parts of the VAE.
 
         Raises FloatingPointError on NaN or infinity.
         """
@@ -131,7 +131,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def preview(self, sample: SampleState) -> Preview:
-        """One pixel per latent of the clean image predicted at the step just taken.
+        """The clean image predicted at the last step, one pixel per latent.
 
         Raises FloatingPointError on NaN or infinity.
         """
@@ -143,11 +143,11 @@ class ModelRunner:
         return Preview(pixels.shape[1], pixels.shape[0], _to_bytes(pixels))
 
     def clear_cache(self) -> None:
-        """Forget all prompts, and the counts."""
+        """Drop all cached prompts and reset the counters."""
         self._cache = ConditioningCache(CACHE_BYTES)
 
     def _paced(self, parts: Generator[None, None, Tensor]) -> Generator[None, None, Tensor]:
-        """`parts`, each done on the device before the pause after it: who drives it goes by the clock."""
+        """Drives `parts`, synchronising before each yield so that the caller can measure time."""
         while True:
             try:
                 next(parts)
@@ -176,7 +176,7 @@ class ModelRunner:
         modulations = [_conditioning(sample).conditional.at(sample.step_index) for sample in samples]
         return self._run(self.pipeline.conditional, samples, latents, text, modulations)
 
-    @torch.inference_mode()  # again, since it may run in a thread of its own
+    @torch.inference_mode()  # again, since it may run in another thread
     def _unconditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         modulations = [_required(_conditioning(s).unconditional).at(s.step_index) for s in samples]
         moved = latents.to(self.uncond_device)
@@ -232,7 +232,7 @@ def _required(modulation: Modulation | None) -> Modulation:
 
 
 def _times(sample: SampleState) -> Tensor:
-    """The next step's start and end, (2,)."""
+    """Start and end time of the next step, (2,)."""
     return _conditioning(sample).times[sample.step_index : sample.step_index + 2]
 
 

@@ -1,4 +1,4 @@
-"""Small pictures of an image in the making, without the VAE: a linear map from latents to RGB."""
+"""Previews of an unfinished image without the VAE: a linear map from latents to RGB."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class PreviewMap:
     @classmethod
     @torch.inference_mode()
     def of(cls, pipeline: Pipeline) -> "PreviewMap":
-        """The checkpoint's own map; without one, least squares over the VAE's decodings of random latents.
+        """Uses the checkpoint's own map, else least squares over the VAE's decodings of random latents.
 
         The latent norm (4c,) is folded in.
         """
@@ -39,7 +39,7 @@ class PreviewMap:
 
 
 def _fit_rgb(vae: VAE, std: Tensor, mean: Tensor) -> LatentRGB:
-    """From VAE latents around `mean`, flat ones and noisy ones."""
+    """Fits the map on flat and noisy VAE latents around `mean`."""
     c = vae.config.latent_channels
     generator = torch.Generator("cpu").manual_seed(0)
     flat = torch.randn(_FIT_IMAGES, c, 1, 1, generator=generator)
@@ -51,7 +51,7 @@ def _fit_rgb(vae: VAE, std: Tensor, mean: Tensor) -> LatentRGB:
 
 
 def least_squares(latents: Tensor, rgb: Tensor) -> LatentRGB:
-    """The map that brings latents (N, c) nearest to rgb (N, 3)."""
+    """Least-squares map from latents (N, c) to rgb (N, 3)."""
     inputs = torch.cat((latents, torch.ones_like(latents[:, :1])), dim=1)
     solution = torch.linalg.lstsq(inputs.cpu(), rgb.cpu()).solution.to(latents.device)
     return LatentRGB(solution[:-1], solution[-1])

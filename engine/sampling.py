@@ -1,4 +1,4 @@
-"""The noise schedule and one Euler step: pure functions.
+"""The noise schedule and the Euler step, as pure functions.
 
 Model time t runs from 0 (noise) to 1 (data). The schedule is the published Ideogram 4 sampler's:
 a logit-normal quantile function whose mean shifts with the image's size.
@@ -27,7 +27,7 @@ def time_schedule(num_steps: int, width: int, height: int, mu: float, std: float
 
 
 def initial_noise(seed: int, num_tokens: int, channels: int) -> Tensor:
-    """Standard normal (num_tokens, channels) float32, drawn on the CPU: the same on every device."""
+    """Standard normal noise (num_tokens, channels) in float32, drawn on the CPU: equal on every device."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(1, num_tokens, channels, generator=generator)[0]
 

@@ -17,7 +17,7 @@ CUDNN = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows) -> Tensor:
-    """Softmax attention inside each sample: q and the result (Q, H, K), k and v (T, H, K)."""
+    """Softmax attention within each sample: q and the result (Q, H, K), k and v (T, H, K)."""
     if len(set(queries.lens)) == len(set(keys.lens)) == 1:
         return attend(q, k, v, len(keys.lens))
     samples = zip(q.split(queries.lens), k.split(keys.lens), v.split(keys.lens), strict=True)
@@ -25,11 +25,14 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, samples: int = 1, causal: bool = False) -> Tensor:
-    """`samples` samples alike: q and the result (S * Q, H, K), k and v (S * L, H or fewer, K)."""
+    """Attention over S samples of equal lengths: q and the result (S * Q, H, K), k and v (S * L, G, K).
+
+    G divides H: grouped-query attention.
+    """
     if not causal and _wants_products(q, len(k) // samples):
         return _by_products(q, k, v, samples)
     dtype = q.dtype
-    if q.device.type == "cpu":  # its kernel is faster in float32 even where there is bfloat16
+    if q.device.type == "cpu":  # the fused CPU kernel is faster in float32, even with bfloat16 instructions
         q, k, v = q.float(), k.float(), v.float()
     q, k, v = (x.unflatten(0, (samples, -1)).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
     shared = q.shape[1] != k.shape[1]
@@ -39,17 +42,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, samples: int = 1, causal: bool = Fal
 
 
 def _wants_cudnn(q: Tensor, k: Tensor) -> bool:
-    """Twice as fast for large images on an H100, but it prepares itself anew for every length."""
+    """cuDNN is twice as fast for large images on an H100, but has a set-up cost for every new length."""
     return q.is_cuda and q.dtype == torch.bfloat16 and k.shape[2] >= CUDNN_KEYS
 
 
 def _wants_products(q: Tensor, keys: int) -> bool:
-    """A CPU's fused kernel multiplies in float32; where bfloat16 is faster, large heads gain without it."""
+    """The fused CPU kernel multiplies in float32; large heads gain from plain bfloat16 products."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-1] >= 128 and keys >= 128
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
-    """Matrix product, softmax, matrix product: a head at a time, some rows at a time."""
+    """Matrix product, softmax, matrix product: one head and a few rows at a time."""
     attended = torch.empty_like(q)
     rows = max(1, SCORES // (len(k) // samples))
     parts = (x.chunk(samples) for x in (q * q.shape[-1] ** -0.5, k, v, attended))

@@ -9,9 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Whose each row of a tensor is, where B samples lie one after the other.
+    """Which sample each row of a tensor belongs to, where B samples lie one after the other.
 
-    `offsets` are their B + 1 borders; `samples` (T,) names each row's sample, None where B is 1.
+    `offsets` are their B + 1 boundaries; `samples` (T,) holds each row's sample index, None if B is 1.
     """
 
     offsets: tuple[int, ...]
@@ -22,7 +22,7 @@ class Rows:
         offsets = (0, *accumulate(lens))
         if len(lens) == 1:
             return cls(offsets, None)
-        # Filled where it is needed: a copy would wait for the device.
+        # Built on the device: a copy would synchronise with it.
         each = [torch.full((length,), index, device=device) for index, length in enumerate(lens)]
         return cls(offsets, torch.cat(each))
 
@@ -35,7 +35,7 @@ class Rows:
 class Packing:
     """Where each sample lies in the packed row: [text_0][image_0][text_1][image_1]...
 
-    `tokens` is all of it, `images` the image tokens alone.
+    `tokens` covers the whole row, `images` the image tokens alone.
     """
 
     text_lens: tuple[int, ...]
@@ -50,12 +50,12 @@ class Packing:
         return cls(tuple(text_lens), tuple(image_lens), tokens, images)
 
     def interleave(self, text: list[Tensor], image: Tensor) -> Tensor:
-        """Each sample's text tokens, then its image tokens: (T, D)."""
+        """Concatenate each sample's text tokens and image tokens: (T, D)."""
         images = image.split(list(self.image_lens))
         return torch.cat([part for pair in zip(text, images, strict=True) for part in pair])
 
     def image_rows(self, x: Tensor) -> Tensor:
-        """(T, ...) -> (N, ...): the image tokens alone."""
+        """Select the image tokens: (T, ...) -> (N, ...)."""
         if not any(self.text_lens):
             return x
         ends = self.tokens.offsets[1:]
@@ -63,5 +63,5 @@ class Packing:
 
 
 def spread(values: Tensor, samples: Tensor | None) -> Tensor:
-    """(B, ...) to each token's sample, (T, ...); (1, ...), which broadcasts, where `samples` is None."""
+    """Expand per-sample values (B, ...) to tokens, (T, ...); if `samples` is None, (1, ...) broadcasts."""
     return values if samples is None else values[samples]

@@ -1,4 +1,4 @@
-"""Linear layers whose weights stay quantised in memory and are widened at use.
+"""Linear layers whose weights stay quantised in memory and are dequantised at use.
 
 fp8: e4m3 weights with a float32 scale per output row. nf4: bitsandbytes' 4-bit normal floats,
 two to a byte (first in the high half), one float32 scale (absmax) per 64 of them.
@@ -76,7 +76,7 @@ class NF4Linear(nn.Module):
         return F.linear(x, self.dequantize(x.dtype), self.bias)
 
 
-# Weights widened at once: few enough for a CPU's cache, many enough for a GPU.
+# Weights dequantised at a time: few enough for a CPU's cache, many enough to occupy a GPU.
 _CPU_CHUNK, _GPU_CHUNK = 1 << 20, 1 << 26
 
 
@@ -98,17 +98,17 @@ def dequantize_nf4(
 
 
 def _pair_table(quant_map: Tensor) -> Tensor:
-    """(256,): both float32 values of each byte as one 64-bit number, so that one look-up fetches two."""
+    """(256,): both float32 values of each byte as one 64-bit number, so that one lookup fetches two."""
     byte = torch.arange(256, device=quant_map.device)
     pairs = torch.stack((quant_map[byte >> 4], quant_map[byte & 15]), dim=1)
     return pairs.view(torch.float64).flatten()
 
 
 def _group_scales(absmax: Tensor, group: int, shape: tuple[int, int]) -> Tensor:
-    """The scale of each group of a row's weights; groups are blocks where rows are whole blocks.
+    """The scale of each group of a row's weights. A group is a block if rows consist of whole blocks.
 
-    They are in the published model. Where they are not (tiny models), whole blocks are counted to a row,
-    as bitsandbytes' CPU kernel does: it is what the published code computes on a CPU.
+    In the published model they are. In tiny models they are not; whole blocks are then assigned to a row, as
+    bitsandbytes' CPU kernel does, since that is what the published code computes on a CPU.
     """
     if group == NF4_BLOCK:
         return absmax

@@ -19,7 +19,7 @@ from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Packing, spread
 from engine.models.rotary import apply_rotary, frequencies, table
 
-# Image positions start here on every axis, out of the way of the text's.
+# Image positions start here on every axis, beyond those of the text.
 IMAGE_POSITION_OFFSET = 65536
 
 
@@ -51,7 +51,7 @@ class DiTConfig:
 
 @dataclass(frozen=True, slots=True)
 class Modulation:
-    """What the blocks take from t alone, for each of S times: `blocks` (S, layers, 4, D), `final` (S, D).
+    """The values that depend on t alone, for each of S times: `blocks` (S, layers, 4, D), `final` (S, D).
 
     The four are scale and gate of attention, scale and gate of the MLP; 1 + s and tanh are applied.
     """
@@ -81,7 +81,7 @@ class Attention(nn.Module):
         self.norm_k = RMSNorm(self.head_dim, eps=1e-5)
 
     def heads(self, qkv: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `qkv` made of the tokens, (T, 3 D), to q, k, v (T, H, K)."""
+        """Split the projection (T, 3 D) into q, k, v (T, H, K), normed and rotated."""
         q, k, v = qkv.unflatten(-1, (3, -1, self.head_dim)).unbind(1)
         return apply_rotary(self.norm_q(q), rotary), apply_rotary(self.norm_k(k), rotary), v
 
@@ -116,7 +116,7 @@ class Block(nn.Module):
     def after_attention(
         self, x: Tensor, attended: Tensor, modulation: Tensor, samples: Tensor | None
     ) -> Tensor:
-        """x (T, D) and what attention made of q, k, v (T, H, K), to the block's output (T, D)."""
+        """x (T, D) and the attention's result (T, H, K) to the block's output (T, D)."""
         gate_msa, scale_mlp, gate_mlp = spread(modulation[:, 1:], samples).unbind(1)
         x = x + gate_msa * self.attention_norm2(self.attention.o(attended.flatten(1)))
         mixed = self.feed_forward(self.ffn_norm1(x) * scale_mlp)
@@ -159,7 +159,7 @@ class FinalLayer(nn.Module):
 class DiT(nn.Module):
     """Predicts the velocity (data minus noise) of each image token.
 
-    What does not change over a request's steps is asked for once and passed back in:
+    Compute what is constant over a request's steps once and pass it to `forward`:
     `project_text`, `modulate` and `rotary`.
     """
 
@@ -178,17 +178,17 @@ class DiT(nn.Module):
         self._before_attention, self._after_attention = Block.before_attention, Block.after_attention
 
     def compile_blocks(self) -> None:
-        """Compile what a block does before and after attention, fused around its matrix products.
+        """Compile the parts of a block before and after attention.
 
-        The number of tokens stays open: it differs with every prompt, and one compilation serves them all.
-        Attention is a library's kernel already.
+        The number of tokens is dynamic: one compilation serves every prompt length. Attention is a library
+        kernel already.
         """
         self._before_attention = torch.compile(Block.before_attention, dynamic=True)
         self._after_attention = torch.compile(Block.after_attention, dynamic=True)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The compute dtype; quantised weights are cast to it at use."""
+        """The compute dtype. Quantised weights are cast to it at use."""
         return self.embed_image_indicator.weight.dtype
 
     @property
@@ -201,7 +201,7 @@ class DiT(nn.Module):
         return self.llm_cond_proj(normed) + self.embed_image_indicator.weight[0]
 
     def modulate(self, t: Tensor) -> Modulation:
-        """Times (S,) in [0, 1], 0 = noise -> the modulations of every block at each."""
+        """Times (S,) in [0, 1], 0 = noise -> the modulation of every block at each time."""
         adaln = F.silu(self.adaln_proj(self.t_embedding(t, self.dtype)))
         blocks = torch.stack([block.modulate(adaln) for block in self._blocks()], dim=1)
         return Modulation(blocks, self.final_layer.modulate(adaln))
@@ -228,7 +228,7 @@ class DiT(nn.Module):
         for index, block in enumerate(self._blocks()):
             by_time = modulation.blocks[:, index]
             q, k, v = self._before_attention(block, x, by_time, packing.tokens.samples, rotary)
-            if index == len(self.layers) - 1:  # of the text only keys and values still count
+            if index == len(self.layers) - 1:  # only the text's keys and values are still needed
                 x, q, queries = packing.image_rows(x), packing.image_rows(q), packing.images
             attended = packed_attention(q, k, v, queries, packing.tokens)
             x = self._after_attention(block, x, attended, by_time, queries.samples)

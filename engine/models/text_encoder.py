@@ -1,7 +1,7 @@
-"""The Qwen3-VL text model, tapped at thirteen layers. The vision tower is never built.
+"""The Qwen3-VL text model, with features taken from thirteen layers. The vision tower is not built.
 
 Follows `Qwen3VLTextModel` in transformers for prompts of text alone, where the three axes of its rotary
-positions are one. L tokens, D width, H heads of K, G key and value heads.
+positions coincide. L tokens, D width, H heads of K, G key and value heads.
 """
 
 from collections.abc import Generator, Sequence
@@ -98,7 +98,7 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embedding and layers; the final norm is not built, since no tap lies behind it."""
+    """Embedding and layers. The final norm is not built: no tap comes after it."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class TextEncoder(nn.Module):
     """Token ids to text features, `hidden * taps` wide, in float32."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        """`config` is the checkpoint's; a model of other depth names its `tap_layers` there.
+        """`config` is the checkpoint's; a model of another depth declares its `tap_layers` there.
 
         Raises ValueError unless the taps are some of its layers, in order.
         """
@@ -137,7 +137,7 @@ class TextEncoder(nn.Module):
         return drain(self.encode(token_ids))
 
     def encode(self, token_ids: Sequence[int]) -> Generator[None, None, Tensor]:
-        """The same, layer by layer: whoever drives it may do other work in between."""
+        """Like `forward`, yielding after each layer so that the caller can interleave other work."""
         model, config = self.language_model, self.config
         x = model.embed_tokens(torch.tensor(token_ids, device=self.device))
         positions = torch.arange(len(token_ids), dtype=torch.float32, device=self.device)

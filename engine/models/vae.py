@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.work import drain
 
-# A result with pauses before it, so that other work may run between two parts.
+# A generator that yields between parts, so that other work can run, and returns the result.
 Parts = Generator[None, None, Tensor]
 
 
@@ -48,7 +48,7 @@ class VAEConfig:
 
 
 class ResnetBlock(nn.Module):
-    """norm, SiLU, conv, twice, around a shortcut."""
+    """Norm, SiLU and convolution, twice, with a shortcut."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """Decodes latents (B, C, h, w) to pixels (B, 3, h * scale, w * scale), about [-1, 1]."""
 
-    # Latents of more positions are decoded in strips: images above 1024 x 1024 at the published scale of 8.
+    # Larger latents are decoded in strips: images above 1024 x 1024 at the published scale of 8.
     max_whole_area = 128 * 128
 
     def __init__(self, config: VAEConfig) -> None:
@@ -168,8 +168,8 @@ class VAE(nn.Module):
         return drain(self.decode_parts(z))
 
     def decode_parts(self, z: Tensor) -> Parts:
-        """Like `decode`, with a pause after each block or strip."""
-        z = z.contiguous(memory_format=torch.channels_last)  # as the weights are; it stays so
+        """Like `decode`, yielding after each block or strip."""
+        z = z.contiguous(memory_format=torch.channels_last)  # matches the weights, and every layer keeps it
         x = self.decoder.conv_in(z if self.post_quant_conv is None else self.post_quant_conv(z))
         x = self.decoder.mid_block(x)
         yield
@@ -178,18 +178,17 @@ class VAE(nn.Module):
         return (yield from self.decoder.decode_whole(x))
 
 
-# Elements of a strip, but a row at least: 64 rows of the widest activation at 2048 pixels.
+# Elements per strip, at least one row: 64 rows of the widest activation at 2048 pixels.
 STRIP_ELEMENTS = 1 << 25
 
 
 def decode_strips(decoder: Decoder, x: Tensor, strip_elements: int = STRIP_ELEMENTS) -> Parts:
     """`decoder.decode_whole` in a fraction of the memory; overwrites `x`.
 
-    Between layers an activation is whole; inside a layer (norm, SiLU, upsampling, convolution) only a strip
-    of its rows is. GroupNorm's statistics are those of the whole activation and a convolution
-    reads one row beyond its strip, so that nothing is approximated and there are no seams. At the peak there
-    are the widest activation and half of it again: with the published VAE at 2048 x 2048 in bfloat16 3.6 GB,
-    where decoding whole takes 6.4.
+    Activations are whole between layers; within a layer (norm, SiLU, upsampling, convolution) only a strip of
+    rows exists at a time. GroupNorm uses the statistics of the whole activation and a convolution reads one
+    row beyond its strip, so the result is exact and has no seams. Peak memory is 1.5 times the widest
+    activation: 3.6 GB for the published VAE at 2048 x 2048 in bfloat16, instead of 6.4 GB.
     """
     for layer in decoder.up_blocks.modules():  # in the order they run
         if isinstance(layer, ResnetBlock):
@@ -201,7 +200,7 @@ def decode_strips(decoder: Decoder, x: Tensor, strip_elements: int = STRIP_ELEME
 
 
 def _resnet_strips(block: ResnetBlock, x: Tensor, strip_elements: int) -> Parts:
-    """The result takes the place of `x`: each of its rows needs the same row of `x` and no other."""
+    """Writes the result over `x`: each of its rows needs only the same row of `x`."""
     h = yield from _convolve(block.conv1, x, _norm_silu(block.norm1, x), strip_elements)
     out = x[:, : h.shape[1]] if h.shape[1] <= x.shape[1] else torch.empty_like(h)
     for rows, strip in _strips(block.conv2, h, _norm_silu(block.norm2, h), strip_elements):
@@ -214,7 +213,7 @@ Before = Callable[[Tensor], Tensor]
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, scale: int = 1) -> Parts:
-    """conv(before(x)); `before` multiplies rows and columns by `scale`."""
+    """conv(before(x)), where `before` multiplies rows and columns by `scale`."""
     shape = len(x), conv.out_channels, x.shape[2] * scale, x.shape[3] * scale
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for rows, strip in _strips(conv, x, before, strip_elements, scale):
@@ -226,7 +225,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, s
 def _strips(
     conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, scale: int = 1
 ) -> Iterator[tuple[slice, Tensor]]:
-    """conv(before(x)) strip by strip, and the rows of each; the row of `x` beyond either end is cropped."""
+    """Yields conv(before(x)) strip by strip with its rows, computed with one extra row at either end."""
     height = x.shape[2]
     step = max(1, strip_elements // (x.shape[1] * x.shape[3] * scale**2))
     for start in range(0, height, step):
@@ -237,7 +236,7 @@ def _strips(
 
 
 def _norm_silu(norm: nn.GroupNorm, x: Tensor) -> Before:
-    """SiLU(norm(.)) of any part of `x`, by the statistics of all of it; in float32 inside, as the norm is."""
+    """SiLU(norm(.)) for any part of `x`, with the statistics of the whole; in float32, as GroupNorm is."""
     groups = x.unflatten(1, (norm.num_groups, -1)).unbind(1)
     measured = [torch.var_mean(group.float(), dim=(1, 2, 3), correction=0) for group in groups]
     variance, mean = (torch.stack(each, dim=1) for each in zip(*measured, strict=True))  # (B, groups)
