@@ -3,25 +3,38 @@
     {"keys": [{"name": "web", "sha256": "<hex of the key's SHA-256>", "max_concurrency": 8,
                "priorities": ["interactive", "batch"], "may_disable": ["magic_prompt"]}]}
 
-`key` with the key itself may stand for `sha256`.
+`key` with the key itself may stand for `sha256`. Names and keys are unique. No entry is of an empty key, and
+no request without a key passes. An empty list lets nobody in.
 """
 
+import codecs
 import hashlib
 import hmac
-import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from starlette.datastructures import Headers
 
 from engine.messages import Priority
 from server.config_error import ConfigError
 from server.errors import ApiError, invalid
+from server.watched_file import WatchedFile
 
 Disableable = Literal["magic_prompt", "moderation", "provenance"]
-logger = logging.getLogger(__name__)
+KEY = re.compile("[!-~]+")
+# What `sha256sum` makes of an unset variable, with and without `echo`.
+BLANK = {hashlib.sha256(text).hexdigest() for text in (b"", b" ", b"\t", b"\n", b"\r", b"\r\n", b" \n")}
 
 
 class KeyFileError(ConfigError):
@@ -54,10 +67,24 @@ class _Key(BaseModel):
 
     name: str = Field(min_length=1, max_length=64)
     key: SecretStr | None = None
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(None, pattern="^[0-9A-Fa-f]{64}$")
     max_concurrency: int | None = Field(None, ge=1)
     priorities: tuple[Priority, ...] = Field(("interactive", "batch"), min_length=1)
     may_disable: tuple[Disableable, ...] = ()
+
+    @field_validator("key")
+    @classmethod
+    def _visible(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not KEY.fullmatch(key.get_secret_value()):
+            raise ValueError("a key is one or more visible ASCII characters, without white space")
+        return key
+
+    @field_validator("sha256")
+    @classmethod
+    def _not_blank(cls, digest: str | None) -> str | None:
+        if digest is not None and digest.lower() in BLANK:
+            raise ValueError("the digest of an empty key")
+        return digest
 
     @model_validator(mode="after")
     def _one_secret(self) -> "_Key":
@@ -71,11 +98,9 @@ class _Key(BaseModel):
 
     @property
     def digest(self) -> bytes:
-        return (
-            bytes.fromhex(self.sha256)
-            if self.sha256
-            else _digest(self.key.get_secret_value() if self.key else "")
-        )
+        if self.key is not None:
+            return _digest(self.key.get_secret_value().encode())
+        return bytes.fromhex(self.sha256 or "")
 
 
 class _KeyFile(BaseModel):
@@ -83,69 +108,62 @@ class _KeyFile(BaseModel):
 
     keys: list[_Key]
 
+    @model_validator(mode="after")
+    def _unique(self) -> "_KeyFile":
+        names: set[str] = set()
+        owners: dict[bytes, str] = {}
+        for key in self.keys:
+            if key.name in names:
+                raise ValueError(f"two entries have the name {key.name!r}")
+            names.add(key.name)
+            other = owners.setdefault(key.digest, key.name)
+            if other != key.name:
+                raise ValueError(f"{other!r} and {key.name!r} have the same key")
+        return self
+
 
 class Keys:
     """The callers this server knows; without a file everybody is `anonymous`."""
 
     def __init__(self, file: Path | None) -> None:
         """Raises KeyFileError."""
-        self._file = file
-        self._version: object = None
-        self._callers: list[tuple[bytes, Caller]] = []
-        if file is not None:
-            self._version = _version(file)
-            self._callers = _read(file)
+        self._callers = WatchedFile(file, _read, "API keys") if file is not None else None
 
     def authenticate(self, headers: Headers) -> Caller:
         """Raises ApiError 401."""
-        if self._file is None:
+        if self._callers is None:
             return Caller()
-        self._reload(self._file)
-        presented = _digest(_presented(headers))
+        presented = _presented(headers)
+        digest = _digest(presented)
         # Every key is compared, so that the time taken tells nothing of which one was close.
-        matches = [caller for digest, caller in self._callers if hmac.compare_digest(digest, presented)]
-        if not matches:
+        matches = [caller for known, caller in self._callers.value() if hmac.compare_digest(known, digest)]
+        if not (presented and matches):
             raise ApiError(
                 401, "invalid_api_key", "No valid API key was sent.", headers={"WWW-Authenticate": "Bearer"}
             )
         return matches[0]
 
-    def _reload(self, file: Path) -> None:
-        try:
-            version = _version(file)
-            if version == self._version:
-                return
-            self._version = version
-            self._callers = _read(file)
-            logger.info("API keys read again: %d", len(self._callers))
-        except KeyFileError as error:
-            logger.error("the API keys stay as they were: %s", error)
 
-
-def _presented(headers: Headers) -> str:
+def _presented(headers: Headers) -> bytes:
+    """The bytes that were sent: a header's text is read as Latin-1."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
+    key = token if scheme.lower() == "bearer" else headers.get("api-key", "")
+    return key.encode("latin-1").strip()
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
-
-
-def _version(file: Path) -> object:
-    try:
-        status = file.stat()
-    except OSError as error:
-        return str(error)
-    return status.st_mtime_ns, status.st_size, status.st_ino
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 def _read(file: Path) -> list[tuple[bytes, Caller]]:
     try:
-        entries = _KeyFile.model_validate_json(file.read_bytes()).keys
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        entries = _KeyFile.model_validate_json(content).keys
     except OSError as error:
         raise KeyFileError(f"{file}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise KeyFileError(f"{file}: {place}: {first['msg']}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise KeyFileError(": ".join(filter(None, (str(file), place, message)))) from None
     return [(key.digest, key.caller) for key in entries]

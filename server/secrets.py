@@ -17,6 +17,14 @@ def read_secret(flag: str, file: Path | None, value: SecretStr | None) -> Secret
     return SecretStr(text.strip())
 
 
+def read_token(flag: str, file: Path | None, value: SecretStr | None) -> SecretStr | None:
+    """The same for a secret that goes into a header. Raises ConfigError."""
+    token = read_secret(flag, file, value)
+    if token and not token.get_secret_value().isprintable():
+        raise ConfigError(f"{flag}: the secret has line breaks or control characters")
+    return token
+
+
 def _read(flag: str, file: Path) -> str:
     try:
         return file.read_text("utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import annotated_types
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -70,8 +70,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1 << 20, ge=1024, le=64 << 20, description="largest request body, in bytes")
     body_timeout_seconds: Seconds = Field(10, description="longest time to receive a body, in seconds")
     header_timeout_seconds: Seconds = Field(
-        20,
-        description="longest time to the end of a request's headers, in seconds",
+        20, description="longest time to the end of a request's headers, in seconds"
     )
     write_timeout_seconds: Seconds = Field(
         30, description="longest time that a client may not read, in seconds"
@@ -85,10 +84,7 @@ class Settings(BaseSettings):
         10, gt=0, le=15, description="silence before an event stream sends a ping, in seconds"
     )
     drain_delay_seconds: float = Field(
-        0,
-        ge=0,
-        le=300,
-        description="after SIGTERM, time to fail readiness and still take requests, in seconds",
+        0, ge=0, le=300, description="time after SIGTERM to fail readiness and still take work, in seconds"
     )
 
     idempotency_seconds: Seconds = Field(
@@ -170,6 +166,13 @@ class Settings(BaseSettings):
     c2pa_key_file: Path | None = Field(None, description="PEM private key of the first certificate")
     c2pa_key: SecretStr | None = Field(None, description="PEM private key of the first certificate")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and not value.strip() and info.field_name != "hive_ignore":
+            raise ValueError("the value is empty; leave it out instead")
+        return value
+
     @property
     def device_list(self) -> tuple[str, ...]:
         """The replicas' devices; empty: the engine chooses."""
@@ -187,7 +190,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
-        parser.exit(2, f"ideoserve: {flag}: {first['msg']}\n")
+        parser.exit(2, f"ideoserve: {flag}: {first['msg'].removeprefix('Value error, ')}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -220,11 +223,8 @@ def _secrets_help() -> str:
 
 
 def _help(field: FieldInfo) -> str:
-    default = (
-        "required"
-        if field.is_required()
-        else f"default {'unset' if field.default is None else field.default}"
-    )
+    value = "unset" if field.default is None else field.default
+    default = "required" if field.is_required() else f"default {value}"
     facts = [fact for fact in (_bounds(field), default) if fact]
     return f"{field.description} ({'; '.join(facts)})".replace("%", "%%")
 

@@ -4,7 +4,7 @@ from server.backends import Backend, Backends
 from server.config_error import needed
 from server.expansion.backend import ChatExpansion, ExpansionBackend, IdeogramExpansion, WebhookExpansion
 from server.expansion.expander import Expander
-from server.secrets import read_secret
+from server.secrets import read_token
 from server.settings import Settings
 
 
@@ -18,7 +18,7 @@ def _backend(settings: Settings, backends: Backends) -> ExpansionBackend | None:
     if settings.magic_prompt_backend is None:
         return None
     flag = "--magic-prompt-key-file"
-    key = read_secret(flag, settings.magic_prompt_key_file, settings.magic_prompt_key)
+    key = read_token(flag, settings.magic_prompt_key_file, settings.magic_prompt_key)
     name, url, seconds = "magic_prompt", settings.magic_prompt_url, settings.magic_prompt_seconds
     if settings.magic_prompt_backend == "ideogram":
         key, url = needed(flag, key), url or IdeogramExpansion.URL

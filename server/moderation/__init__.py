@@ -6,15 +6,17 @@ from server.moderation.deny_list import DenyList
 from server.moderation.hive import Hive
 from server.moderation.moderation import Moderation
 from server.moderation.webhook import Webhook
-from server.secrets import read_secret
+from server.secrets import read_token
 from server.settings import Settings
 
 
 def from_settings(settings: Settings, backends: Backends) -> Moderation:
     """Raises ConfigError."""
     judges = _Judges(settings, backends)
-    text = [judges.of_text(name) for name in _names(settings.prompt_moderation)]
-    images = [judges.of_images(name) for name in _names(settings.image_moderation)]
+    text = [judges.of_text(name) for name in _judge_names("--prompt-moderation", settings.prompt_moderation)]
+    images = [
+        judges.of_images(name) for name in _judge_names("--image-moderation", settings.image_moderation)
+    ]
     return Moderation(text, images, fails_open=settings.moderation_failure == "open")
 
 
@@ -40,7 +42,7 @@ class _Judges:
 
     def _hive(self) -> Hive:
         settings, flag = self._settings, "--hive-key-file"
-        key = needed(flag, read_secret(flag, settings.hive_key_file, settings.hive_key))
+        key = needed(flag, read_token(flag, settings.hive_key_file, settings.hive_key))
         url = settings.hive_url.rstrip("/")
         backend = Backend("hive", url, settings.moderation_seconds, self._backends, key)
         ignored = frozenset(_names(settings.hive_ignore))
@@ -48,10 +50,18 @@ class _Judges:
 
     def _webhook(self) -> Webhook:
         settings, flag = self._settings, "--moderation-webhook-key-file"
-        key = read_secret(flag, settings.moderation_webhook_key_file, settings.moderation_webhook_key)
+        key = read_token(flag, settings.moderation_webhook_key_file, settings.moderation_webhook_key)
         url = needed("--moderation-webhook-url", settings.moderation_webhook_url)
         return Webhook(Backend("webhook", url, settings.moderation_seconds, self._backends, key))
 
 
-def _names(listed: str | None) -> list[str]:
-    return [name.strip() for name in (listed or "").split(",") if name.strip()]
+def _judge_names(flag: str, listed: str | None) -> list[str]:
+    """A list of nothing but commas turns no moderation off."""
+    names = _names(listed or "")
+    if listed is not None and not names:
+        raise ConfigError(f"{flag}: names no judge")
+    return names
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]

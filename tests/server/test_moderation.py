@@ -475,6 +475,9 @@ def test_a_client_that_leaves_ends_the_call(images: World) -> None:
         ({"prompt_moderation": "webhook"}, "--moderation-webhook-url or IDEOSERVE_MODERATION_WEBHOOK_URL"),
         ({"prompt_moderation": "hive,magic", "hive_key": "k"}, "--prompt-moderation: no such judge"),
         ({"image_moderation": "deny-list"}, "--image-moderation: no such judge"),
+        ({"prompt_moderation": " , "}, "--prompt-moderation: names no judge"),
+        ({"image_moderation": ","}, "--image-moderation: names no judge"),
+        ({"prompt_moderation": "hive", "hive_key": "a\nb"}, "--hive-key-file: the secret has line breaks"),
     ],
 )
 def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from server.config_error import ConfigError
+from server.secrets import read_token
 from server.settings import Settings, read_settings
 from tests.server.process import HANG, REPOSITORY, ServerProcess
 
@@ -69,6 +72,45 @@ def test_a_bad_setting_is_one_line_and_exit_code_2(flags: tuple[str, ...], said:
     result = run(*(("--model", "x", *flags) if flags else ()))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"ideoserve: {said}\n"
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "hive_ignore"])
+def test_an_empty_value_opens_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Of an unset variable in a deployment, for instance: neither the default nor no protection."""
+    monkeypatch.setenv("IDEOSERVE_MODEL", "m")
+    for empty in ("", " \n"):
+        monkeypatch.setenv(f"IDEOSERVE_{name.upper()}", empty)
+        with pytest.raises(SystemExit) as exit:
+            read_settings([])
+        assert exit.value.code == 2
+        said = capsys.readouterr().err
+        assert said == f"ideoserve: --{name.replace('_', '-')}: the value is empty; leave it out instead\n"
+
+
+def test_hive_may_ignore_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDEOSERVE_HIVE_IGNORE", "")
+    assert read_settings(["--model", "m"]).hive_ignore == ""
+
+
+@pytest.mark.parametrize("text", ["", " \n", "two\nlines", "a\x00b", "hüsh", "\ufeffhush"])
+def test_a_secret_that_no_header_can_carry(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(text)
+    for arguments in ((file, None), (None, SecretStr(text))):
+        with pytest.raises(ConfigError, match=r"^--a-key-file: ") as failure:
+            read_token("--a-key-file", *arguments)
+        assert "hush" not in str(failure.value)
+
+
+def test_a_secret_is_read_without_the_white_space_around_it(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(" hush\r\n")
+    for arguments in ((file, None), (None, SecretStr(" hush\n"))):
+        token = read_token("--a-key-file", *arguments)
+        assert token is not None
+        assert token.get_secret_value() == "hush"
 
 
 def test_a_bad_environment_is_too() -> None:
