@@ -39,7 +39,8 @@ class PromptFields(BaseModel):
         max_length=MAX_PROMPT_CHARACTERS,
         description="Text, or a structured caption as a JSON string.",
     )
-    json_prompt: dict[str, JsonValue] | None = Field(
+    # Any: what JSON holds was read from JSON, and a second look at each of a megabyte's values takes long.
+    json_prompt: dict[str, Any] | None = Field(
         None, description="A structured caption; exactly one of `prompt` and `json_prompt`."
     )
     caption: Literal["lenient", "strict"] | None = Field(
@@ -150,7 +151,7 @@ class CaptionReport(BaseModel):
     """A caption in its normal form; `prompt` is that as the model reads it. Both null for plain text."""
 
     valid: bool
-    caption: dict[str, JsonValue] | None
+    caption: dict[str, Any] | None
     prompt: str | None
     warnings: list[Fault]
 

@@ -36,24 +36,24 @@ class Caption:
     @classmethod
     def of(cls, value: dict[str, Any]) -> "Caption":
         """Raises CaptionTooLongError, or ValueError for a number that JSON cannot hold."""
-        # Before the work: a megabyte of brackets is not worth a look.
-        count = len(_compact(value))
-        if count > MAX_PROMPT_CHARACTERS:
-            raise CaptionTooLongError(count)
+        _text(value)  # before the work: a megabyte of brackets is not worth a look
         faults = Faults()
         normal = shape.caption(value, (), faults)
-        return cls(normal, _compact(normal), faults.all())
+        return cls(normal, _text(normal), faults.all())
 
     @classmethod
     def parse(cls, text: str) -> "Caption | None":
-        """A string that is a JSON object with the required key; any other string is plain text."""
+        """Of a string that is a JSON object with the required key; any other string is plain text.
+
+        Raises as `of` does.
+        """
         if not text.lstrip().startswith("{"):
             return None
         try:
             value = from_json(text, allow_inf_nan=False)
-            return cls.of(value) if isinstance(value, dict) and REQUIRED_KEY in value else None
         except ValueError:
             return None
+        return cls.of(value) if isinstance(value, dict) and REQUIRED_KEY in value else None
 
     @property
     def has_composition(self) -> bool:
@@ -62,23 +62,34 @@ class Caption:
 
     @property
     def words(self) -> str:
-        """All that somebody wrote into it, for those who judge a text."""
-        return "\n".join(_strings(self.value))
+        """All that somebody wrote into it, for those who judge a text: every string, every number but
+        coordinates, and the keys that are not the schema's."""
+        return "\n".join(_words(self.value))
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def _text(value: Any) -> str:
+    """As compact JSON. Raises CaptionTooLongError, ValueError."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise CaptionTooLongError(len(text))
+    return text
 
 
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [text for item in value for text in _strings(item)]
-    if isinstance(value, dict):
-        return [text for key, item in value.items() for text in (*_key(key), *_strings(item))]
-    return []
+def _words(value: Any) -> list[str]:
+    match value:
+        case bool() | None:
+            return []
+        case list():
+            return [word for item in value for word in _words(item)]
+        case dict():
+            return [word for key, item in value.items() for word in (*_key(key), *_item(key, item))]
+        case _:
+            return [str(value)]
 
 
 def _key(key: str) -> tuple[str, ...]:
     return () if key in SCHEMA_KEYS else (key,)
+
+
+def _item(key: str, item: Any) -> list[str]:
+    return [] if key == "bbox" and shape.is_box(item) else _words(item)

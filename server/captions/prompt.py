@@ -50,24 +50,26 @@ def read_prompt(wanted: PromptFields) -> Prompt:
     if (wanted.prompt is None) == (wanted.json_prompt is None):
         raise invalid("Exactly one of `prompt` and `json_prompt` is needed.", "prompt")
     param = "prompt" if wanted.json_prompt is None else "json_prompt"
-    caption, text = read_caption(wanted), wanted.prompt or ""
+    caption, text = _read_caption(wanted, param), wanted.prompt or ""
     faults = caption.faults if caption else _broken(text)
     if faults and wanted.caption == "strict":
         raise CaptionError(faults, param)
     return Prompt.of_caption(caption) if caption else Prompt(text, text)
 
 
-def read_caption(wanted: PromptFields) -> Caption | None:
+def _read_caption(wanted: PromptFields, param: str) -> Caption | None:
     """None for plain text. Raises ApiError for one that is too long, or holds a number that JSON cannot."""
-    if wanted.json_prompt is None:
-        return Caption.parse(wanted.prompt or "")
     try:
-        return Caption.of(wanted.json_prompt)
+        return (
+            Caption.parse(wanted.prompt or "")
+            if wanted.json_prompt is None
+            else Caption.of(wanted.json_prompt)
+        )
     except CaptionTooLongError as error:
         message = f"The caption has {error.count} characters; the limit is {MAX_PROMPT_CHARACTERS}."
-        raise invalid(message, "json_prompt", "string_above_max_length") from None
+        raise invalid(message, param, "string_above_max_length") from None
     except ValueError:
-        raise invalid("A number of the caption is out of range.", "json_prompt") from None
+        raise invalid("A number of the caption is out of range.", param) from None
 
 
 def _broken(text: str) -> tuple[Fault, ...]:

@@ -75,14 +75,26 @@ def bbox(value: Any, path: Path, faults: Faults) -> Any:
     """`[y_min, x_min, y_max, x_max]` in thousandths of the image's sides."""
     if not isinstance(value, list):
         return _wrong(value, path, faults, "list")
-    box = [int(n) if isinstance(n, float) and n.is_integer() else n for n in value]
-    whole = all(type(n) is int and 0 <= n <= MAX_COORDINATE for n in box)
-    if len(box) != 4 or not whole:
+    box = [_coordinate(n) for n in value]
+    if not is_box(box):
         message = f"A bbox is four integers from 0 to {MAX_COORDINATE}: y_min, x_min, y_max, x_max."
         faults.add(path, "bbox", message)
     elif box[0] > box[2] or box[1] > box[3]:
         faults.add(path, "bbox_order", "A bbox's minimum is not above its maximum.")
     return box
+
+
+def is_box(value: Any) -> bool:
+    """Four integers in range, in whatever order."""
+    if not isinstance(value, list) or len(value) != 4:
+        return False
+    return all(type(n) is int and 0 <= n <= MAX_COORDINATE for n in value)
+
+
+def _coordinate(value: Any) -> Any:
+    """5.0 is 5; a number out of range stays as it is, since 1e308 would be 309 digits."""
+    is_whole = isinstance(value, float) and value.is_integer() and 0 <= value <= MAX_COORDINATE
+    return int(value) if is_whole else value
 
 
 def palette(most: int) -> Rule:

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
+from server.beside import beside
 from server.body import parse, read_body
 from server.captions.prompt import NOT_A_CAPTION, read_prompt
 from server.protocol import CaptionReport, PromptFields
@@ -18,13 +19,13 @@ async def validate_caption(request: Request) -> Response:
     record: Record = request.state.record
     service.authenticate(request, record)
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
-    report = _report(parse(body, PromptFields))
-    return Response(report.model_dump_json(), media_type="application/json")
+    report = await beside(len(body), lambda: _report(body).model_dump_json())
+    return Response(report, media_type="application/json")
 
 
-def _report(wanted: PromptFields) -> CaptionReport:
+def _report(body: bytes) -> CaptionReport:
     """Raises ApiError."""
-    prompt = read_prompt(wanted)
+    prompt = read_prompt(parse(body, PromptFields))
     if prompt.caption is None:
         return CaptionReport(valid=False, caption=None, prompt=None, warnings=[NOT_A_CAPTION])
     faults = list(prompt.warnings)

@@ -10,6 +10,7 @@ from engine.errors import EngineError
 from engine.messages import EngineRequest
 from server import answers, metadata
 from server.auth import Caller
+from server.beside import beside
 from server.body import parse, read_body
 from server.choices import Choices, choose
 from server.deadlines import allowed_seconds
@@ -27,7 +28,6 @@ from server.streaming import EventStream
 from server.treatment import Treatment
 
 router = APIRouter()
-LONG_PROMPT = 1000  # characters
 
 
 @router.post("/v1/images", operation_id="create_image")
@@ -39,12 +39,11 @@ async def create_image(request: Request) -> Response:
     caller = service.authenticate(request, record)
     service.enter(record)
     body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
-    wanted = parse(body, service.request_model)
+    wanted = await beside(len(body), lambda: parse(body, service.request_model))
     answer = negotiate(request.headers.get("accept"), wanted)
     choices = choose(wanted, caller, service.safety)
-    parameters = _without_previews(
-        resolve(wanted, service.engine.config, answer.output_format), choices, service.safety
-    )
+    resolved = await beside(len(body), lambda: resolve(wanted, service.engine.config, answer.output_format))
+    parameters = _without_previews(resolved, choices, service.safety)
     record.mode, record.parameters = answer.kind, parameters
     token_ids = await _tokenize(service, parameters.prompt.text)
     generation = _join(request, service, caller, body, parameters, choices, token_ids)
@@ -84,11 +83,9 @@ async def _prepared(request: Request, generation: Generation) -> None:
 
 
 async def _tokenize(service: Service, prompt: str) -> tuple[int, ...]:
-    """Raises ApiError if the prompt has too many tokens. A long one takes milliseconds: beside the loop."""
+    """Raises ApiError if the prompt has too many tokens."""
     try:
-        if len(prompt) < LONG_PROMPT:
-            return service.engine.tokenize(prompt)
-        return await service.encoder.run(service.engine.tokenize, prompt)
+        return await beside(len(prompt), lambda: service.engine.tokenize(prompt))
     except EngineError as error:
         raise from_engine(error) from error
 

@@ -46,6 +46,7 @@ def control(engine: FakeEngine) -> APIRouter:
     @router.get("/stall")
     async def stall() -> dict[str, float]:
         """The event loop's worst stall since the last call."""
+        await asyncio.sleep(2 * Stalls.EVERY)  # the look after a stall that has just ended comes first
         return stalls.worst()
 
     @router.post("/release")

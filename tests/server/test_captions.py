@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from server.captions.caption import Caption
 from server.captions.schema import caption_schema, strict_schema
+from server.protocol import MAX_PROMPT_CHARACTERS
 from tests.server.process import ServerProcess
 from tests.server.test_errors import check
 
@@ -133,6 +134,47 @@ def test_what_deviates_is_kept_too(value: dict[str, Any]) -> None:
     assert Caption.of(caption.value).text == caption.text
     assert bool(caption.faults) or SCHEMA.is_valid(caption.value)
     assert "\n".join(fault.message for fault in caption.faults).isascii()
+
+
+def of_elements(*elements: Any) -> dict[str, Any]:
+    return {"compositional_deconstruction": {"background": "", "elements": list(elements)}}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("0.0", "0"),
+        ("-0.0", "0"),
+        ("1e3", "1000"),
+        ("1001.0", "1001.0"),
+        ("-1e0", "-1.0"),
+        ("1e22", "1e+22"),
+        ("-1e308", "-1e+308"),
+        ("5e-324", "5e-324"),
+        ("9" * 400, "9" * 400),
+    ],
+)
+def test_only_a_coordinate_becomes_an_integer(given: str, text: str) -> None:
+    """A number out of range is not written out: 1e308 would be 309 digits."""
+    caption = Caption.of(json.loads(json.dumps(of_elements({"bbox": [1]})).replace("[1]", f"[{given}]")))
+    assert f'"bbox":[{text}]' in caption.text
+    assert ("bbox", "compositional_deconstruction.elements.0.bbox") in [
+        (fault.code, fault.path) for fault in caption.faults
+    ]
+
+
+def test_what_a_judge_reads_of_a_caption() -> None:
+    """Every text and every number that the model may take for one, wherever it stands; no coordinates."""
+    element = {
+        "type": "text",
+        "text": 1488,
+        "desc": None,
+        "bbox": [1, 2, 3, 4],
+        "mood": {"dark": [2.5, True]},
+    }
+    caption = Caption.of(of_elements(element, {"bbox": ["here", 9]}, ["there"]))
+    words = ["1488", "mood", "dark", "2.5", "here", "9", "there", "text"]
+    assert sorted(filter(None, caption.words.split("\n"))) == sorted(words)
 
 
 def test_the_strict_schema_wants_every_key() -> None:
@@ -289,6 +331,60 @@ def test_validate(server: ServerProcess) -> None:
     check(server.http.post("/v1/captions/validate", json={}), 400, "invalid_value", "prompt")
     check(server.http.post("/v1/captions/validate", json={"prompt": 1}), 400, "invalid_type", "prompt")
     assert len(server.state()["requests"]) == before
+
+
+LONG = {
+    # Each within the limit as sent, and beyond it in its normal form.
+    "colours": of_elements({"type": "obj", "desc": "", "color_palette": ["#abc"] * 3900}),
+    "floats": json.dumps(of_elements({"bbox": [1]})).replace("[1]", f"[{','.join(['1e15'] * 5000)}]"),
+}
+PATHS = ["/v1/images", "/v1/captions/validate"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", LONG)
+def test_the_normal_form_is_bounded_too(server: ServerProcess, name: str, path: str) -> None:
+    value = LONG[name]
+    text = value if isinstance(value, str) else json.dumps(value)
+    assert len(text) < MAX_PROMPT_CHARACTERS
+    for field, sent in (("prompt", text), ("json_prompt", json.loads(text))):
+        error = check(server.http.post(path, json={field: sent}), 400, "string_above_max_length", field)
+        assert "the limit is 32000" in error["message"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_number_that_json_cannot_hold(server: ServerProcess, path: str) -> None:
+    caption = json.dumps(of_elements(1)).replace("[1]", "[1e999]")
+    raw = f'{{"json_prompt": {caption}}}'
+    headers = {"Content-Type": "application/json"}
+    check(server.http.post(path, content=raw, headers=headers), 400, "invalid_value", "json_prompt")
+    check(server.http.post(path, json={"prompt": caption}), 400, "invalid_value", "prompt")
+
+
+def test_many_digits_are_not_drawn(server: ServerProcess) -> None:
+    """A caption of 23 kB was once 604,529 tokens."""
+    caption = of_elements({"type": "obj", "desc": "", "bbox": [1e308] * 3000})
+    assert server.create(json_prompt=caption).status_code == 200
+    assert len(drawn(server)) < MAX_PROMPT_CHARACTERS
+
+
+HEAVY = {
+    "lists": of_elements(*[[]] * 330_000),
+    "objects": of_elements(*[{"a": 0}] * 110_000),
+    "within the limit": of_elements(*[{}] * 10_000),
+    "unknown keys": {f"{number:x}": 0 for number in range(60_000)},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_heavy_caption_does_not_stall_the_loop(server: ServerProcess, name: str, path: str) -> None:
+    body = json.dumps({"json_prompt": HEAVY[name]}, separators=(",", ":")).encode()
+    assert len(body) < 1 << 20
+    server.http.get("/_fake/stall")
+    response = server.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code in (200, 400)
+    assert server.http.get("/_fake/stall").json()["own"] < 0.03
 
 
 def test_validate_wants_a_key(start: Callable[..., ServerProcess], tmp_path: Any) -> None:
