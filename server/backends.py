@@ -1,7 +1,7 @@
 """Other people's HTTP services that are asked about a prompt or an image.
 
-An answer is bounded in time and size. Of a failure only its kind is kept: neither a key, nor an address,
-nor what was sent or answered gets into an error, a log or a metric.
+An answer is bounded in time and size, and never decompressed. Of a failure only its kind is kept: neither a
+key, nor an address, nor what was sent or answered gets into an error, a log or a metric.
 """
 
 import asyncio
@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import from_json
+
+from server.beside import beside
 
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
@@ -66,7 +68,8 @@ class Backend:
         """What `read` makes of the answer to a POST of httpx's `content`. Raises BackendError."""
         started, outcome = time.perf_counter(), "cancelled"
         try:
-            result = read(_parse(answer, await self._ask(self.url + path, content)))
+            body = await self._ask(self.url + path, content)
+            result = await beside(len(body), lambda: read(_parse(answer, body)))
             outcome = "ok"
             return result
         except BackendError as error:
@@ -88,16 +91,21 @@ class Backend:
         body = bytearray()
         client = self.backends.client(self.name)
         async with client.stream("POST", url, headers=self._headers(), **content) as response:
+            client.cookies.clear()  # else the jar of a service that sets new ones for ever would grow
             if response.status_code != 200:
                 raise BackendError("status", f"it answered {response.status_code}")
-            async for chunk in response.aiter_bytes():
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise BackendError("invalid", "its answer is compressed")
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise BackendError("invalid", "its answer is too large")
+                await asyncio.sleep(0)  # chunks of a byte: thousands come with one read of the socket
         return bytes(body)
 
     def _headers(self) -> dict[str, str]:
-        return {self.header: self.scheme + self.key.get_secret_value()} if self.key else {}
+        key = {self.header: self.scheme + self.key.get_secret_value()} if self.key else {}
+        return {"Accept-Encoding": "identity", **key}
 
 
 def _parse(answer: type[T], body: bytes) -> T:

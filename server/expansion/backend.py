@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field
 from pydantic_core import from_json
 
 from server.backends import Backend, BackendError
@@ -24,7 +24,7 @@ class ExpansionBackend(Protocol):
 
 
 class _JsonPrompt(BaseModel):
-    json_prompt: dict[str, JsonValue]
+    json_prompt: dict[str, Any]
 
     def caption(self) -> Caption:
         return _caption(self.json_prompt)
@@ -39,7 +39,7 @@ class _Choice(BaseModel):
 
 
 class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
+    choices: list[_Choice] = Field(min_length=1, max_length=100)
 
     def caption(self) -> Caption:
         try:

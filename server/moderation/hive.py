@@ -12,6 +12,8 @@ from server.moderation.judge import PASSED, Categories, named
 # Hive reads no more than this of a text; pieces overlap, so that no phrase of this length is cut.
 MAX_CHARACTERS = 1024
 OVERLAP = 100
+MAX_CLASSES = 1000
+MAX_OUTPUTS = 100
 NO_FINDING = ("general_not_nsfw_not_suggestive",)
 
 
@@ -32,19 +34,19 @@ class _Score(BaseModel):
 
 
 class _TextOutput(BaseModel):
-    classes: Annotated[list[_Severity], Field(min_length=1)]
+    classes: Annotated[list[_Severity], Field(min_length=1, max_length=MAX_CLASSES)]
 
 
 class _ImageOutput(BaseModel):
-    classes: Annotated[list[_Score], Field(min_length=1)]
+    classes: Annotated[list[_Score], Field(min_length=1, max_length=MAX_CLASSES)]
 
 
 class _TextAnswer(BaseModel):
-    output: Annotated[list[_TextOutput], Field(min_length=1)]
+    output: Annotated[list[_TextOutput], Field(min_length=1, max_length=MAX_OUTPUTS)]
 
 
 class _ImageAnswer(BaseModel):
-    output: Annotated[list[_ImageOutput], Field(min_length=1)]
+    output: Annotated[list[_ImageOutput], Field(min_length=1, max_length=MAX_OUTPUTS)]
 
 
 class Hive:

@@ -1,18 +1,21 @@
 """Other people's services on this machine: each checks what it is sent as the real one would, then answers
 what the test says, or misbehaves."""
 
+import gzip
 import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import HTTP
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 SECRET = "s3cret-of-a-test"
+BOMB_BYTES = 128 << 20
 
 
 class Asked(NamedTuple):
@@ -23,6 +26,11 @@ class Asked(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    @property
+    def asks_for_little(self) -> bool:
+        """Nothing compressed, and no cookie though every answer sets one."""
+        return bool(self.headers["accept-encoding"] == "identity" and self.headers["cookie"] is None)
 
     @property
     def media(self) -> tuple[str, bytes]:
@@ -81,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = Asked(self.path, self.headers, self.rfile.read(int(self.headers["content-length"])))
         backend.asked.append(asked)
         backend.arrived.release()
-        if not backend.check(asked):
+        if not (asked.asks_for_little and backend.check(asked)):
             backend.wrong.append(asked)
             self.reply({"error": "not what this API takes"}, 422)
         elif backend.next:
@@ -92,9 +100,12 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, body: Any, status: int = 200) -> None:
         self.send(json.dumps(body).encode(), status)
 
-    def send(self, body: bytes, status: int = 200) -> None:
+    def send(self, body: bytes, status: int = 200, encoding: str | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        self.send_header("Set-Cookie", "visitor=1")
+        if encoding:
+            self.send_header("Content-Encoding", encoding)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -150,6 +161,68 @@ def floods(handler: Handler) -> None:
     handler.send(json.dumps(backend.answer).encode() + b" " * (2 << 20))
 
 
+def compresses(handler: Handler) -> None:
+    """The right answer, though nobody asked for it to be compressed."""
+    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
+    handler.send(gzip.compress(json.dumps(backend.answer).encode()), encoding="gzip")
+
+
+@cache
+def bomb() -> bytes:
+    """A few kB that are BOMB_BYTES once they are decoded twice."""
+    return gzip.compress(gzip.compress(b" " * BOMB_BYTES, 1))
+
+
+def explodes(handler: Handler) -> None:
+    handler.send(bomb(), encoding="gzip, gzip")
+
+
+def trickles(handler: Handler) -> None:
+    """A byte at a time, for as long as the other side reads."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    repeat(handler, b" ", every=0.05)
+
+
+def never_ends(handler: Handler) -> None:
+    """As HTTP/1.0 had it: no length, until the connection closes."""
+    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(backend.answer).encode())
+    repeat(handler, b" " * 65536)
+
+
+def boasts(handler: Handler) -> None:
+    """A head without end."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    repeat(handler, b"X-Boast: " + b"!" * 1000 + b"\r\n")
+
+
+def repeat(handler: Handler, data: bytes, every: float = 0) -> None:
+    """Until the other side hangs up."""
+    handler.close_connection = True
+    pause = threading.Event()
+    with suppress(OSError):
+        while not pause.wait(every):
+            handler.wfile.write(data)
+
+
+def nests(handler: Handler) -> None:
+    handler.send(b'{"output":' * 50_000)
+
+
+def litters(handler: Handler) -> None:
+    """As many values as there is room for, none of them of use."""
+    items = b",".join([b"{}"] * 330_000)
+    handler.send(b'{"output":[%b]}' % items)
+
+
+def crumbles(handler: Handler) -> None:
+    """The right answer in chunks of one byte, and as many blanks as there is room for."""
+    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
+    body = json.dumps(backend.answer).encode().ljust(20_000)
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    handler.wfile.write(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+
+
 def says(body: Any) -> Reply:
     return lambda handler: handler.reply(body)
 
@@ -162,6 +235,13 @@ MISBEHAVIOURS: dict[str, Reply] = {
     "redirects": redirects,
     "garbles": garbles,
     "floods": floods,
+    "compresses": compresses,
+    "explodes": explodes,
+    "trickles": trickles,
+    "never ends": never_ends,
+    "boasts": boasts,
+    "nests": nests,
+    "litters": litters,
     "lies": says({"json_prompt": [1], "output": [], "flagged": "no", "choices": []}),
     "says nothing": says(None),
 }

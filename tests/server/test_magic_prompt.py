@@ -25,6 +25,7 @@ from tests.server.fake_backend import (
     FakeBackend,
     backend,
     drops,
+    explodes,
     fails,
     hangs,
     held,
@@ -232,6 +233,20 @@ def test_a_caption_beyond_the_models_limit_is_a_failure(server: ServerProcess, i
     assert server.create(prompt="a wombat 4").json()["data"][0]["revised_prompt"] == TEXT
 
 
+def test_so_is_one_that_grows_beyond_the_limit(server: ServerProcess, ideogram: FakeBackend) -> None:
+    """Only in its normal form; numbers out of range do not grow."""
+    element = {"type": "obj", "desc": "", "color_palette": ["#abc"] * 3900}
+    long = {"compositional_deconstruction": {"background": "", "elements": [element]}}
+    ideogram.next.extend([says({"json_prompt": long})] * 2)
+    response = server.create(prompt="a wombat of many colours")
+    assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
+    element = {"type": "obj", "desc": "", "bbox": [1e308] * 1000}
+    large = {"compositional_deconstruction": {"background": "", "elements": [element]}}
+    ideogram.next.append(says({"json_prompt": large}))
+    response = server.create(prompt="a wombat far away")
+    assert len(response.json()["data"][0]["revised_prompt"]) < 10_000
+
+
 def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeBackend) -> None:
     ideogram.next.extend([fails, fails])
     refused = server.create(prompt="a wombat 5", magic_prompt="on", stream=True)
@@ -320,9 +335,12 @@ def test_a_chat_model(start: Start) -> None:
             fake.next.extend([says(lie)] * 2)
             response = server.create(prompt=f"a wombat {lie}")
             assert response.json()["warnings"][0]["code"] == "magic_prompt_failed"
+        fake.next.append(explodes)
+        response = server.create(prompt="a wombat that explodes")
+        assert response.json()["data"][0]["revised_prompt"] == TEXT
         assert fake.wrong == []
         assert (
-            server.metric('ideoserve_backend_requests_total{backend="magic_prompt",outcome="invalid"}') == 4
+            server.metric('ideoserve_backend_requests_total{backend="magic_prompt",outcome="invalid"}') == 5
         )
 
 
@@ -330,11 +348,12 @@ def test_an_operators_own_service(start: Start) -> None:
     with backend(takes_webhook, {"json_prompt": CAPTION}) as fake:
         flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", fake.url, "--log-prompts")
         server = start(*flags, "--magic-prompt-cache", "0", "--embed-prompt", module=MODULE)
+        fake.next.append(explodes)
         for _ in range(2):
             response = server.create(prompt="a wombat", size="128x64")
             assert response.json()["data"][0]["revised_prompt"] == TEXT
         asked: list[Any] = [asked.json for asked in fake.asked]
-        assert asked == [{"prompt": "a wombat", "width": 128, "height": 64, "aspect_ratio": "2x1"}] * 2
+        assert asked == [{"prompt": "a wombat", "width": 128, "height": 64, "aspect_ratio": "2x1"}] * 3
         # Logged, because it was asked for.
         assert server.logged(prompt="a wombat", revised_prompt=TEXT)
         # Nobody's key is needed to do without it: it protects nobody.

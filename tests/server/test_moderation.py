@@ -22,15 +22,20 @@ from server.safety import Safety
 from server.settings import Settings
 from tests.server import sse
 from tests.server.fake_backend import (
+    BOMB_BYTES,
     MISBEHAVIOURS,
     SECRET,
     Asked,
     FakeBackend,
+    Reply,
     backend,
+    crumbles,
+    explodes,
     fails,
     hangs,
     held,
     is_json,
+    litters,
     says,
 )
 from tests.server.process import ServerProcess, small, until
@@ -280,7 +285,19 @@ def test_what_cannot_be_judged_is_refused(prompts: World, how: str) -> None:
     assert len(prompts.drawn()) == before
 
 
-@pytest.mark.parametrize("how", ["lies", "fails"])
+@pytest.mark.parametrize("how", [explodes, litters, crumbles])
+def test_an_answer_takes_neither_memory_nor_the_loop(prompts: World, how: Reply) -> None:
+    prompts.server.http.get("/_fake/stall")
+    prompts.server.peak_bytes()
+    before = prompts.server.peak_bytes()
+    prompts.hive.next.append(how)
+    expected = 200 if how is crumbles else 503
+    assert prompts.create(prompt="a wombat").status_code == expected
+    assert prompts.server.peak_bytes() - before < BOMB_BYTES // 2
+    assert prompts.server.http.get("/_fake/stall").json()["own"] < 0.05
+
+
+@pytest.mark.parametrize("how", ["lies", "fails", "explodes"])
 def test_so_is_what_the_webhook_cannot_judge(prompts: World, how: str) -> None:
     prompts.webhook.next.append(MISBEHAVIOURS[how])
     check(prompts.create(prompt="a wombat"), 503, "moderation_unavailable")
@@ -419,7 +436,7 @@ def test_the_second_of_two_is_refused(images: World) -> None:
     refused(images.create(prompt="a wombat", n=3), "very_bloody")
 
 
-@pytest.mark.parametrize("how", ["hangs", "fails", "lies"])
+@pytest.mark.parametrize("how", ["hangs", "fails", "lies", "explodes"])
 def test_an_image_that_cannot_be_judged_does_not_leave(images: World, how: str) -> None:
     images.hive.next.append(MISBEHAVIOURS[how])
     response = images.create(prompt="a wombat")
