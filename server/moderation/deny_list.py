@@ -5,76 +5,74 @@ violence: some phrase
 aword
 """
 
-import logging
-import re
 import unicodedata
 from pathlib import Path
 
+import regex
+
+from server.beside import beside
 from server.config_error import ConfigError
 from server.moderation.judge import CATEGORY, Categories
+from server.watched_file import WatchedFile
 
-logger = logging.getLogger(__name__)
 NO_CATEGORY = "deny_list"
-NOT_A_LETTER = re.compile(r"[\W_]+")
-# What is not seen beside the format characters: strokes and accents that no letter has, fillers, selectors.
-UNSEEN = re.compile("[\u0300-\u036f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+# Marks on letters, and what no font draws. `re` and `unicodedata` do not know Default_Ignorable_Code_Point.
+UNSEEN = regex.compile(r"(?V1)[[\p{Default_Ignorable_Code_Point}\p{Mn}\p{Me}\P{ccc=0}\p{C}]--\s]")
+NOT_A_LETTER = regex.compile(r"[^\p{L}\p{N}\p{Mc}]+")
 
 
 class DenyList:
-    """Whole words, whatever their case, width and what stands between them."""
+    """Whole words, whatever their case, width, style, marks, and what stands between them."""
 
     name = "deny-list"
 
     def __init__(self, file: Path) -> None:
         """Raises ConfigError."""
-        self._file = file
-        self._version = _version(file)
-        self._phrases = _read(file)
+        self._phrases = WatchedFile(file, _read, "deny list")
 
     async def judge_text(self, text: str) -> Categories:
-        self._reload()
-        plain = _plain(text)
-        return frozenset(category for phrase, category in self._phrases.items() if phrase in plain)
-
-    def _reload(self) -> None:
-        """A file that cannot be read leaves the list as it was."""
-        version = _version(self._file)
-        if version == self._version:
-            return
-        self._version = version
-        try:
-            self._phrases = _read(self._file)
-            logger.info("deny list read again: %d", len(self._phrases))
-        except ConfigError as error:
-            logger.error("the deny list stays as it was: %s", error)
+        phrases = self._phrases.value()
+        return await beside(len(text) + len(phrases), lambda: _found(phrases, _plain(text)))
 
 
-def _version(file: Path) -> object:
-    try:
-        status = file.stat()
-    except OSError as error:
-        return str(error)
-    return status.st_mtime_ns, status.st_size, status.st_ino
+def _found(phrases: dict[str, str], plain: str) -> Categories:
+    words = set(plain.split())
+    # A look through the text is long; few phrases have all their words in it.
+    near = (phrase for phrase in phrases if words.issuperset(phrase.split()))
+    return frozenset(phrases[phrase] for phrase in near if phrase in plain)
 
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError):
         raise ConfigError("--deny-list-file: the file cannot be read") from None
-    entries = [_entry(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return {phrase: category for phrase, category in entries if phrase.strip()}
+    phrases = dict(
+        _entry(number, line)
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.lstrip().startswith("#")
+    )
+    if not phrases:
+        raise ConfigError("--deny-list-file: no entry")
+    return phrases
 
 
-def _entry(line: str) -> tuple[str, str]:
+def _entry(number: int, line: str) -> tuple[str, str]:
     category, colon, phrase = line.partition(":")
-    if colon and CATEGORY.fullmatch(category.strip()):
-        return _plain(phrase), category.strip()
-    return _plain(line), NO_CATEGORY
+    if not (colon and CATEGORY.fullmatch(category.strip())):
+        category, phrase = NO_CATEGORY, line
+    plain = _plain(phrase)
+    if not plain.strip():
+        raise ConfigError(f"--deny-list-file: line {number} has no letter or digit")
+    return plain, category.strip()
 
 
 def _plain(text: str) -> str:
     """Lower case, one space around each word, nothing invisible."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    visible = "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")
-    return f" {NOT_A_LETTER.sub(' ', UNSEEN.sub('', visible)).strip()} "
+    # Marks go first: normalising would sort them, which takes seconds for a prompt of nothing else.
+    folded = _decomposed(_decomposed(UNSEEN.sub("", text)).casefold())
+    return f" {NOT_A_LETTER.sub(' ', UNSEEN.sub('', folded)).strip()} "
+
+
+def _decomposed(text: str) -> str:
+    return unicodedata.normalize("NFKD", text)

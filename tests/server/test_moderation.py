@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from PIL import Image
 
 from server.backends import Backend, Backends
 from server.config_error import ConfigError
+from server.moderation.deny_list import DenyList
 from server.moderation.judge import PASSED
 from server.moderation.webhook import Webhook
 from server.safety import Safety
@@ -55,6 +57,8 @@ def classes(**values: float) -> Any:
 CLEAN_TEXT = classes(hate=0, violence=0, bullying=-1)
 CLEAN_IMAGE = classes(general_not_nsfw_not_suggestive=0.99, no_gun=1.0, animated=0.95, general_nsfw=0.01)
 PASS = {"flagged": False}
+ENTRIES = ("violence: blow up", "n\u200baughtywo\u0308rd", "", "colon: thing: with", "Rude phrase", "Straße")
+DENIED = "\r\n".join(("\ufeff# of a test", *ENTRIES))
 
 
 def takes_hive_text(asked: Asked) -> bool:
@@ -108,7 +112,7 @@ class World(NamedTuple):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moderation")
     (folder / "hive-key").write_text(SECRET)
-    (folder / "deny").write_text("# of a test\nviolence: blow up\nnaughtyword\ncolon: thing: with\n")
+    (folder / "deny").write_bytes(DENIED.encode())
     write_keys(
         folder / "keys.json",
         {"name": "web", "key": "web"},
@@ -224,6 +228,19 @@ def test_categories_are_words_and_not_the_text(prompts: World) -> None:
         ("naughty\ufe0f\u034fword", "deny_list"),
         ("n\u0336a\u0336ughty\u3164word", "deny_list"),
         ("Thing, with", "colon"),
+        ("naughty\u20ddword", "deny_list"),  # an enclosing circle
+        ("naughty\u2065word", "deny_list"),  # not assigned, but ignorable
+        ("naughty\U000e0077word", "deny_list"),  # a tag
+        ("naughty\u00ad\u200d\u2060word", "deny_list"),
+        ("naughty\x08word", "deny_list"),
+        ("naughty\ufff0\U000e0fffword", "deny_list"),
+        ("n\u0303a\u0301ughtywörd", "deny_list"),
+        ("naughtyword\u0489", "deny_list"),
+        ("".join(chr(ord(letter) - 97 + 0x1D51E) for letter in "naughtyword"), "deny_list"),  # fraktur
+        ("".join(chr(ord(letter) - 97 + 0x24D0) for letter in "naughtyword"), "deny_list"),  # in circles
+        ("NAUGHTYWORD's", "deny_list"),
+        ("rude\r\nphrase", "deny_list"),
+        ("STRASSE", "deny_list"),
     ],
 )
 def test_the_deny_list(prompts: World, text: str, category: str) -> None:
@@ -235,7 +252,17 @@ def test_the_deny_list(prompts: World, text: str, category: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["blow", "up blow", "naughtywords", "an unnaughtyword", "of a test", "something with"]
+    "text",
+    [
+        *("blow", "up blow", "naughtywords", "an unnaughtyword", "of a test", "something with"),
+        *(
+            "n a u g h t y w o r d",
+            "n.aughtyword",
+            "n\u0430ughtyword",
+            "n4ughtyword",
+            "ɴaughtyword",
+        ),  # as documented
+    ],
 )
 def test_what_the_deny_list_does_not_mean(prompts: World, text: str) -> None:
     assert prompts.create(prompt=text).status_code == 200
@@ -252,9 +279,59 @@ def test_the_deny_list_is_read_again_and_without_keys_nobody_turns_it_off(
     assert server.create(prompt="the first").status_code == 200
     assert server.create(prompt="the second").status_code == 400
     check(server.create(prompt="x", moderation="off"), 403, "disabling_not_allowed", "moderation")
+    for useless in ("", "# only this\n\n", "fine\n!!!\n"):
+        file.write_text(useless)
+        assert server.create(prompt="the second").status_code == 400
     file.unlink()
     assert server.create(prompt="the second").status_code == 400
-    assert server.logged(level="error")
+    said = [line["message"] for line in server.logged(level="error", logger="server.watched_file")]
+    assert ["no entry" in message for message in said] == [True, True, False, False]
+    assert "line 2 has no letter or digit" in said[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no entry"),
+        (b"\xef\xbb\xbf# a remark\n \n", "no entry"),
+        (b"a\n \xe2\x80\x8b\xcc\x81\n", "line 2 has no letter or digit"),
+        (b"violence: ?!", "line 1 has no letter or digit"),
+        (b"\xff\xfea\x00", "the file cannot be read"),
+    ],
+)
+def test_a_deny_list_that_denies_nothing(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "deny"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^--deny-list-file: {said}"):
+        DenyList(file)
+
+
+def test_a_long_run_of_marks_takes_no_longer_than_letters(tmp_path: Path) -> None:
+    """Normalising sorts them, in a time that grows with the square of their number."""
+    file = tmp_path / "deny"
+    file.write_text("a")
+    judge = DenyList(file)
+
+    def seconds(text: str) -> float:
+        started = time.process_time()
+        asyncio.run(judge.judge_text(text))
+        return time.process_time() - started
+
+    letters = min(seconds("ab" * 16_000) for _ in range(3))
+    for marks in ("\u0301\u0327", "\U0001d165\U0001d16d"):
+        assert min(seconds(marks * 16_000) for _ in range(3)) < 20 * letters
+
+
+def test_long_texts_and_lists_do_not_stall_the_loop(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "deny"
+    file.write_text("".join(f"word{number}\n" for number in range(20_000)) + "last one")
+    server = start("--prompt-moderation", "deny-list", "--deny-list-file", str(file))
+    marks = "\u0301\u0327" * 15_000  # to be sorted, by those who normalise them
+    spacing = "\U0001d165\U0001d16d" * 15_000
+    for text in (marks, spacing, "a" * 31_000, "\ufdfa" * 31_000):
+        server.http.get("/_fake/stall")
+        assert server.create(prompt=f"{text} Last {marks[:9]}one").status_code == 400
+        assert server.http.get("/_fake/stall").json()["own"] < 0.05
 
 
 def test_a_long_text_goes_in_pieces_that_overlap(prompts: World) -> None:
