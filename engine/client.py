@@ -5,18 +5,20 @@ that worker dies, given again, from its seed, to the next one that is ready.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
 
+from engine.backlog import Backlog, Forecast, Loads
 from engine.config import EngineOptions, ModelConfig
-from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError
+from engine.errors import EngineDeadError
+from engine.in_flight import InFlightRequest
 from engine.messages import (
     Abort,
     EngineRequest,
     FromWorker,
     ImageDone,
     PreviewReady,
+    Priority,
     RequestDone,
     RequestFailed,
     RequestOutput,
@@ -26,7 +28,6 @@ from engine.messages import (
     WorkerReady,
 )
 from engine.supervisor import Worker
-from engine.ticket import Ticket
 from engine.tokenizer import Tokenizer
 from engine.worker import main as worker_main
 
@@ -57,7 +58,8 @@ class EngineClient:
         self._tokenizer = Tokenizer(config.path / "tokenizer", config.limits.max_prompt_tokens)
         devices = options.devices or (None,)
         self._workers = [Worker(config, options, device, self, worker_target) for device in devices]
-        self._tickets: dict[str, Ticket] = {}
+        self._in_flight: dict[str, InFlightRequest] = {}
+        self._backlog = Backlog(self._workers, self._in_flight)
         self._units: dict[Worker, UnitDone] = {}
         self._listeners: list[UnitListener] = []
         self._death: EngineDeadError | None = None
@@ -88,21 +90,35 @@ class EngineClient:
         """Raises PromptTooLongError."""
         return self._tokenizer.encode(prompt)
 
-    def predict_seconds(self, request: EngineRequest) -> float:
-        """Device seconds of the request alone; 0 before the first worker is ready."""
-        cost = next((worker.cost_model for worker in self._workers if worker.cost_model), None)
-        return 0.0 if cost is None else cost.request_seconds(request)
+    def forecast(self, request: EngineRequest) -> list[Forecast]:
+        """What the request would meet on each device that takes work."""
+        return self._backlog.forecast(request)
 
-    def backlog_seconds(self) -> float:
-        """Predicted seconds of accepted, unfinished work on the least loaded device."""
-        return min(self._backlog(worker) for worker in self._workers)
+    def backlog_seconds(self, priority: Priority) -> float:
+        """Predicted work ahead of a new request of this priority, on the device with the least of it."""
+        return self._backlog.seconds(priority)
+
+    def first_done_seconds(self, request_ids: Iterable[str]) -> float:
+        """Until the first of these requests is done, at the latest; 0 if none is in flight."""
+        return self._backlog.first_done_seconds(request_ids)
+
+    def reserve(self, request: EngineRequest) -> InFlightRequest:
+        """Count a request as work to come before it is generated. Reserve it again to change it."""
+        reserved = self._in_flight.setdefault(request.request_id, InFlightRequest(request))
+        reserved.request = request
+        return reserved
+
+    def release(self, request_id: str) -> None:
+        """End a request in flight; an unknown id is ignored."""
+        if request_id in self._in_flight:
+            self._forget(self._in_flight[request_id])
 
     def stats(self) -> EngineStats:
         units = list(self._units.values())
-        running = sum(bool(ticket.steps_done) for ticket in self._tickets.values())
+        running = sum(request.has_begun for request in self._in_flight.values())
         return EngineStats(
             running=running,
-            waiting=len(self._tickets) - running,
+            waiting=len(self._in_flight) - running,
             restarts=sum(worker.restarts for worker in self._workers),
             device_memory_bytes=sum(unit.device_memory_bytes for unit in units),
             cache_hits=sum(unit.cache_hits for unit in units),
@@ -120,17 +136,17 @@ class EngineClient:
         """
         if self._death:
             raise self._death
-        ticket = Ticket(replace(request, submitted=time.monotonic()), self.predict_seconds(request))
-        self._tickets[request.request_id] = ticket
-        self._assign(ticket)
+        in_flight = self.reserve(request)
+        in_flight.start()
+        self._assign(in_flight, self._backlog.loads())
         try:
             while True:
-                output = await self._next(ticket)
+                output = await in_flight.next_output()
                 yield output
                 if isinstance(output, RequestDone):
                     return
         finally:
-            self._forget(ticket)
+            self.release(request.request_id)
 
     def on_message(self, worker: Worker, message: FromWorker) -> None:
         """Of Worker: pass outputs on, take note of the rest."""
@@ -142,16 +158,16 @@ class EngineClient:
                 for listener in self._listeners:
                     listener(message.kind, message.batch_size, message.seconds)
             case StepDone() | PreviewReady() | ImageDone() | RequestDone() | RequestFailed():
-                ticket = self._tickets.get(message.request_id)
-                if ticket is not None and ticket.worker is worker:
-                    self._deliver(ticket, message)
+                request = self._in_flight.get(message.request_id)
+                if request is not None and request.worker is worker:
+                    request.deliver(message)
 
     def on_death(self, worker: Worker, suspects: tuple[str, ...]) -> None:
         """Of Worker: its requests run again; those it died on run alone, and not for ever."""
         self._units.pop(worker, None)
-        for ticket in self._tickets.values():
-            if ticket.worker is worker and not ticket.is_answered:
-                ticket.start_again(suspects)
+        for request in self._in_flight.values():
+            if request.worker is worker and not request.is_answered:
+                request.start_again(suspects)
         self._deal()
 
     def on_dead_engine(self, error: EngineDeadError) -> None:
@@ -161,70 +177,34 @@ class EngineClient:
 
     def _fail_all(self, error: EngineDeadError) -> None:
         self._death = self._death or error
-        for ticket in self._tickets.values():
-            ticket.put(error)
+        for request in self._in_flight.values():
+            request.put(error)
 
-    async def _next(self, ticket: Ticket) -> RequestOutput:
-        """Deadlines are in the event loop's own time."""
-        try:
-            async with asyncio.timeout_at(ticket.request.deadline):
-                output = await ticket.outputs.get()
-        except TimeoutError:
-            raise DeadlineExceededError("the deadline passed") from None
-        if isinstance(output, Exception):
-            raise output
-        if isinstance(output, RequestFailed):
-            raise GenerationError(output.message)
-        return output
-
-    def _deliver(self, ticket: Ticket, output: RequestOutput) -> None:
-        """Once: what a first run sent already is not sent again by a second."""
-        match output:
-            case StepDone():
-                ticket.steps_done[output.image_index] = output.step
-            case PreviewReady():
-                key = (output.image_index, output.preview_index)
-                if key in ticket.previews_sent:
-                    return
-                ticket.previews_sent.add(key)
-            case ImageDone():
-                request = ticket.request
-                ticket.request = replace(request, skip=request.skip | {output.image_index})
-        ticket.put(output)
-
-    def _forget(self, ticket: Ticket) -> None:
+    def _forget(self, request: InFlightRequest) -> None:
         """Done, failed or left: make sure that it costs nothing any more."""
-        del self._tickets[ticket.request.request_id]
-        worker = ticket.worker
+        del self._in_flight[request.request.request_id]
+        worker = request.worker
         if worker is None:
             return
-        if worker.is_ready and not ticket.is_answered:
-            worker.send(Abort(ticket.request.request_id))
-        if not any(other.worker is worker for other in self._tickets.values()):
+        if worker.is_ready and not request.is_answered:
+            worker.send(Abort(request.request.request_id))
+        if not any(other.worker is worker for other in self._in_flight.values()):
             worker.went_idle()
 
     def _deal(self) -> None:
-        """Give each request that no worker has begun to the one with the least backlog."""
-        for ticket in self._tickets.values():
-            has_begun = ticket.worker is not None and ticket.steps_done
-            if not has_begun and not ticket.is_answered:
-                self._assign(ticket)
+        """Give each request that no worker has begun to the one where it is done first."""
+        loads = self._backlog.loads()
+        for request in self._in_flight.values():
+            if request.is_started and not request.has_begun and not request.is_answered:
+                self._assign(request, loads)
 
-    def _assign(self, ticket: Ticket) -> None:
-        """If no worker is ready the ticket waits."""
-        ready = [worker for worker in self._workers if worker.is_ready]
-        if not ready:
+    def _assign(self, request: InFlightRequest, loads: Loads) -> None:
+        """If no worker is ready the request waits."""
+        if not self.is_ready:
             return
-        ticket.seconds = ticket.seconds or self.predict_seconds(ticket.request)
-        before, ticket.worker = ticket.worker, None
-        ticket.worker = min(ready, key=self._backlog)
-        if before is ticket.worker:
+        before, request.worker = request.worker, loads.place(request)
+        if before is request.worker:
             return
         if before is not None:
-            before.send(Abort(ticket.request.request_id))
-        ticket.worker.send(ticket.request)
-
-    def _backlog(self, worker: Worker) -> float:
-        unassigned = sum(ticket.seconds for ticket in self._tickets.values() if ticket.worker is None)
-        assigned = sum(ticket.seconds_left for ticket in self._tickets.values() if ticket.worker is worker)
-        return assigned + unassigned / len(self._workers)
+            before.send(Abort(request.request.request_id))
+        request.worker.send(request.request)

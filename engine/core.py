@@ -2,10 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
+from engine.calibration import Calibration
 from engine.messages import (
+    CostCorrected,
     EngineRequest,
     FromWorker,
     ImageDone,
@@ -18,37 +20,14 @@ from engine.messages import (
     UnitKind,
     UnitStarted,
 )
-from engine.request import Conditioning, Preview, RequestState, SampleState
+from engine.request import RequestState, SampleState
+from engine.runner_port import Runner
 from engine.scheduler import Decode, Denoise, Encode, Scheduler, Unit
+from engine.work import Work
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-class Device(Protocol):
-    """What the core asks of the device."""
-
-    def peak_memory_bytes(self) -> int: ...
-    def release_memory(self) -> None: ...
-    def is_out_of_memory(self, error: Exception) -> bool: ...
-    def is_fatal(self, error: Exception) -> bool: ...
-
-
-class Runner(Protocol):
-    """What the core asks of a model runner. Work that yields may be interrupted there."""
-
-    @property
-    def device(self) -> Device: ...
-    @property
-    def cache_hits(self) -> int: ...
-    @property
-    def cache_misses(self) -> int: ...
-    def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]: ...
-    def new_sample(self, state: RequestState, image_index: int) -> SampleState: ...
-    def denoise_step(self, samples: list[SampleState]) -> None: ...
-    def decode(self, sample: SampleState) -> Generator[None, None, bytes]: ...
-    def preview(self, sample: SampleState) -> Preview: ...
 
 
 class EngineCore:
@@ -65,6 +44,8 @@ class EngineCore:
         self._scheduler = scheduler
         self._emit = emit
         self._clock = clock
+        self._calibration = Calibration(scheduler.cost)
+        self._last: tuple[UnitKind, tuple[str, ...]] | None = None
 
     @property
     def has_work(self) -> bool:
@@ -92,6 +73,7 @@ class EngineCore:
                 self._denoise(samples)
             case Decode(sample):
                 self._decode(sample)
+        self._last = kind, requests
         self._report(kind, len(requests), self._clock() - started)
 
     def _report(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
@@ -100,12 +82,13 @@ class EngineCore:
         self._emit(UnitDone(kind, batch_size, seconds, memory, runner.cache_hits, runner.cache_misses))
 
     def _encode(self, state: RequestState) -> None:
-        started = self._clock()
+        started, hits = self._clock(), self._runner.cache_hits
         try:
             if state.work is None:
                 state.started = started
-                state.work = self._runner.encode_prompt(state.request)
-            conditioning = self._advance(state.work, state)
+                state.work = Work(self._runner.encode_prompt(state.request), self._clock)
+            work = state.work
+            conditioning = self._advance(work, state)
             state.times["encode"] += self._clock() - started
             if conditioning is None:
                 return
@@ -115,6 +98,9 @@ class EngineCore:
         except Exception as error:
             self._fail(state, error)
             return
+        if self._runner.cache_hits == hits:
+            expected = self._scheduler.cost.encode.seconds([len(state.request.token_ids)])
+            self._calibrate("encode", expected, work.seconds)
         state.images_left = len(samples)
         self._scheduler.encoded(state, samples)
         if not samples:  # a second run, after all images of the first were sent
@@ -134,7 +120,8 @@ class EngineCore:
 
     def _try_step(self, samples: list[SampleState]) -> Exception | None:
         """What went wrong, if anything: then no sample has moved."""
-        key, started = samples[0].batch_key, self._clock()
+        key, unit = samples[0].batch_key, Denoise(samples)
+        expected, started = self._scheduler.seconds(unit), self._clock()
         try:
             self._runner.denoise_step(samples)
         except Exception as error:
@@ -145,6 +132,8 @@ class EngineCore:
             return error
         self._scheduler.limits.stepped(key, len(samples))
         seconds = self._clock() - started
+        if self._last == _describe(unit):  # a device may return when only the step before is done
+            self._calibrate("denoise", expected, seconds)
         for state in {sample.state: None for sample in samples}:
             state.times["denoise"] += seconds
         for sample in samples:
@@ -170,7 +159,7 @@ class EngineCore:
     def _decode(self, sample: SampleState) -> None:
         state, started = sample.state, self._clock()
         try:
-            sample.work = sample.work or self._runner.decode(sample)
+            sample.work = sample.work or Work(self._runner.decode(sample), self._clock)
             rgb = self._advance(sample.work, state)
         except Exception as error:
             self._fail(state, error)
@@ -178,6 +167,8 @@ class EngineCore:
         state.times["decode"] += self._clock() - started
         if rgb is None:
             return
+        expected = self._scheduler.cost.decode.seconds([self._scheduler.cost.image_tokens(*sample.batch_key)])
+        self._calibrate("decode", expected, sample.work.seconds)
         self._scheduler.decoded(sample)
         self._emit_image(sample, rgb)
         state.images_left -= 1
@@ -194,20 +185,20 @@ class EngineCore:
             ImageDone(request.request_id, index, request.seeds[index], request.width, request.height, rgb)
         )
 
-    def _advance(self, work: Generator[None, None, T], state: RequestState) -> T | None:
+    def _advance(self, work: Work[T], state: RequestState) -> T | None:
         """Run `work` for one slice, or to its end; its result, or None if it is not done."""
-        started = self._clock()
-        until = started + self._scheduler.slice_seconds(state)
+        self._runner.device.synchronize()  # the step before may not be done, and is none of this work
+        before = work.seconds
         try:
-            next(work)
-            while self._clock() < until:
-                next(work)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+            return work.advance(self._scheduler.slice_seconds(state))
         finally:
-            self._scheduler.held_up(state, self._clock() - started)
-        return None
+            self._scheduler.held_up(state, work.seconds - before)
+
+    def _calibrate(self, kind: UnitKind, expected: float, seconds: float) -> None:
+        """Scheduling, admission and the watchdog go by what work really takes."""
+        if self._calibration.observe(kind, expected, seconds):
+            self._scheduler.cost = self._calibration.cost
+            self._emit(CostCorrected(self._calibration.cost))
 
     def _fail(self, state: RequestState, error: Exception) -> None:
         if self._runner.device.is_fatal(error):

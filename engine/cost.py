@@ -1,12 +1,14 @@
 """Predicted seconds of device work, from what the warm-up measured. Torch-free."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # messages carry a cost model
     from engine.messages import EngineRequest
+
+_NONE: Mapping[int, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,9 @@ class LinearCost:
         """For one run over sequences (or images) of these lengths."""
         squares = sum(length * length for length in lengths)
         return self.base + self.per_unit * sum(lengths) + self.per_square * squares
+
+    def scaled(self, factor: float) -> "LinearCost":
+        return LinearCost(factor * self.base, factor * self.per_unit, factor * self.per_square)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +46,28 @@ class CostModel:
         seconds = self.pass_.seconds([image_tokens + length for length in text_lens])
         return seconds + (self.pass_.seconds([image_tokens] * guided) if guided else 0.0)
 
-    def request_seconds(self, request: "EngineRequest") -> float:
-        """A whole request, run alone, one image after the other."""
+    def request_seconds(self, request: "EngineRequest", steps_done: Mapping[int, int] = _NONE) -> float:
+        """What is left of a request, run alone, one image after the other: `steps_done` by image, once its
+        prompt is encoded; images in `request.skip` are done."""
         tokens = self.image_tokens(request.width, request.height)
         prompt = [len(request.token_ids)]
-        schedule = request.sampling.guidance_schedule
-        guided = sum(scale != 1 for scale in schedule)
-        steps = (len(schedule) - guided) * self.step_seconds(tokens, prompt, 0)
-        steps += guided * self.step_seconds(tokens, prompt, 1)
-        return self.encode.seconds(prompt) + len(request.seeds) * (steps + self.decode.seconds([tokens]))
+        images = [index for index in range(len(request.seeds)) if index not in request.skip]
+        schedules = [request.sampling.guidance_schedule[steps_done.get(index, 0) :] for index in images]
+        unguided = sum(schedule.count(1) for schedule in schedules)
+        guided = sum(map(len, schedules)) - unguided
+        seconds = 0.0 if steps_done else self.encode.seconds(prompt)
+        seconds += unguided * self.step_seconds(tokens, prompt, 0)
+        seconds += guided * self.step_seconds(tokens, prompt, 1)
+        return seconds + len(images) * self.decode.seconds([tokens])
+
+    def scaled(self, encode: float, denoise: float, decode: float) -> "CostModel":
+        """Each kind of work times its factor."""
+        return replace(
+            self,
+            pass_=self.pass_.scaled(denoise),
+            encode=self.encode.scaled(encode),
+            decode=self.decode.scaled(decode),
+        )
 
     def batch_tokens(self, image_tokens: int) -> float:
         """Tokens of a resolution at which the fixed cost of a step is spread thin: a twentieth of it."""

@@ -127,6 +127,13 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
+class CostCorrected:
+    """Work takes other than was predicted: from now on it is predicted so."""
+
+    cost_model: CostModel
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerFailed:
     """The worker could not load, and ends; `is_checkpoint_error` if trying again is of no use."""
 
@@ -157,4 +164,4 @@ class UnitDone:
 
 RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone | RequestFailed
 ToWorker = EngineRequest | Abort | Shutdown
-FromWorker = RequestOutput | WorkerReady | WorkerFailed | UnitStarted | UnitDone
+FromWorker = RequestOutput | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone

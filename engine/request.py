@@ -1,10 +1,10 @@
 """State of the work in flight; the model itself keeps none."""
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.messages import EngineRequest
+from engine.work import Work
 
 if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
     from torch import Tensor
@@ -45,7 +45,7 @@ class RequestState:
 
     request: EngineRequest
     due: float = 0.0
-    work: Generator[None, None, Conditioning] | None = None
+    work: Work[Conditioning] | None = None
     conditioning: Conditioning | None = None
     images_left: int = 0
     started: float = 0.0
@@ -75,7 +75,7 @@ class SampleState:
     latents: "Tensor"
     step_index: int = 0
     clean: "Tensor | None" = None
-    work: Generator[None, None, bytes] | None = None
+    work: Work[bytes] | None = None
 
     @property
     def request(self) -> EngineRequest:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import multiprocessing
 import threading
 import time
@@ -14,10 +15,12 @@ from engine.config import EngineOptions, ModelConfig
 from engine.cost import CostModel
 from engine.errors import EngineDeadError
 from engine.messages import (
+    CostCorrected,
     FromWorker,
     RequestDone,
     Shutdown,
     ToWorker,
+    UnitDone,
     UnitStarted,
     WorkerFailed,
     WorkerReady,
@@ -42,7 +45,8 @@ class Listener(Protocol):
 
 
 class Worker:
-    """The process of one device. `cost_model` is None until it was ready once."""
+    """The process of one device. `cost_model` is None until it was ready once; `worked_at` is the end of its
+    last unit of work."""
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Worker:
         self.cost_model: CostModel | None = None
         self.is_ready = False
         self.restarts = 0
+        self.worked_at = -math.inf
         self._config = config
         self._options = options
         self._listener = listener
@@ -178,9 +183,13 @@ class Worker:
     def _on_message(self, message: FromWorker) -> None:
         match message:
             case WorkerReady():
-                self.cost_model = message.cost_model
+                self.cost_model, self.worked_at = message.cost_model, -math.inf
                 self.is_ready = self._is_idle = True
                 self._start_failures = 0
+            case CostCorrected():
+                self.cost_model = message.cost_model
+            case UnitDone():
+                self.worked_at = time.monotonic()
             case RequestDone():
                 self._deaths = 0
             case WorkerFailed():

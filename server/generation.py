@@ -18,7 +18,7 @@ from engine.messages import (
     StageTimes,
     StepDone,
 )
-from server.admission import Ticket
+from server.admission import AdmissionSlot
 from server.engine_port import Engine
 from server.errors import from_engine
 from server.images import MEDIA_TYPES, PREVIEW_FORMAT, ImageEncoder
@@ -87,12 +87,12 @@ class Generation:
         self,
         engine: Engine,
         encoder: ImageEncoder,
-        ticket: Ticket,
+        slot: AdmissionSlot,
         parameters: Parameters,
         treatment: Treatment,
         course: Course,
     ) -> None:
-        self._ticket = ticket
+        self._slot = slot
         self.parameters = parameters
         self.created = int(time.time())
         self._engine = engine
@@ -109,7 +109,7 @@ class Generation:
 
     @property
     def request(self) -> EngineRequest:
-        return self._ticket.request
+        return self._slot.request
 
     def join(self) -> None:
         self._followers += 1
@@ -154,7 +154,6 @@ class Generation:
     async def _run(self) -> None:
         try:
             await self._prepare()
-            self._ticket.begin()
             async with aclosing(self._engine.generate(self.request)) as outputs:
                 async for output in outputs:
                     event = await self._event(output)
@@ -190,7 +189,6 @@ class Generation:
             case RequestDone():
                 return Finished(output.times, self._image_seconds)
             case StepDone():
-                self._ticket.step(output.image_index, output.step, output.num_steps)
                 return output
             case RequestFailed():
                 raise GenerationError(output.message)

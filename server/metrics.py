@@ -15,7 +15,6 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from engine.messages import UnitKind
 from server import VERSION
-from server.admission import Admission
 from server.engine_port import Engine
 from server.record import Record
 
@@ -37,7 +36,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """Counters and histograms written as things happen; the engine's gauges are read at each scrape."""
 
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._registry = CollectorRegistry()
         self._requests = self._counter(
             "requests", "Image requests by outcome: ok or an error's code.", "outcome"
@@ -67,7 +66,7 @@ class Metrics:
             "outcome",
         )
         self._backend = self._seconds("backend", "One call of another service.", STAGE)
-        self._registry.register(_EngineCollector(engine, admission))
+        self._registry.register(_EngineCollector(engine))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         engine.subscribe(self._on_unit)
@@ -106,19 +105,17 @@ class Metrics:
 
 
 class _EngineCollector:
-    def __init__(self, engine: Engine, admission: Admission) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._admission = admission
 
     def collect(self) -> Iterator[Metric]:
         stats, config = self._engine.stats(), self._engine.config
-        backlog = self._admission.backlog_seconds()
         yield _gauge("requests_running", "Requests on the device.", stats.running)
         yield _gauge("requests_waiting", "Requests accepted and not begun.", stats.waiting)
         yield _gauge(
             "backlog_seconds",
             "Predicted device time of accepted, unfinished work on the least loaded device.",
-            backlog,
+            self._engine.backlog_seconds("batch"),
         )
         yield _gauge(
             "device_memory_bytes",

@@ -35,7 +35,7 @@ class Service:
         self.admission = Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share)
         self.kept = KeptAnswers(settings.idempotency_seconds, settings.idempotency_bytes)
         self.encoder = ImageEncoder(settings.image_threads, settings.png_compress_level)
-        self.metrics = Metrics(engine, self.admission)
+        self.metrics = Metrics(engine)
         self.backends = Backends(self.metrics.on_backend)
         self.safety = Safety(settings, self.backends, engine.config.model_id)
         self.request_model = limited_to(engine.config, settings.max_n)

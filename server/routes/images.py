@@ -139,15 +139,15 @@ def _engine_request(
 def _start(
     service: Service, caller: Caller, parameters: Parameters, choices: Choices, engine_request: EngineRequest
 ) -> Generation:
-    """Through the door and on its way to the engine. Raises ApiError 429."""
-    ticket = service.admission.admit(engine_request, caller)
+    """Admit the request and start to generate. Raises ApiError 429."""
+    slot = service.admission.admit(engine_request, caller)
     course = Course(
-        renew=lambda renewed: service.admission.renew(ticket, renewed),
+        renew=lambda renewed: service.admission.renew(slot, renewed),
         describe=lambda drawn: metadata.describe(drawn, service.engine.config, service.settings.embed_prompt),
     )
     treatment = Treatment(service.safety, choices, service.encoder, lambda prompt: _tokenize(service, prompt))
-    generation = Generation(service.engine, service.encoder, ticket, parameters, treatment, course)
-    generation.task.add_done_callback(lambda _: service.admission.release(ticket))
+    generation = Generation(service.engine, service.encoder, slot, parameters, treatment, course)
+    generation.task.add_done_callback(lambda _: service.admission.release(slot))
     return generation
 
 

@@ -3,12 +3,14 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine import worker
 from engine.config import EngineOptions, ModelConfig
 from engine.core import EngineCore
+from engine.cost import CostModel
 from engine.errors import CheckpointError
 from engine.limits import BatchLimits
 from engine.messages import WorkerReady
@@ -20,6 +22,17 @@ from tests.engine.fakes import COST, FakeRunner
 def main(*args: Any) -> None:
     """Ready at once. A request whose id has one of ACTIONS before a colon does it at its first step."""
     worker._load = _load
+    worker.main(*args)
+
+
+def measured_wrong(*args: Any) -> None:
+    """Predicts eight times what its work takes."""
+
+    def load(emit: worker.Emit, config: ModelConfig, options: EngineOptions, _: str | None) -> EngineCore:
+        runner = FakeRunner()
+        return _core(emit, options, runner, COST.scaled(8, 8, 8), runner.clock)
+
+    worker._load = load
     worker.main(*args)
 
 
@@ -49,10 +62,19 @@ def has_no_checkpoint(*args: Any) -> None:
 
 
 def _load(emit: worker.Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> EngineCore:
-    runner = FakeRunner(before_step=_act)
-    limits = BatchLimits(COST, options.max_batch_size, options.max_batch_tokens)
-    emit(WorkerReady(COST, 0))
-    return EngineCore(runner, Scheduler(COST, limits, options.max_running), emit)
+    return _core(emit, options, FakeRunner(before_step=_act), COST, time.monotonic)
+
+
+def _core(
+    emit: worker.Emit,
+    options: EngineOptions,
+    runner: FakeRunner,
+    cost: CostModel,
+    clock: Callable[[], float],
+) -> EngineCore:
+    limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
+    emit(WorkerReady(cost, 0))
+    return EngineCore(runner, Scheduler(cost, limits, options.max_running), emit, clock)
 
 
 def _act(samples: list[SampleState]) -> None:

@@ -52,7 +52,8 @@ class OutOfMemoryError(Exception):
 class FakeRunner:
     """Takes the time that COST predicts, in parts of a millisecond where work can be paused.
 
-    `steps` are the batches that went well, as request ids; `before_step` may raise.
+    `steps` are the batches that went well, as request ids; `before_step` may raise. The prompts of requests
+    whose ids begin with a name in `cached` and a colon are in the cache.
     """
 
     now: float = 0.0
@@ -60,6 +61,7 @@ class FakeRunner:
     encodes: list[str] = field(default_factory=list)
     before_step: Callable[[list[SampleState]], None] = lambda samples: None
     before_preview: Callable[[SampleState], None] = lambda sample: None
+    cached: set[str] = field(default_factory=set)
     cache_hits: int = 0
     cache_misses: int = 0
 
@@ -72,6 +74,10 @@ class FakeRunner:
 
     def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]:
         self.encodes.append(request.request_id)
+        if request.request_id.partition(":")[0] in self.cached:
+            self.cache_hits += 1
+            return cast(Conditioning, "conditioning")
+        self.cache_misses += 1
         yield from self._work(COST.encode.seconds([len(request.token_ids)]))
         return cast(Conditioning, "conditioning")
 
@@ -92,6 +98,9 @@ class FakeRunner:
     def preview(self, sample: SampleState) -> Preview:
         self.before_preview(sample)
         return Preview(1, 1, b"rgb")
+
+    def synchronize(self) -> None:
+        pass
 
     def peak_memory_bytes(self) -> int:
         return 0
@@ -120,12 +129,17 @@ class Engine:
     """A core on a fake runner; `sent` is all it emitted."""
 
     def __init__(
-        self, max_batch_size: int = 8, max_batch_tokens: int = 10_000, max_running: int = 64
+        self,
+        max_batch_size: int = 8,
+        max_batch_tokens: int = 10_000,
+        max_running: int = 64,
+        cost: CostModel = COST,
     ) -> None:
+        """`cost` is what the scheduler is told at first."""
         self.runner = FakeRunner()
         self.sent: list[FromWorker] = []
-        self.limits = BatchLimits(COST, max_batch_size, max_batch_tokens)
-        self.scheduler = Scheduler(COST, self.limits, max_running)
+        self.limits = BatchLimits(cost, max_batch_size, max_batch_tokens)
+        self.scheduler = Scheduler(cost, self.limits, max_running)
         self.core = EngineCore(self.runner, self.scheduler, self.sent.append, self.runner.clock)
 
     def add(self, *requests: EngineRequest) -> None:

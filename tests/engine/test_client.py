@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from engine.calibration import WINDOW
 from engine.client import EngineClient
 from engine.config import EngineOptions, ModelConfig
 from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
 from engine.messages import EngineRequest, ImageDone, RequestDone, RequestOutput, StepDone, UnitStarted
 from tests.engine import fake_worker
-from tests.engine.fakes import request
+from tests.engine.fakes import COST, request
 
 CONFIG = ModelConfig.load(Path(__file__).parents[2] / "models" / "demo")
 SECONDS = 60  # before a test that waits for ever fails
@@ -71,7 +72,7 @@ def pid() -> int:
 async def began(client: EngineClient, wanted: EngineRequest) -> "asyncio.Task[list[RequestOutput]]":
     """Asked for, and with a worker."""
     task = asyncio.create_task(collect(client, wanted))
-    await until(lambda: (ticket := client._tickets.get(wanted.request_id)) and ticket.worker)
+    await until(lambda: (each := client._in_flight.get(wanted.request_id)) and each.worker)
     return task
 
 
@@ -260,19 +261,47 @@ async def test_closing_answers_what_is_still_asked_for() -> None:
         await task
 
 
+# Costs.
+
+
+async def test_a_wrong_warm_up_is_corrected_by_the_work_done() -> None:
+    """The machine was busy then: each prediction of the worker is eight times what it takes."""
+    async with engine(fake_worker.measured_wrong) as client:
+        await until(lambda: client.is_ready)
+        wanted, right = request("next"), COST.request_seconds(request("next"))
+        (before,) = client.forecast(wanted)
+        assert (before.own, before.is_proven) == (pytest.approx(8 * right), False)
+        for index in range(WINDOW):
+            await collect(client, request(str(index)))
+        (after,) = client.forecast(wanted)
+        assert (after.own, after.is_proven) == (pytest.approx(right, rel=0.1), True)
+
+
+async def test_a_worker_that_starts_again_is_measured_again() -> None:
+    async with engine(fake_worker.measured_wrong) as client:
+        for index in range(WINDOW):
+            await collect(client, request(str(index)))
+        os.kill(pid(), signal.SIGKILL)
+        await until(lambda: not client.is_ready)
+        await until(lambda: client.is_ready)
+        (forecast,) = client.forecast(request("next"))
+        assert forecast.own == pytest.approx(8 * COST.request_seconds(request("next")))
+        assert not forecast.is_proven
+
+
 # Several devices.
 
 
 async def test_requests_go_to_the_device_with_the_least_predicted_backlog() -> None:
     async with engine(devices=("cpu", "cpu")) as client:
         await until(lambda: all(worker.is_ready for worker in client._workers))
-        assert client.backlog_seconds() == 0
+        assert client.backlog_seconds("batch") == 0
         long = await began(client, request("slow:long", steps=10_000))
         short = [await began(client, request(f"slow:{i}", steps=1000)) for i in range(3)]
-        (first, *others) = [ticket.worker for ticket in client._tickets.values()]
+        (first, *others) = [each.worker for each in client._in_flight.values()]
         assert len(set(others)) == 1
         assert first not in others
-        assert 0 < client.backlog_seconds() < client._backlog(first)
+        assert 0 < client.backlog_seconds("batch") < client._backlog.loads().ahead(first, "batch")
         for task in (long, *short):
             task.cancel()
 
@@ -281,7 +310,7 @@ async def test_what_waits_is_shared_with_a_device_that_becomes_ready_later() -> 
     async with engine(devices=("cpu", "cpu"), max_running=1) as client:
         tasks = [await began(client, request(f"slow:{i}", steps=10_000)) for i in range(4)]
         await until(lambda: all(worker.is_ready for worker in client._workers))
-        workers = [ticket.worker for ticket in client._tickets.values()]
+        workers = [each.worker for each in client._in_flight.values()]
         assert all(workers.count(worker) == 2 for worker in client._workers)
         for task in tasks:
             task.cancel()

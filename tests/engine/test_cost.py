@@ -1,8 +1,11 @@
 """The cost model, and how it is fitted to what the warm-up measured."""
 
+from dataclasses import replace
+
 import pytest
 
 from engine.cost import CostModel, LinearCost
+from engine.messages import SamplingParams
 from engine.warmup import Point, fit
 from tests.engine.fakes import COST, request
 
@@ -65,3 +68,30 @@ def test_small_measurements_weigh_as_much_as_large_ones() -> None:
     points: list[Point] = [(1, row, cost.seconds(row)) for row in rows]
     points[-1] = (1, rows[-1], 1.1 * cost.seconds(rows[-1]))
     assert fit(points, squares=True).base == pytest.approx(0.004, rel=0.15)
+
+
+def test_what_is_left_of_a_request() -> None:
+    """Images may run together; those that are done, and an encoded prompt, cost nothing."""
+    step, decode = COST.step_seconds(16, [10], 1), COST.decode.seconds([16])
+    wanted = request("a", steps=4, images=3)
+    assert COST.request_seconds(wanted, {2: 1}) == pytest.approx(11 * step + 3 * decode)
+    assert COST.request_seconds(wanted, {0: 4, 1: 2, 2: 3}) == pytest.approx(3 * step + 3 * decode)
+    again = request("a", steps=4, images=3, skip=frozenset({0}))
+    assert COST.request_seconds(again, {0: 4, 1: 2}) == pytest.approx(6 * step + 2 * decode)
+    assert COST.request_seconds(again) == pytest.approx(0.010 + 8 * step + 2 * decode)
+
+
+def test_steps_without_guidance_are_one_pass() -> None:
+    schedule = SamplingParams((1.0, 2.0, 2.0), mu=0.0, std=1.5)
+    wanted = replace(request("a"), sampling=schedule)
+    one, both = COST.step_seconds(16, [10], 0), COST.step_seconds(16, [10], 1)
+    assert COST.request_seconds(wanted) == pytest.approx(0.010 + one + 2 * both + 0.016)
+    assert COST.request_seconds(wanted, {0: 1}) == pytest.approx(2 * both + 0.016)
+
+
+def test_each_kind_of_work_has_its_factor() -> None:
+    cost = COST.scaled(encode=2, denoise=3, decode=5)
+    assert cost.encode.seconds([10]) == pytest.approx(2 * 0.010)
+    assert cost.step_seconds(16, [10], 1) == pytest.approx(3 * COST.step_seconds(16, [10], 1))
+    assert cost.decode.seconds([16]) == pytest.approx(5 * 0.016)
+    assert cost.batch_tokens(256) == pytest.approx(COST.batch_tokens(256)), "a ratio"

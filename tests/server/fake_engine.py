@@ -1,6 +1,6 @@
 """An engine with the interface of `engine.client.EngineClient` and no model: flat colours, made step by step.
 
-A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `release()`, `linger` does
+A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `resume()`, `linger` does
 so too, and at its abort again; `deadline`, `fail`, `crash` and `bug` end in that error, `slow` takes 50 ms a
 step, `die` kills the engine.
 """
@@ -8,7 +8,7 @@ step, `die` kills the engine.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from engine.messages import (
     EngineRequest,
     ImageDone,
     PreviewReady,
+    Priority,
     RequestDone,
     RequestOutput,
     StageTimes,
@@ -59,8 +60,20 @@ class FakeStats:
 
 
 @dataclass
+class FakeForecast:
+    ahead: float
+    own: float
+    is_proven: bool = True
+
+
+@dataclass
+class FakeInFlight:
+    request: EngineRequest
+
+
+@dataclass
 class FakeEngine:
-    """`seconds_per_step` is what its cost model predicts; it really takes no time."""
+    """One device; `seconds_per_step` is what its cost model predicts, and it really takes no time."""
 
     config: ModelConfig = CONFIG
     is_ready: bool = True
@@ -70,6 +83,7 @@ class FakeEngine:
     requests: deque[EngineRequest] = field(default_factory=lambda: deque(maxlen=100))
 
     def __post_init__(self) -> None:
+        self._in_flight: dict[str, FakeInFlight] = {}
         self._running: dict[str, EngineRequest] = {}
         self._words: dict[int, str] = {}
         self._listeners: list[Callable[[UnitKind, int, float], None]] = []
@@ -96,11 +110,23 @@ class FakeEngine:
         self._words[token_ids[0]] = words[0].rstrip(":") if words else ""
         return token_ids
 
-    def predict_seconds(self, request: EngineRequest) -> float:
-        return self.seconds_per_step * request.sampling.num_inference_steps * len(request.seeds)
+    def forecast(self, request: EngineRequest) -> list[FakeForecast]:
+        others = [each for name, each in self._in_flight.items() if name != request.request_id]
+        return [FakeForecast(self._ahead(others, request.priority), self._seconds(request))]
 
-    def backlog_seconds(self) -> float:
-        return sum(map(self.predict_seconds, self._running.values()))
+    def backlog_seconds(self, priority: Priority) -> float:
+        return self._ahead(self._in_flight.values(), priority)
+
+    def first_done_seconds(self, request_ids: Iterable[str]) -> float:
+        return min((self._seconds(self._in_flight[name].request) for name in request_ids), default=0.0)
+
+    def reserve(self, request: EngineRequest) -> FakeInFlight:
+        in_flight = self._in_flight.setdefault(request.request_id, FakeInFlight(request))
+        in_flight.request = request
+        return in_flight
+
+    def release(self, request_id: str) -> None:
+        self._in_flight.pop(request_id, None)
 
     def stats(self) -> FakeStats:
         return FakeStats(running=len(self._running))
@@ -108,7 +134,7 @@ class FakeEngine:
     def subscribe(self, listener: Callable[[UnitKind, int, float], None]) -> None:
         self._listeners.append(listener)
 
-    async def release(self) -> None:
+    async def resume(self) -> None:
         """Let every held request go on."""
         self._released.set()
         self._released = asyncio.Event()
@@ -123,6 +149,7 @@ class FakeEngine:
         return len(self._running)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
+        self.reserve(request)
         self.requests.append(request)
         self._running[request.request_id] = request
         await self._notify()
@@ -134,6 +161,7 @@ class FakeEngine:
         finally:
             if not done and self._word(request) == "linger":
                 await self._released.wait()
+            self.release(request.request_id)
             del self._running[request.request_id]
             self.finished += done
             self.aborted += not done
@@ -172,6 +200,13 @@ class FakeEngine:
         if word in ("hold", "linger") and step == 1:
             await self._released.wait()
         await asyncio.sleep(0.05 if word == "slow" else 0)
+
+    def _ahead(self, others: Iterable[FakeInFlight], priority: Priority) -> float:
+        ahead = (each.request for each in others if priority in ("batch", each.request.priority))
+        return sum(map(self._seconds, ahead))
+
+    def _seconds(self, request: EngineRequest) -> float:
+        return self.seconds_per_step * request.sampling.num_inference_steps * len(request.seeds)
 
     def _word(self, request: EngineRequest) -> str:
         return self._words.get(request.token_ids[0], "")

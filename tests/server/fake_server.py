@@ -41,7 +41,8 @@ def control(engine: FakeEngine) -> APIRouter:
         """Objects of the request's path that are still there: a leak shows as a count that grows."""
         gc.collect()
         counted = Counter(type(thing).__name__ for thing in gc.get_objects())
-        return {name: counted[name] for name in ("Generation", "Ticket", "Record", "EngineRequest", "Task")}
+        names = ("Generation", "AdmissionSlot", "Record", "EngineRequest", "Task")
+        return {name: counted[name] for name in names}
 
     @router.get("/stall")
     async def stall() -> dict[str, float]:
@@ -51,7 +52,7 @@ def control(engine: FakeEngine) -> APIRouter:
 
     @router.post("/release")
     async def release() -> None:
-        await engine.release()
+        await engine.resume()
 
     @router.post("/set")
     async def set_(request: Request) -> None:

@@ -36,11 +36,11 @@ async def generation(prompt: str, config: ModelConfig = CONFIG) -> AsyncIterator
     parameters = resolve(ImageRequest.model_validate({"prompt": prompt, "n": 2, "seed": 1}), config)
     sampling = SamplingParams(parameters.sampling.guidance_schedule, 0, 1)
     request = EngineRequest("id", engine.tokenize(prompt), 64, 64, parameters.seeds, sampling)
-    ticket = Admission(engine, 100, 1).admit(request, Caller())
+    slot = Admission(engine, 100, 1).admit(request, Caller())
     async with asyncio.timeout(20):
         course = Course(renew=lambda _: None, describe=lambda _: {})
         treatment = Treatment(Safety(Settings(model="fake"), BACKENDS, "fake"), Choices(), encoder, tokenize)
-        yield Generation(engine, encoder, ticket, parameters, treatment, course)
+        yield Generation(engine, encoder, slot, parameters, treatment, course)
     encoder.close()
 
 

@@ -1,0 +1,96 @@
+"""A request as the client keeps it, from its reservation until it is answered or released. Torch-free."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+
+from engine.cost import CostModel
+from engine.errors import DeadlineExceededError, GenerationError, WorkerCrashedError
+from engine.messages import (
+    EngineRequest,
+    ImageDone,
+    PreviewReady,
+    RequestDone,
+    RequestFailed,
+    RequestOutput,
+    StepDone,
+)
+from engine.supervisor import Worker
+
+# Deaths of a worker that ran nothing but one request, before that request is given up.
+_MAX_KILLS = 2
+
+
+@dataclass(eq=False, slots=True)
+class InFlightRequest:
+    """`steps_done` by image, of its present run; the images that are done are in `request.skip`.
+
+    `worker` is the one that has it; `kills` counts workers that died on it alone.
+    """
+
+    request: EngineRequest
+    outputs: asyncio.Queue[RequestOutput | Exception] = field(default_factory=asyncio.Queue)
+    worker: Worker | None = None
+    kills: int = 0
+    steps_done: dict[int, int] = field(default_factory=dict)
+    previews_sent: set[tuple[int, int]] = field(default_factory=set)
+    is_started: bool = False
+    is_answered: bool = False
+
+    def start(self) -> None:
+        """From now on a worker may take it."""
+        self.request = replace(self.request, submitted=time.monotonic())
+        self.is_started = True
+
+    def start_again(self, suspects: tuple[str, ...]) -> None:
+        """Its worker died while it ran `suspects`."""
+        self.worker = None
+        self.steps_done = {}
+        if self.request.request_id in suspects:
+            self.kills += len(set(suspects)) == 1
+            self.request = replace(self.request, is_suspect=True)
+        if self.kills == _MAX_KILLS:
+            self.put(WorkerCrashedError("the worker died on this request, twice"))
+
+    def deliver(self, output: RequestOutput) -> None:
+        """Once: a second run does not send again what the first one sent."""
+        match output:
+            case StepDone():
+                self.steps_done[output.image_index] = output.step
+            case PreviewReady():
+                key = (output.image_index, output.preview_index)
+                if key in self.previews_sent:
+                    return
+                self.previews_sent.add(key)
+            case ImageDone():
+                self.request = replace(self.request, skip=self.request.skip | {output.image_index})
+        self.put(output)
+
+    def put(self, output: RequestOutput | Exception) -> None:
+        """After the last output there is nothing more to do for it."""
+        self.is_answered |= isinstance(output, RequestDone | RequestFailed | Exception)
+        self.outputs.put_nowait(output)
+
+    async def next_output(self) -> RequestOutput:
+        """Raises DeadlineExceededError, GenerationError or EngineDeadError."""
+        try:
+            async with asyncio.timeout_at(self.request.deadline):
+                output = await self.outputs.get()
+        except TimeoutError:
+            raise DeadlineExceededError("the deadline passed") from None
+        if isinstance(output, Exception):
+            raise output
+        if isinstance(output, RequestFailed):
+            raise GenerationError(output.message)
+        return output
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its worker has taken a step for it."""
+        return bool(self.steps_done)
+
+    def seconds_left(self, cost: CostModel | None) -> float:
+        """Device seconds still to spend on it, over all its images; 0 for a device that was never ready."""
+        if self.is_answered or cost is None:
+            return 0.0
+        return cost.request_seconds(self.request, self.steps_done)
