@@ -61,10 +61,10 @@ class Settings(BaseSettings):
     max_n: int = Field(10, ge=1, le=10, description="most images of one request")
     max_request_seconds: Seconds = Field(300, description="longest deadline of a request, in seconds")
     max_backlog_seconds: Seconds = Field(
-        120, description="most predicted work waiting before 429, in seconds"
+        120, description="most predicted work of one device; beyond it requests get 429, in seconds"
     )
     batch_backlog_share: float = Field(
-        0.5, gt=0, le=1, description="part of the backlog that priority `batch` may fill"
+        0.5, gt=0, le=1, description="share of max_backlog_seconds up to which priority `batch` is admitted"
     )
 
     max_body_bytes: int = Field(1 << 20, ge=1024, le=64 << 20, description="largest request body, in bytes")

@@ -40,9 +40,11 @@ def observe(calibration: Calibration, kind: UnitKind, *seconds: float) -> None:
 def test_each_kind_of_work_is_corrected_for_itself(kind: UnitKind, factor: float) -> None:
     calibration = Calibration(COST)
     observe(calibration, kind, *[factor * UNITS[kind]] * WINDOW)
-    for each in KINDS:
-        expected = UNITS[each] * (factor if each == kind else 1)
-        assert predicted(calibration, each) == pytest.approx(expected)
+    for _ in range(3 * WINDOW):
+        observe(calibration, kind, factor * UNITS[kind])
+        for each in KINDS:
+            expected = UNITS[each] * (factor if each == kind else 1)
+            assert predicted(calibration, each) == pytest.approx(expected)
 
 
 def test_a_device_that_changes_again_is_followed_back() -> None:
@@ -152,6 +154,6 @@ def test_a_device_that_returns_a_step_late_is_measured_right() -> None:
 
     engine.runner.denoise_step = denoise_step  # type: ignore[method-assign]
     engine.runner.before_step = before_step
-    engine.add(request("small", steps=100), request("large", size=(256, 256), steps=100))
+    engine.add(request("small", steps=100), request("larger", size=(96, 64), steps=100))
     engine.run()
     assert not engine.of(CostCorrected)
