@@ -36,6 +36,7 @@ class InFlightRequest:
     previews_sent: set[tuple[int, int]] = field(default_factory=set)
     is_started: bool = False
     is_answered: bool = False
+    _priced: tuple[CostModel, EngineRequest, float] | None = None  # each admission sums all that is in flight
 
     def start(self) -> None:
         """From now on a worker may take it."""
@@ -45,7 +46,7 @@ class InFlightRequest:
     def start_again(self, suspects: tuple[str, ...]) -> None:
         """Its worker died while it ran `suspects`."""
         self.worker = None
-        self.steps_done = {}
+        self.steps_done, self._priced = {}, None
         if self.request.request_id in suspects:
             self.kills += len(set(suspects)) == 1
             self.request = replace(self.request, is_suspect=True)
@@ -57,6 +58,7 @@ class InFlightRequest:
         match output:
             case StepDone():
                 self.steps_done[output.image_index] = output.step
+                self._priced = None
             case PreviewReady():
                 key = (output.image_index, output.preview_index)
                 if key in self.previews_sent:
@@ -93,4 +95,8 @@ class InFlightRequest:
         """Device seconds still to spend on it, over all its images; 0 for a device that was never ready."""
         if self.is_answered or cost is None:
             return 0.0
-        return cost.request_seconds(self.request, self.steps_done)
+        priced = self._priced
+        if priced is None or priced[0] is not cost or priced[1] is not self.request:
+            seconds = cost.request_seconds(self.request, self.steps_done)
+            self._priced = priced = (cost, self.request, seconds)
+        return priced[2]
