@@ -67,12 +67,32 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(1 << 20, ge=1024, le=64 << 20, description="largest request body, in bytes")
+    max_inflight_body_bytes: int = Field(
+        64 << 20,
+        ge=1024,
+        le=1 << 40,
+        description="most memory for the bodies of requests that are being read, in bytes; at least "
+        "max_body_bytes; the first 16 KiB of each are not counted",
+    )
     body_timeout_seconds: Seconds = Field(10, description="longest time to receive a body, in seconds")
     header_timeout_seconds: Seconds = Field(
         20, description="longest time to the end of a request's headers, in seconds"
     )
     write_timeout_seconds: Seconds = Field(
         30, description="longest time that a client may not read, in seconds"
+    )
+    max_unsent_bytes: int = Field(
+        1 << 30,
+        ge=1 << 20,
+        le=1 << 40,
+        description="most memory for responses that clients read slowly, in bytes; above it the slowest "
+        "are disconnected",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="most open connections; above it 503, but for probes and metrics",
     )
     max_header_bytes: int = Field(32 << 10, ge=1024, le=1 << 20, description="largest request head, in bytes")
     max_header_count: int = Field(100, ge=10, le=1000, description="most headers of a request")
@@ -170,6 +190,13 @@ class Settings(BaseSettings):
     def _not_empty(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and not value.strip() and info.field_name != "hive_ignore":
             raise ValueError("the value is empty; leave it out instead")
+        return value
+
+    @field_validator("max_inflight_body_bytes")
+    @classmethod
+    def _holds_the_largest_body(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("max_body_bytes", 0):
+            raise ValueError("must be at least max_body_bytes")
         return value
 
     @property
