@@ -1,6 +1,8 @@
-"""Reading a request's body: bounded in size and time, JSON or an ApiError."""
+"""Reading a request's body: bounded in size, time and memory, JSON or an ApiError."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -8,37 +10,72 @@ from pydantic_core import ErrorDetails, from_json
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import ApiError, ClientDisconnectedError, invalid
+from server.settings import Settings
 
 T = TypeVar("T", bound=BaseModel)
 
 
-async def read_body(request: Request, max_bytes: int, max_seconds: float) -> bytes:
-    """Raises ApiError 415, 413 or 408; the last two close the connection, since its body was not read."""
-    _require_json(request)
-    if int(request.headers.get("content-length", "0")) > max_bytes:
-        raise _too_large(max_bytes)
-    try:
-        async with asyncio.timeout(max_seconds):
-            return await _receive(request, max_bytes)
-    except TimeoutError:
-        message = f"The body did not arrive within {max_seconds:g} seconds."
-        raise ApiError(
-            408, "request_timeout", message, retry=False, headers={"Connection": "close"}
-        ) from None
-    except ClientDisconnect:
-        raise ClientDisconnectedError from None
+# Of each body; an ordinary prompt fits, so that large bodies do not keep it out.
+UNCOUNTED_BYTES = 16 << 10
+CLOSE = {"Connection": "close"}
 
 
-async def _receive(request: Request, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-    return bytes(body)
+class Bodies:
+    """Reads requests' bodies, bounded in size, in time and in the bytes of all that are in memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_bytes = settings.max_body_bytes
+        self._max_seconds = settings.body_timeout_seconds
+        self._free = settings.max_inflight_body_bytes
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[bytearray]:
+        """The body, which is emptied at the end of the block.
+
+        Raises ApiError 415, 413, 408 or 503; the last three close the connection, whose body was not read.
+        """
+        _require_json(request)
+        self._check(0, int(request.headers.get("content-length", "0")))
+        body = bytearray()
+        try:
+            await self._read_in_time(request, body)
+            yield body
+        finally:
+            self._free += _counted(len(body))
+            body.clear()
+
+    async def _read_in_time(self, request: Request, body: bytearray) -> None:
+        try:
+            async with asyncio.timeout(self._max_seconds):
+                await self._read(request, body)
+        except TimeoutError:
+            message = f"The body did not arrive within {self._max_seconds:g} seconds."
+            raise ApiError(408, "request_timeout", message, retry=False, headers=CLOSE) from None
+        except ClientDisconnect:
+            raise ClientDisconnectedError from None
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        async for chunk in request.stream():
+            before, after = len(body), len(body) + len(chunk)
+            self._check(before, after)
+            self._free -= _counted(after) - _counted(before)
+            body += chunk
+
+    def _check(self, before: int, after: int) -> None:
+        """Whether a body of `before` bytes may grow to `after`. Raises ApiError 413 or 503."""
+        if after > self._max_bytes:
+            message = f"The body has more than {self._max_bytes} bytes."
+            raise ApiError(413, "body_too_large", message, headers=CLOSE)
+        if _counted(after) - _counted(before) > self._free:
+            message = "The request bodies in flight fill the server's memory for them."
+            raise ApiError(503, "body_memory_full", message, retry_after=1, headers=CLOSE)
 
 
-def parse(body: bytes, model: type[T]) -> T:
+def _counted(size: int) -> int:
+    return max(0, size - UNCOUNTED_BYTES)
+
+
+def parse(body: bytes | bytearray, model: type[T]) -> T:
     """The body as a request. No message repeats what was sent."""
     try:
         value = from_json(body, allow_inf_nan=False)
@@ -75,10 +112,6 @@ def _require_json(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ApiError(415, "unsupported_media_type", "The body must be application/json.")
-    if request.headers.get("content-encoding", "identity") != "identity":
+    codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    if any(coding.strip() not in ("", "identity") for coding in codings):
         raise ApiError(415, "unsupported_media_type", "The body must not be compressed.")
-
-
-def _too_large(max_bytes: int) -> ApiError:
-    message = f"The body has more than {max_bytes} bytes."
-    return ApiError(413, "body_too_large", message, headers={"Connection": "close"})

@@ -4,10 +4,13 @@ import logging
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, ClientDisconnectedError, internal_error
-from server.gate import Gate
+from server import wire
+from server.connection import connection_of
+from server.errors import ApiError, internal_error
+from server.logs import PROBES
 from server.record import Record
 from server.service import Service
 
@@ -24,19 +27,17 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        record = Record.of(scope)
-        scope.setdefault("state", {})["record"] = record
+        scope = wire.origin_form(scope)
+        record = scope["state"]["record"] = Record.of(scope)
         try:
-            await self._answer(record, scope, receive, _with_headers(record, self._service.gate, send))
+            await self._answer(record, scope, receive, self._with_headers(record, scope, send))
         finally:
             self._service.finish(record)
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._check_headers(scope)
+            self._check(scope)
             await self._app(scope, receive, send)
-        except ClientDisconnectedError:
-            record.outcome = "client_disconnected"
         except ApiError as error:
             record.fail(error)
             await respond(error)(scope, receive, send)
@@ -46,28 +47,37 @@ class Envelope:
             if record.status == 0:
                 await respond(internal_error())(scope, receive, send)
 
-    def _check_headers(self, scope: Scope) -> None:
-        limit = self._service.settings.max_header_count
-        if len(scope["headers"]) > limit:
-            raise ApiError(431, "too_many_headers", f"A request has at most {limit} headers.")
+    def _check(self, scope: Scope) -> None:
+        """Raises ApiError. Probes and metrics pass on the spare connections."""
+        wire.check(scope, self._service.settings)
+        connection = connection_of(Request(scope))
+        if connection.is_surplus and scope["path"] not in PROBES:
+            message = f"More than {connection.max_connections} connections are open."
+            raise ApiError(503, "too_many_connections", message, retry_after=1)
+
+    def _with_headers(self, record: Record, scope: Scope, send: Send) -> Send:
+        connection, gate = connection_of(Request(scope)), self._service.gate
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                # Once the drain is announced, the client's next request belongs to another server.
+                is_last = gate.is_announced or connection.is_last_request
+                _add_headers(MutableHeaders(scope=message), record, is_last)
+            await send(message)
+
+        return send_with_headers
 
 
 def respond(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body().model_dump(), error.status, error.headers)
 
 
-def _with_headers(record: Record, gate: Gate, send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            record.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = record.request_id
-            headers["Cache-Control"] = "no-store"
-            if gate.is_announced:  # the client's next request belongs to another server
-                headers["Connection"] = "close"
-            total = f"total;dur={record.seconds * 1000:.1f}"
-            stages = headers.get("Server-Timing")
-            headers["Server-Timing"] = f"{stages}, {total}" if stages else total
-        await send(message)
-
-    return send_with_headers
+def _add_headers(headers: MutableHeaders, record: Record, is_last: bool) -> None:
+    headers["x-request-id"] = record.request_id
+    headers["Cache-Control"] = "no-store"
+    if is_last:
+        headers["Connection"] = "close"
+    total = f"total;dur={record.seconds * 1000:.1f}"
+    stages = headers.get("Server-Timing")
+    headers["Server-Timing"] = f"{stages}, {total}" if stages else total

@@ -105,8 +105,12 @@ class RefusedError(ApiError):
         return RefusalDetail(**detail.model_dump(), categories=self.categories)
 
 
-class ClientDisconnectedError(Exception):
-    """The client went away; there is nobody to answer."""
+class ClientDisconnectedError(ApiError):
+    """The client went away. One that only closed its sending side reads this answer."""
+
+    def __init__(self) -> None:
+        message = "The client closed its side of the connection; it has to stay open until the answer."
+        super().__init__(499, "client_disconnected", message, headers={"Connection": "close"})
 
 
 def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:

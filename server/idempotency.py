@@ -24,7 +24,7 @@ class Fingerprint:
         return self.caller, self.key
 
     @classmethod
-    def of(cls, caller: str, key: str, body: bytes, output_format: str) -> "Fingerprint":
+    def of(cls, caller: str, key: str, body: bytes | bytearray, output_format: str) -> "Fingerprint":
         if not 0 < len(key) <= MAX_KEY_CHARACTERS:
             raise invalid(f"Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} characters.", "Idempotency-Key")
         return cls(caller, key, hashlib.sha256(output_format.encode() + b"\0" + body).digest())

@@ -27,6 +27,8 @@ REJECTIONS = (
     "concurrency_limit",
     "model_not_ready",
     "server_draining",
+    "body_memory_full",
+    "too_many_connections",
     "invalid_api_key",
 )
 

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+from starlette.datastructures import Headers
+
 from server.errors import ApiError, invalid
 from server.protocol import ImageRequest, OutputFormat
 
@@ -16,8 +18,9 @@ class Answer(NamedTuple):
     output_format: OutputFormat | None = None
 
 
-def negotiate(accept: str | None, wanted: ImageRequest) -> Answer:
+def negotiate(headers: Headers, wanted: ImageRequest) -> Answer:
     """Raises ApiError 406 if no type of `Accept` can be served, 400 if a field does not go with it."""
+    accept = ",".join(headers.getlist("accept"))
     answer = Answer("events") if wanted.stream else _acceptable(accept, wanted.output_format)
     if answer.kind == "image" and (wanted.n or 1) > 1:
         raise invalid("`n` must be 1 where the answer is one image.", "n")
@@ -26,7 +29,7 @@ def negotiate(accept: str | None, wanted: ImageRequest) -> Answer:
     return answer
 
 
-def _acceptable(accept: str | None, wanted: OutputFormat | None) -> Answer:
+def _acceptable(accept: str, wanted: OutputFormat | None) -> Answer:
     for media_type in _preferred(accept or "*/*"):
         answer = _answer(media_type)
         if answer and (wanted is None or answer.output_format in (None, wanted)):

@@ -27,8 +27,10 @@ ERRORS = {
     422: "the Idempotency-Key was used with another body",
     429: "queue full, deadline unreachable, or this key's requests in flight",
     431: "too many headers",
+    499: "the client closed its side of the connection before the answer",
     500: "the worker died, the model failed on this request, or a bug",
-    503: "loading or draining, or a service that has to be asked did not answer",
+    503: "loading, draining or at a bound of memory or connections, or a service that has to be asked "
+    "did not answer",
     504: "the deadline passed after the request was accepted",
 }
 EVENT: Schema = {
@@ -103,7 +105,7 @@ def _describe_images(operation: Schema, service: Service) -> None:
 def _describe_captions(document: Schema) -> None:
     operation = document["paths"][VALIDATE_PATH]["post"]
     operation["requestBody"] = {"required": True, "content": _json(PromptFields)}
-    operation["responses"] = _ok(CaptionReport) | _errors(400, 401, 408, 413, 415, 431)
+    operation["responses"] = _ok(CaptionReport) | _errors(400, 401, 408, 413, 415, 431, 503)
     schemas = document["components"]["schemas"]
     schemas["Caption"] = caption_schema()
     for name in (ImageRequest.__name__, PromptFields.__name__):

@@ -8,6 +8,7 @@ from server import logs
 from server.admission import Admission
 from server.auth import Caller, Keys
 from server.backends import Backends
+from server.body import Bodies
 from server.engine_port import Engine
 from server.gate import Gate
 from server.idempotency import KeptAnswers
@@ -32,6 +33,7 @@ class Service:
         self.engine = engine
         self.keys = Keys(settings.api_keys_file)
         self.gate = Gate(engine)
+        self.bodies = Bodies(settings)
         self.admission = Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share)
         self.kept = KeptAnswers(settings.idempotency_seconds, settings.idempotency_bytes)
         self.encoder = ImageEncoder(settings.image_threads, settings.png_compress_level)

@@ -17,6 +17,8 @@ from server.gate import Gate
 from server.service import Service
 from server.settings import Settings
 
+OTHER_DESCRIPTORS = 256  # files, pipes, calls of other services, and the spare connections
+
 
 class DrainingServer(uvicorn.Server):
     """On a signal: readiness fails, after the delay nothing new is taken, what was accepted finishes, the
@@ -62,12 +64,12 @@ def serve(app: FastAPI) -> int:
     service: Service = app.state.service
     settings = service.settings
     logs.configure(settings.log_level)
-    _raise_descriptor_limit()
+    descriptors = _raise_descriptor_limit()
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=_connection_type(settings),
+        http=connection_type(settings, descriptors),
         ws="none",
         access_log=False,
         log_config=None,
@@ -94,15 +96,18 @@ async def _run(server: uvicorn.Server, engine: Engine) -> int:
     return 0
 
 
-def _connection_type(settings: Settings) -> type[GuardedConnection]:
+def connection_type(settings: Settings, descriptors: int) -> type[GuardedConnection]:
     class Connection(GuardedConnection):
         header_seconds = settings.header_timeout_seconds
         write_seconds = settings.write_timeout_seconds
+        max_connections = min(settings.max_connections, max(1, descriptors - OTHER_DESCRIPTORS))
+        max_unsent_bytes = settings.max_unsent_bytes
 
     return Connection
 
 
-def _raise_descriptor_limit() -> None:
+def _raise_descriptor_limit() -> int:
     """Each idle connection holds a descriptor; the soft limit is often only 1024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most

@@ -1,15 +1,14 @@
 """The one reader of flags and environment: every field is `--name` and `IDEOSERVE_NAME`."""
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-import annotated_types
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server import flags
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -68,12 +67,32 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(1 << 20, ge=1024, le=64 << 20, description="largest request body, in bytes")
+    max_inflight_body_bytes: int = Field(
+        64 << 20,
+        ge=1024,
+        le=1 << 40,
+        description="most memory for the bodies of requests that are being read, in bytes; at least "
+        "max_body_bytes; the first 16 KiB of each are not counted",
+    )
     body_timeout_seconds: Seconds = Field(10, description="longest time to receive a body, in seconds")
     header_timeout_seconds: Seconds = Field(
         20, description="longest time to the end of a request's headers, in seconds"
     )
     write_timeout_seconds: Seconds = Field(
         30, description="longest time that a client may not read, in seconds"
+    )
+    max_unsent_bytes: int = Field(
+        1 << 30,
+        ge=1 << 20,
+        le=1 << 40,
+        description="most memory for responses that clients read slowly, in bytes; above it the slowest "
+        "are disconnected",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="most open connections; above it 503, but for probes and metrics",
     )
     max_header_bytes: int = Field(32 << 10, ge=1024, le=1 << 20, description="largest request head, in bytes")
     max_header_count: int = Field(100, ge=10, le=1000, description="most headers of a request")
@@ -173,6 +192,13 @@ class Settings(BaseSettings):
             raise ValueError("the value is empty; leave it out instead")
         return value
 
+    @field_validator("max_inflight_body_bytes")
+    @classmethod
+    def _holds_the_largest_body(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("max_body_bytes", 0):
+            raise ValueError("must be at least max_body_bytes")
+        return value
+
     @property
     def device_list(self) -> tuple[str, ...]:
         """The replicas' devices; empty: the engine chooses."""
@@ -183,7 +209,7 @@ class Settings(BaseSettings):
 
 def read_settings(argv: Sequence[str]) -> Settings:
     """Flags over environment over defaults. A bad value ends the process with exit code 2 and one line."""
-    parser = _parser()
+    parser = flags.parser(Settings.model_fields)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
         return Settings(**given)
@@ -191,60 +217,3 @@ def read_settings(argv: Sequence[str]) -> Settings:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
         parser.exit(2, f"ideoserve: {flag}: {first['msg'].removeprefix('Value error, ')}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m server",
-        description="Serve an Ideogram 4 checkpoint over HTTP. Each flag is also IDEOSERVE_<NAME>.",
-        epilog=_secrets_help(),
-        allow_abbrev=False,
-    )
-    for name, field in Settings.model_fields.items():
-        if _is_secret(field):
-            continue
-        flag = "--" + name.replace("_", "-")
-        if field.annotation is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=_help(field))
-        else:
-            parser.add_argument(flag, metavar=_metavar(field), default=None, help=_help(field))
-    return parser
-
-
-def _is_secret(field: FieldInfo) -> bool:
-    """No flag: any user of the machine can see those."""
-    return SecretStr in get_args(field.annotation)
-
-
-def _secrets_help() -> str:
-    secrets = {name: field for name, field in Settings.model_fields.items() if _is_secret(field)}
-    listed = "; ".join(f"IDEOSERVE_{name.upper()}: {field.description}" for name, field in secrets.items())
-    return f"Secrets come from files, or from the environment alone: {listed}."
-
-
-def _help(field: FieldInfo) -> str:
-    value = "unset" if field.default is None else field.default
-    default = "required" if field.is_required() else f"default {value}"
-    facts = [fact for fact in (_bounds(field), default) if fact]
-    return f"{field.description} ({'; '.join(facts)})".replace("%", "%%")
-
-
-def _bounds(field: FieldInfo) -> str:
-    low = high = ""
-    for rule in field.metadata:
-        if isinstance(rule, annotated_types.Ge):
-            low = f"from {rule.ge}"
-        elif isinstance(rule, annotated_types.Gt):
-            low = f"above {rule.gt}"
-        elif isinstance(rule, annotated_types.Le):
-            high = f"to {rule.le}"
-    return f"{low} {high}".strip()
-
-
-def _metavar(field: FieldInfo) -> str:
-    choices = [value for part in (field.annotation, *get_args(field.annotation)) for value in _literals(part)]
-    return "{" + ",".join(choices) + "}" if choices else "VALUE"
-
-
-def _literals(annotation: Any) -> list[str]:
-    return [value for value in get_args(annotation) if isinstance(value, str)]

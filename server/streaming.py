@@ -7,13 +7,14 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from engine.messages import StepDone
 from server.answers import server_timing, usage, warnings
 from server.disconnect import unless_disconnected
-from server.errors import ApiError, internal_error
+from server.errors import ApiError, ClientDisconnectedError, internal_error
 from server.generation import Event, Finished, Generation, Picture, Preview
 from server.images import PREVIEW_FORMAT, ImageEncoder
 from server.record import Record
@@ -45,7 +46,15 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_disconnected(receive, self.stream_response(send))
+            await self._follow(Request(scope, receive), send)
+        except ClientDisconnectedError as error:
+            if not self._record.status:
+                raise
+            await send({"type": "http.response.body", "body": self._failed(error)})
+
+    async def _follow(self, request: Request, send: Send) -> None:
+        try:
+            await unless_disconnected(request, self.stream_response(send))
         finally:
             self._generation.leave()
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from server.beside import beside
-from server.body import parse, read_body
+from server.body import parse
 from server.captions.prompt import NOT_A_CAPTION, read_prompt
 from server.protocol import CaptionReport, PromptFields
 from server.record import Record
@@ -18,12 +18,12 @@ async def validate_caption(request: Request) -> Response:
     service: Service = request.app.state.service
     record: Record = request.state.record
     service.authenticate(request, record)
-    body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
-    report = await beside(len(body), lambda: _report(body).model_dump_json())
+    async with service.bodies.receive(request) as body:
+        report = await beside(len(body), lambda: _report(body).model_dump_json())
     return Response(report, media_type="application/json")
 
 
-def _report(body: bytes) -> CaptionReport:
+def _report(body: bytearray) -> CaptionReport:
     """Raises ApiError."""
     prompt = read_prompt(parse(body, PromptFields))
     if prompt.caption is None:

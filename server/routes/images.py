@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request, Response
 
@@ -11,7 +11,7 @@ from engine.messages import EngineRequest
 from server import answers, metadata
 from server.auth import Caller
 from server.beside import beside
-from server.body import parse, read_body
+from server.body import parse
 from server.choices import Choices, choose
 from server.deadlines import allowed_seconds
 from server.disconnect import unless_disconnected
@@ -19,7 +19,7 @@ from server.errors import from_engine
 from server.generation import Course, Generation
 from server.idempotency import Fingerprint
 from server.images import MEDIA_TYPES
-from server.negotiation import negotiate
+from server.negotiation import Kind, negotiate
 from server.parameters import Parameters, resolve
 from server.record import Record
 from server.safety import Safety
@@ -38,31 +38,54 @@ async def create_image(request: Request) -> Response:
     record: Record = request.state.record
     caller = service.authenticate(request, record)
     service.enter(record)
-    body = await read_body(request, service.settings.max_body_bytes, service.settings.body_timeout_seconds)
-    wanted = await beside(len(body), lambda: parse(body, service.request_model))
-    answer = negotiate(request.headers.get("accept"), wanted)
-    choices = choose(wanted, caller, service.safety)
-    resolved = await beside(len(body), lambda: resolve(wanted, service.engine.config, answer.output_format))
-    parameters = _without_previews(resolved, choices, service.safety)
-    record.mode, record.parameters = answer.kind, parameters
-    token_ids = await _tokenize(service, parameters.prompt.text)
-    generation = _join(request, service, caller, body, parameters, choices, token_ids)
+    async with service.bodies.receive(request) as body:
+        order = await _understand(request, service, caller, body)
+    generation = _join(request, service, caller, order)
     record.generation_id = generation.request.request_id
     await _prepared(request, generation)
     record.parameters = generation.parameters
-    if answer.kind == "events":
+    if order.kind == "events":
         return EventStream(
             generation,
             service.encoder,
             record,
             ping_seconds=service.settings.ping_seconds,
-            with_progress=bool(wanted.progress),
+            with_progress=order.with_progress,
         )
     try:
-        whole = _whole(service, record, generation, answer.kind == "image")
-        return await unless_disconnected(request.receive, whole)
+        result = await unless_disconnected(request, answers.collect(generation))
+        return await _whole(service, record, generation, result, order.kind == "image")
     finally:
         generation.leave()
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A request understood: nothing of its body is left in it."""
+
+    kind: Kind
+    parameters: Parameters
+    choices: Choices
+    token_ids: tuple[int, ...]
+    fingerprint: Fingerprint | None
+    with_progress: bool
+
+
+async def _understand(request: Request, service: Service, caller: Caller, body: bytearray) -> _Order:
+    """Raises ApiError."""
+    record: Record = request.state.record
+    wanted = await beside(len(body), lambda: parse(body, service.request_model))
+    kind, output_format = negotiate(request.headers, wanted)
+    choices = choose(wanted, caller, service.safety)
+    resolved = await beside(len(body), lambda: resolve(wanted, service.engine.config, output_format))
+    parameters = _without_previews(resolved, choices, service.safety)
+    record.mode, record.parameters = kind, parameters
+    token_ids = await _tokenize(service, parameters.prompt.text)
+    key = request.headers.get("idempotency-key")
+    fingerprint = (
+        Fingerprint.of(caller.name, key, body, parameters.output_format) if key is not None else None
+    )
+    return _Order(kind, parameters, choices, token_ids, fingerprint, bool(wanted.progress))
 
 
 def _without_previews(parameters: Parameters, choices: Choices, safety: Safety) -> Parameters:
@@ -76,7 +99,7 @@ def _without_previews(parameters: Parameters, choices: Choices, safety: Safety) 
 async def _prepared(request: Request, generation: Generation) -> None:
     """Raises ApiError, and leaves the generation then."""
     try:
-        await unless_disconnected(request.receive, generation.prepared())
+        await unless_disconnected(request, generation.prepared())
     except BaseException:
         generation.leave()
         raise
@@ -90,29 +113,17 @@ async def _tokenize(service: Service, prompt: str) -> tuple[int, ...]:
         raise from_engine(error) from error
 
 
-def _join(
-    request: Request,
-    service: Service,
-    caller: Caller,
-    body: bytes,
-    parameters: Parameters,
-    choices: Choices,
-    token_ids: tuple[int, ...],
-) -> Generation:
+def _join(request: Request, service: Service, caller: Caller, order: _Order) -> Generation:
     """The generation that answers: one under the same Idempotency-Key, or a new one. Leave it when done.
 
     Nothing is awaited in here, so two requests with one key cannot both find none.
     """
-    key = request.headers.get("idempotency-key")
-    fingerprint = (
-        Fingerprint.of(caller.name, key, body, parameters.output_format) if key is not None else None
-    )
-    generation = service.kept.find(fingerprint) if fingerprint else None
+    generation = service.kept.find(order.fingerprint) if order.fingerprint else None
     if generation is None:
-        engine_request = _engine_request(request, service, caller, parameters, token_ids)
-        generation = _start(service, caller, parameters, choices, engine_request)
-        if fingerprint:
-            service.kept.keep(fingerprint, generation)
+        engine_request = _engine_request(request, service, caller, order.parameters, order.token_ids)
+        generation = _start(service, caller, order.parameters, order.choices, engine_request)
+        if order.fingerprint:
+            service.kept.keep(order.fingerprint, generation)
     generation.join()
     return generation
 
@@ -151,8 +162,9 @@ def _start(
     return generation
 
 
-async def _whole(service: Service, record: Record, generation: Generation, raw: bool) -> Response:
-    result = await answers.collect(generation)
+async def _whole(
+    service: Service, record: Record, generation: Generation, result: answers.Result, raw: bool
+) -> Response:
     record.finished = result.finished
     headers = {"Server-Timing": answers.server_timing(result.finished)}
     if raw:

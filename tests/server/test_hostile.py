@@ -3,8 +3,8 @@
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -14,29 +14,11 @@ from server.body import parse
 from server.errors import ApiError
 from server.protocol import ImageRequest
 from tests.server.process import HANG, ServerProcess, until
+from tests.server.raw import HEAD, connection, everything
 from tests.server.test_errors import check
 
 TOO_LONG = ("string_above_max_length", "json_prompt")
 Start = Callable[..., ServerProcess]
-HEAD = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-@contextmanager
-def connection(server: ServerProcess, sent: bytes = b"") -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG) as client:
-        client.sendall(sent)
-        yield client
-
-
-def everything(client: socket.socket) -> bytes:
-    """Until the server closes."""
-    received = b""
-    try:
-        while chunk := client.recv(65536):
-            received += chunk
-    except ConnectionResetError:
-        pass
-    return received
 
 
 def answer(client: socket.socket) -> None:
@@ -201,7 +183,7 @@ def test_ten_thousand_idle_connections(start: Start) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= 11_000, "this test needs 11,000 file descriptors (ulimit -Hn)"
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    server = start("--header-timeout-seconds", "600")
+    server = start("--header-timeout-seconds", "600", "--max-connections", "20000")
     clients: list[socket.socket] = []
     try:
         for number in range(10_000):

@@ -65,6 +65,10 @@ def test_a_secret_is_no_flag_and_prints_as_stars(monkeypatch: pytest.MonkeyPatch
         (("--port", "70000"), "--port: Input should be less than or equal to 65535"),
         (("--dtype", "int8"), "--dtype: Input should be 'float32' or 'bfloat16'"),
         (("--max-backlog-seconds", "nan"), "--max-backlog-seconds: Input should be a finite number"),
+        (
+            ("--max-inflight-body-bytes", "2048"),
+            "--max-inflight-body-bytes: must be at least max_body_bytes",
+        ),
         ((), "--model: Field required"),
     ],
 )
