@@ -17,6 +17,8 @@ from engine.messages import (
     FromWorker,
     ImageDone,
     PreviewReady,
+    Priority,
+    Promote,
     RequestDone,
     RequestFailed,
     RequestOutput,
@@ -131,6 +133,15 @@ class EngineClient:
                     return
         finally:
             self._forget(ticket)
+
+    def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
+        """Raise the priority of a request in flight; it is never lowered. An unknown id is ignored."""
+        ticket = self._tickets.get(request_id)
+        if ticket is None or priority in ("batch", ticket.request.priority):
+            return
+        ticket.request = replace(ticket.request, priority=priority)
+        if ticket.worker is not None and not ticket.is_answered:
+            ticket.worker.send(Promote(request_id, priority))
 
     def on_message(self, worker: Worker, message: FromWorker) -> None:
         """Of Worker: pass outputs on, take note of the rest."""

@@ -10,6 +10,7 @@ from engine.messages import (
     FromWorker,
     ImageDone,
     PreviewReady,
+    Priority,
     RequestDone,
     RequestFailed,
     StageTimes,
@@ -76,6 +77,10 @@ class EngineCore:
     def abort(self, request_id: str) -> None:
         """Its seat is free from the next step on; nothing more is sent for it."""
         self._scheduler.remove(request_id)
+
+    def promote(self, request_id: str, priority: Priority) -> None:
+        """It runs at this priority from the next step on."""
+        self._scheduler.promote(request_id, priority)
 
     def step(self) -> None:
         """Run one unit of work, if there is any. A failure ends only the request it is traced to."""

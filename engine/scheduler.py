@@ -6,19 +6,19 @@ one that came little earlier, equal ones run in order of arrival, and none waits
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, takewhile
 
 from engine.cost import CostModel
+from engine.lane import Lane
 from engine.limits import BatchLimits
-from engine.messages import EngineRequest
+from engine.messages import EngineRequest, Priority
 from engine.request import BatchKey, RequestState, SampleState
 
 # How many times its own cost a request may take before it goes first.
 STRETCH = 5.0
-# Priority `batch`: due this many seconds later, and a tenth of an interactive resolution's share.
+# Priority `batch` is due this many seconds later.
 BATCH_DELAY = 3600.0
-BATCH_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +43,6 @@ class Decode:
 
 
 Unit = Encode | Denoise | Decode
-
-
-@dataclass(eq=False, slots=True)
-class Lane:
-    """All work of one resolution. `deficit` is the seconds of device time it is owed; `held_up` those that
-    its running samples have waited for prompts and pictures since their last step."""
-
-    key: BatchKey
-    waiting: list[RequestState] = field(default_factory=list)
-    running: list[SampleState] = field(default_factory=list)
-    finished: deque[SampleState] = field(default_factory=deque)
-    deficit: float = 0.0
-    held_up: float = 0.0
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.waiting or self.running or self.finished)
-
-    @property
-    def next_waiting(self) -> RequestState:
-        """The one being encoded, else the one due first."""
-        return next((state for state in self.waiting if state.work), self.waiting[0])
-
-    @property
-    def share(self) -> float:
-        """Of a quantum, each time its turn comes."""
-        samples = chain(self.running, self.finished)
-        requests = chain((state.request for state in self.waiting), (sample.request for sample in samples))
-        return 1.0 if any(request.priority == "interactive" for request in requests) else BATCH_SHARE
 
 
 class Scheduler:
@@ -118,6 +89,17 @@ class Scheduler:
         if not lane.has_work:
             self._lanes.remove(lane)
         return state
+
+    def promote(self, request_id: str, priority: Priority) -> None:
+        """Change the priority of a request wherever it is; an unknown id is ignored."""
+        state = self._requests.get(request_id)
+        if state is None:
+            return
+        state.request = replace(state.request, priority=priority)
+        state.due = self._due(state.request)
+        lane = self._lane(state.batch_key)
+        lane.waiting.sort(key=lambda waiting: waiting.due)
+        lane.running.sort(key=lambda sample: sample.state.due)
 
     def encoded(self, state: RequestState, samples: list[SampleState]) -> None:
         """The request's prompt is encoded: its samples join the next step."""

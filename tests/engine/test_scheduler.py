@@ -375,3 +375,24 @@ def test_suspects_run_alone_and_the_others_together() -> None:
         assert joined(engine.runner.steps, name) == [[name]] * 4
     assert ["0", "1", "2"] in engine.runner.steps
     assert not engine.of(RequestFailed)
+
+
+# Promotion.
+
+
+@pytest.mark.parametrize("units", [0, 1, 2, 6])
+def test_a_promoted_request_profits_at_once_whatever_its_stage(units: int) -> None:
+    engine = Engine(max_batch_size=1)
+    engine.add(request("promoted", steps=3, priority="batch"))
+    for _ in range(units):
+        engine.step()
+    engine.add(*(request(f"other-{i}", steps=20) for i in range(4)))
+    engine.core.promote("promoted", "interactive")
+    engine.run()
+    assert engine.ids(RequestDone)[0] == "promoted"
+
+
+def test_a_request_that_is_not_known_may_be_promoted() -> None:
+    engine = Engine()
+    engine.core.promote("nobody", "interactive")
+    assert not engine.core.has_work
