@@ -6,7 +6,7 @@ that worker dies, given again, from its seed, to the next one that is ready.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.backlog import Backlog, Forecast, Loads
 from engine.config import EngineOptions, ModelConfig
@@ -19,6 +19,7 @@ from engine.messages import (
     ImageDone,
     PreviewReady,
     Priority,
+    Promote,
     RequestDone,
     RequestFailed,
     RequestOutput,
@@ -147,6 +148,15 @@ class EngineClient:
                     return
         finally:
             self.release(request.request_id)
+
+    def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
+        """Raise the priority of a request in flight; it is never lowered. An unknown id is ignored."""
+        in_flight = self._in_flight.get(request_id)
+        if in_flight is None or priority in ("batch", in_flight.request.priority):
+            return
+        in_flight.request = replace(in_flight.request, priority=priority)
+        if in_flight.worker is not None and not in_flight.is_answered:
+            in_flight.worker.send(Promote(request_id, priority))
 
     def on_message(self, worker: Worker, message: FromWorker) -> None:
         """Of Worker: pass outputs on, take note of the rest."""

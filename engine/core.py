@@ -12,6 +12,7 @@ from engine.messages import (
     FromWorker,
     ImageDone,
     PreviewReady,
+    Priority,
     RequestDone,
     RequestFailed,
     StageTimes,
@@ -22,7 +23,8 @@ from engine.messages import (
 )
 from engine.request import RequestState, SampleState
 from engine.runner_port import Runner
-from engine.scheduler import Decode, Denoise, Encode, Scheduler, Unit
+from engine.scheduler import Scheduler
+from engine.units import Decode, Denoise, Encode, Unit
 from engine.work import Work
 
 T = TypeVar("T")
@@ -52,59 +54,71 @@ class EngineCore:
         return self._scheduler.has_work
 
     def add(self, request: EngineRequest) -> None:
-        self._scheduler.add(request)
+        state = self._scheduler.add(request)
+        if state.images_left == 0:  # a second run, after all images of the first were sent
+            state.started = self._clock()
+            self._finish(state)
 
     def abort(self, request_id: str) -> None:
         """Its seat is free from the next step on; nothing more is sent for it."""
         self._scheduler.remove(request_id)
 
+    def promote(self, request_id: str, priority: Priority) -> None:
+        """It runs at this priority from the next step on."""
+        self._scheduler.promote(request_id, priority)
+
     def step(self) -> None:
         """Run one unit of work, if there is any. A failure ends only the request it is traced to."""
         unit = self._scheduler.next_unit()
-        if unit is None:
-            return
-        kind, requests = _describe(unit)
-        self._emit(UnitStarted(kind, requests, self._scheduler.seconds(unit)))
+        if unit is not None:
+            self._run(unit)
+
+    def _run(self, unit: Unit) -> None:
+        self._emit(UnitStarted(unit.kind, unit.request_ids, unit.seconds))
         started = self._clock()
         match unit:
-            case Encode(state):
-                self._encode(state)
+            case Encode():
+                self._encode(unit)
             case Denoise(samples):
                 self._denoise(samples)
-            case Decode(sample):
-                self._decode(sample)
-        self._last = kind, requests
-        self._report(kind, len(requests), self._clock() - started)
+            case Decode():
+                self._decode(unit)
+        self._last = unit.kind, unit.request_ids
+        self._report(unit.kind, len(unit.request_ids), self._clock() - started)
 
     def _report(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
         runner = self._runner
         memory = runner.device.peak_memory_bytes()
         self._emit(UnitDone(kind, batch_size, seconds, memory, runner.cache_hits, runner.cache_misses))
 
-    def _encode(self, state: RequestState) -> None:
-        started, hits = self._clock(), self._runner.cache_hits
+    def _encode(self, unit: Encode) -> None:
+        state, started = unit.request, self._clock()
         try:
-            if state.work is None:
-                state.started = started
-                state.work = Work(self._runner.encode_prompt(state.request), self._clock)
-            work = state.work
-            conditioning = self._advance(work, state)
-            state.times["encode"] += self._clock() - started
-            if conditioning is None:
+            if not state.is_encoded:
+                self._advance_encode(unit)
+            if not state.is_encoded:
                 return
-            state.conditioning, state.work = conditioning, None
-            indices = [i for i in range(len(state.request.seeds)) if i not in state.request.skip]
-            samples = [self._runner.new_sample(state, index) for index in indices]
+            samples = [self._runner.new_sample(state, index) for index in state.entering]
         except Exception as error:
             self._fail(state, error)
             return
+        finally:
+            state.times["encode"] += self._clock() - started
+        self._scheduler.started(state, samples)
+
+    def _advance_encode(self, unit: Encode) -> None:
+        state, hits = unit.request, self._runner.cache_hits
+        if state.work is None:
+            state.started = self._clock()
+            state.work = Work(self._runner.encode_prompt(state.request), self._clock)
+        work = state.work
+        state.conditioning = self._advance(work, state, unit.slice_seconds)
+        if not state.is_encoded:
+            return
+        state.work = None
         if self._runner.cache_hits == hits:
             expected = self._scheduler.cost.encode.seconds([len(state.request.token_ids)])
             self._calibrate("encode", expected, work.seconds)
-        state.images_left = len(samples)
-        self._scheduler.encoded(state, samples)
-        if not samples:  # a second run, after all images of the first were sent
-            self._finish(state)
 
     def _denoise(self, samples: list[SampleState]) -> None:
         """One step for all; if that fails, for each half, down to the guilty."""
@@ -120,20 +134,19 @@ class EngineCore:
 
     def _try_step(self, samples: list[SampleState]) -> Exception | None:
         """What went wrong, if anything: then no sample has moved."""
-        key, unit = samples[0].batch_key, Denoise(samples)
-        expected, started = self._scheduler.seconds(unit), self._clock()
+        unit, started = Denoise.predict(self._scheduler.cost, samples), self._clock()
         try:
             self._runner.denoise_step(samples)
         except Exception as error:
             if self._runner.device.is_out_of_memory(error):
                 error.__traceback__ = None  # its frames hold the tensors
                 self._runner.device.release_memory()
-                self._scheduler.limits.ran_out_of_memory(key, len(samples))
+                self._scheduler.ran_out_of_memory(samples)
             return error
-        self._scheduler.limits.stepped(key, len(samples))
+        self._scheduler.stepped(samples)
         seconds = self._clock() - started
-        if self._last == _describe(unit):  # a device may return when only the step before is done
-            self._calibrate("denoise", expected, seconds)
+        if self._last == (unit.kind, unit.request_ids):  # a device may return once the previous step is done
+            self._calibrate("denoise", unit.seconds, seconds)
         for state in {sample.state: None for sample in samples}:
             state.times["denoise"] += seconds
         for sample in samples:
@@ -145,7 +158,6 @@ class EngineCore:
             return
         request_id, index = sample.request.request_id, sample.image_index
         self._emit(StepDone(request_id, index, sample.step_index, sample.num_steps))
-        self._scheduler.stepped(sample)
         due = sample.preview_due
         if due is None:
             return
@@ -156,11 +168,11 @@ class EngineCore:
             return
         self._emit(PreviewReady(request_id, index, due, preview.width, preview.height, preview.rgb))
 
-    def _decode(self, sample: SampleState) -> None:
-        state, started = sample.state, self._clock()
+    def _decode(self, unit: Decode) -> None:
+        sample, state, started = unit.sample, unit.sample.state, self._clock()
         try:
             sample.work = sample.work or Work(self._runner.decode(sample), self._clock)
-            rgb = self._advance(sample.work, state)
+            rgb = self._advance(sample.work, state, unit.slice_seconds)
         except Exception as error:
             self._fail(state, error)
             return
@@ -171,7 +183,6 @@ class EngineCore:
         self._calibrate("decode", expected, sample.work.seconds)
         self._scheduler.decoded(sample)
         self._emit_image(sample, rgb)
-        state.images_left -= 1
         if state.images_left == 0:
             self._finish(state)
 
@@ -185,12 +196,12 @@ class EngineCore:
             ImageDone(request.request_id, index, request.seeds[index], request.width, request.height, rgb)
         )
 
-    def _advance(self, work: Work[T], state: RequestState) -> T | None:
-        """Run `work` for one slice, or to its end; its result, or None if it is not done."""
-        self._runner.device.synchronize()  # the step before may not be done, and is none of this work
+    def _advance(self, work: Work[T], state: RequestState, seconds: float) -> T | None:
+        """Run `work` for one slice of `seconds`, or to its end; its result, or None if it is not done."""
+        self._runner.device.synchronize()  # the previous step may not be done, and is not part of this work
         before = work.seconds
         try:
-            return work.advance(self._scheduler.slice_seconds(state))
+            return work.advance(seconds)
         finally:
             self._scheduler.held_up(state, work.seconds - before)
 
@@ -208,16 +219,6 @@ class EngineCore:
         logger.error("request %s failed", request_id, exc_info=error)
         self._scheduler.remove(request_id)
         self._emit(RequestFailed(request_id, "generation_failed", f"{type(error).__name__}: {error}"))
-
-
-def _describe(unit: Unit) -> tuple[UnitKind, tuple[str, ...]]:
-    match unit:
-        case Encode(state):
-            return "encode", (state.request.request_id,)
-        case Denoise(samples):
-            return "denoise", tuple(sample.request.request_id for sample in samples)
-        case Decode(sample):
-            return "decode", (sample.request.request_id,)
 
 
 def _stage_times(state: RequestState) -> StageTimes:

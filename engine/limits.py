@@ -1,7 +1,10 @@
 """How much of a resolution may share a step."""
 
+from collections.abc import Sequence
+from itertools import accumulate, takewhile
+
 from engine.cost import CostModel
-from engine.request import BatchKey
+from engine.request import BatchKey, SampleState
 
 # Full batches at the present limit before it grows by one again.
 RECOVERY_STEPS = 200
@@ -17,14 +20,18 @@ class BatchLimits:
         self._lowered: dict[BatchKey, int] = {}
         self._full_steps: dict[BatchKey, int] = {}
 
+    def fitting(self, samples: Sequence[SampleState]) -> int:
+        """How many of the first of these samples, all of one resolution, may share a step; at least 1."""
+        request = samples[0].request
+        image_tokens = self._cost.image_tokens(request.width, request.height)
+        budget = min(self._cost.batch_tokens(image_tokens), self._max_batch_tokens)
+        first = samples[: self.samples(samples[0].batch_key)]
+        totals = accumulate(image_tokens + len(sample.request.token_ids) for sample in first)
+        return max(1, sum(1 for _ in takewhile(lambda total: total <= budget, totals)))
+
     def samples(self, key: BatchKey) -> int:
         """Most samples in a step, at least 1."""
         return self._lowered.get(key, self._max_batch_size)
-
-    def tokens(self, key: BatchKey) -> float:
-        """Most tokens of images and prompts in a step of more than one sample."""
-        budget = self._cost.batch_tokens(self._cost.image_tokens(*key))
-        return min(budget, self._max_batch_tokens)
 
     def ran_out_of_memory(self, key: BatchKey, batch_size: int) -> None:
         """A batch of this size did not fit."""

@@ -53,6 +53,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Promote:
+    """Raise the priority of this request wherever it is."""
+
+    request_id: str
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """End the worker."""
 
@@ -163,5 +171,5 @@ class UnitDone:
 
 
 RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone | RequestFailed
-ToWorker = EngineRequest | Abort | Shutdown
+ToWorker = EngineRequest | Abort | Promote | Shutdown
 FromWorker = RequestOutput | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone

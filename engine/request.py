@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.messages import EngineRequest
+from engine.messages import EngineRequest, Priority
 from engine.work import Work
 
 if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
@@ -38,19 +38,28 @@ class Preview:
 
 @dataclass(eq=False, slots=True)
 class RequestState:
-    """One accepted request. `due` orders it among its resolution's; `work` is an encode under way.
+    """One accepted request. `due` orders it among those of its priority; `image_seconds` are predicted.
 
-    `times` are seconds of device time by stage; `started` when its first unit ran.
+    Its images are `unseated`, then `entering` (they have a seat and are not started), then samples; both
+    are image indices. `images_left` are not done. `work` is an encode under way; `times` are seconds of
+    device time by stage; `started` when its first unit ran.
     """
 
     request: EngineRequest
     due: float = 0.0
+    image_seconds: float = 0.0
+    unseated: list[int] = field(init=False)
+    entering: list[int] = field(default_factory=list)
+    images_left: int = field(init=False)
     work: Work[Conditioning] | None = None
     conditioning: Conditioning | None = None
-    images_left: int = 0
     started: float = 0.0
     is_failed: bool = False
     times: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
+
+    def __post_init__(self) -> None:
+        self.unseated = [i for i in range(len(self.request.seeds)) if i not in self.request.skip]
+        self.images_left = len(self.unseated)
 
     @property
     def batch_key(self) -> BatchKey:
@@ -58,9 +67,17 @@ class RequestState:
         return self.request.width, self.request.height
 
     @property
-    def num_images(self) -> int:
-        """Still to be made when it was queued."""
-        return len(self.request.seeds) - len(self.request.skip)
+    def priority(self) -> Priority:
+        return self.request.priority
+
+    @property
+    def is_encoded(self) -> bool:
+        return self.conditioning is not None
+
+    @property
+    def num_seats(self) -> int:
+        """Of its images that are entering, running or finished."""
+        return self.images_left - len(self.unseated)
 
 
 @dataclass(eq=False, slots=True)

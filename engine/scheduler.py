@@ -1,93 +1,44 @@
 """Which unit of work runs next: plain Python, no tensors, no clock.
 
-Between resolutions: deficit round robin by predicted cost. Within one: earliest virtual due time
-first, where a request is due at `submitted + STRETCH * its cost alone`; so a short request passes a long
-one that came little earlier, equal ones run in order of arrival, and none waits for ever.
+Between lanes, which are a resolution and a priority each: deficit round robin by predicted cost, where
+`batch` has a tenth of an interactive lane's share. Within one: earliest virtual due time first, where a
+request is due at `submitted + STRETCH * its cost alone`; so a short request passes a long one that came
+little earlier, equal ones run in order of arrival, and none waits for ever.
 """
 
+import math
 from collections import deque
-from dataclasses import dataclass, field
-from itertools import accumulate, chain, takewhile
+from collections.abc import Mapping
+from dataclasses import replace
 
 from engine.cost import CostModel
+from engine.lane import Lane, LaneKey
 from engine.limits import BatchLimits
-from engine.messages import EngineRequest
-from engine.request import BatchKey, RequestState, SampleState
+from engine.messages import EngineRequest, Priority
+from engine.request import RequestState, SampleState
+from engine.seats import Seats
+from engine.units import Decode, Denoise, Encode, Unit
 
 # How many times its own cost a request may take before it goes first.
 STRETCH = 5.0
-# Priority `batch`: due this many seconds later, and a tenth of an interactive resolution's share.
-BATCH_DELAY = 3600.0
-BATCH_SHARE = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Encode:
-    """Run (a part of) the text encoder for a request."""
-
-    request: RequestState
-
-
-@dataclass(frozen=True, slots=True)
-class Denoise:
-    """Advance these samples, all of one resolution, by one step."""
-
-    samples: list[SampleState]
-
-
-@dataclass(frozen=True, slots=True)
-class Decode:
-    """Run (a part of) the VAE for a finished sample."""
-
-    sample: SampleState
-
-
-Unit = Encode | Denoise | Decode
-
-
-@dataclass(eq=False, slots=True)
-class Lane:
-    """All work of one resolution. `deficit` is the seconds of device time it is owed; `held_up` those that
-    its running samples have waited for prompts and pictures since their last step."""
-
-    key: BatchKey
-    waiting: list[RequestState] = field(default_factory=list)
-    running: list[SampleState] = field(default_factory=list)
-    finished: deque[SampleState] = field(default_factory=deque)
-    deficit: float = 0.0
-    held_up: float = 0.0
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.waiting or self.running or self.finished)
-
-    @property
-    def next_waiting(self) -> RequestState:
-        """The one being encoded, else the one due first."""
-        return next((state for state in self.waiting if state.work), self.waiting[0])
-
-    @property
-    def share(self) -> float:
-        """Of a quantum, each time its turn comes."""
-        samples = chain(self.running, self.finished)
-        requests = chain((state.request for state in self.waiting), (sample.request for sample in samples))
-        return 1.0 if any(request.priority == "interactive" for request in requests) else BATCH_SHARE
 
 
 class Scheduler:
-    """`waiting` requests are encoded, their samples run, finished samples are decoded.
+    """Requests wait for seats, are encoded, their samples run, finished samples are decoded.
 
-    Bound: between two turns of a resolution that has a unit at hand, each other one spends less than two
-    quanta, a quantum being the greatest predicted cost of a unit at hand; whatever comes and goes meanwhile.
+    Bound: between two units of an interactive lane, each other lane spends at most two quanta, between two
+    of a `batch` lane at most twelve; whatever comes and goes meanwhile. A quantum is the greatest predicted
+    cost of a unit at hand in that time.
     """
 
     def __init__(self, cost: CostModel, limits: BatchLimits, max_running: int) -> None:
         self.cost = cost
-        self.limits = limits
-        self.max_running = max_running
-        self._lanes: deque[Lane] = deque()
-        self._turn: Lane | None = None
+        self._limits = limits
+        self._seats = Seats(max_running)
         self._requests: dict[str, RequestState] = {}
+        self._lanes: dict[LaneKey, Lane] = {}  # those with work
+        self._order: deque[Lane] = deque()
+        self._turn: Lane | None = None
 
     @property
     def has_work(self) -> bool:
@@ -96,150 +47,158 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Samples in memory."""
-        return sum(len(lane.running) + len(lane.finished) for lane in self._lanes)
+        return sum(len(lane.running) + len(lane.finished) for lane in self._order)
 
-    def add(self, request: EngineRequest) -> None:
+    def add(self, request: EngineRequest) -> RequestState:
         """Queue a request."""
-        state = RequestState(request, due=self._due(request))
+        seconds = self.cost.request_seconds(request)
+        due = request.submitted + STRETCH * seconds
+        state = RequestState(request, due, image_seconds=seconds / len(request.seeds))
         self._requests[request.request_id] = state
-        lane = self._lane(state.batch_key)
-        lane.waiting.append(state)
-        lane.waiting.sort(key=lambda waiting: waiting.due)
-
-    def remove(self, request_id: str) -> RequestState | None:
-        """Forget a request wherever it is: done, failed or aborted. None if it is not known."""
-        state = self._requests.pop(request_id, None)
-        if state is None:
-            return None
-        lane = self._lane(state.batch_key)
-        lane.waiting = [waiting for waiting in lane.waiting if waiting is not state]
-        lane.running = [sample for sample in lane.running if sample.state is not state]
-        lane.finished = deque(sample for sample in lane.finished if sample.state is not state)
-        if not lane.has_work:
-            self._lanes.remove(lane)
+        self._seats.add(state)
         return state
 
-    def encoded(self, state: RequestState, samples: list[SampleState]) -> None:
-        """The request's prompt is encoded: its samples join the next step."""
-        lane = self._lane(state.batch_key)
-        lane.waiting.remove(state)
-        lane.running.extend(samples)
-        lane.running.sort(key=lambda sample: sample.state.due)
+    def remove(self, request_id: str) -> None:
+        """Forget a request wherever it is: done, failed or aborted. An unknown id is ignored."""
+        state = self._requests.pop(request_id, None)
+        if state is not None:
+            self._seats.remove(state)
+            self._leave(state)
 
-    def stepped(self, sample: SampleState) -> None:
-        """The sample has taken a step; after its last one it waits to be decoded."""
-        if sample.is_finished:
-            lane = self._lane(sample.batch_key)
-            lane.running.remove(sample)
-            lane.finished.append(sample)
+    def promote(self, request_id: str, priority: Priority) -> None:
+        """Change the priority of a request wherever it is. An unknown id is ignored."""
+        state = self._requests.get(request_id)
+        if state is None:
+            return
+        self._seats.remove(state)
+        samples = self._leave(state)
+        state.request = replace(state.request, priority=priority)
+        self._seats.add(state)
+        if state.entering:
+            self._lane(state).enter(state)
+        if samples:
+            self._lane(state).join(samples)
+
+    def started(self, state: RequestState, samples: list[SampleState]) -> None:
+        """The request's prompt is encoded: these samples of its `entering` images join the next step."""
+        state.entering.clear()
+        lane = self._lane(state)
+        lane.entered(state)
+        lane.join(samples)
+
+    def stepped(self, samples: list[SampleState]) -> None:
+        """The samples have taken a step together; after its last one a sample waits to be decoded."""
+        self._limits.stepped(samples[0].batch_key, len(samples))
+        for sample in samples:
+            if sample.is_finished:
+                self._lane(sample.state).finish(sample)
+
+    def ran_out_of_memory(self, samples: list[SampleState]) -> None:
+        """The samples did not fit in one step."""
+        self._limits.ran_out_of_memory(samples[0].batch_key, len(samples))
 
     def held_up(self, state: RequestState, seconds: float) -> None:
-        """For so long it was encoded or decoded, and samples of its resolution may have waited."""
-        lane = self._lane(state.batch_key)
-        if lane.running:
-            lane.held_up += seconds
+        """For so long it was encoded or decoded, and samples of its lane may have waited."""
+        self._lane(state).held_up += seconds
 
     def decoded(self, sample: SampleState) -> None:
         """The sample's pixels are out."""
-        self._lane(sample.batch_key).finished.remove(sample)
+        self._seats.release(sample.state)
+        lane = self._lane(sample.state)
+        lane.finished.remove(sample)
+        self._drop_if_empty(lane)
 
-    def at_hand(self) -> dict[BatchKey, Unit]:
-        """What each resolution would run now; one that only waits for seats has nothing."""
-        return {lane.key: unit for lane in self._lanes if (unit := self._peek(lane)) is not None}
+    def at_hand(self) -> dict[LaneKey, Unit]:
+        """What each lane would run now, once the free seats are given away."""
+        for state in self._seats.grant():
+            self._lane(state).enter(state)
+        steps = {lane: self._step(lane) for lane in self._order if lane.running}
+        shortest = min((step.seconds for step in steps.values()), default=math.inf)
+        return {lane.key: self._peek(lane, steps.get(lane), shortest) for lane in self._order}
 
     def next_unit(self) -> Unit | None:
         """The next unit of work, or None if there is none."""
         units = self.at_hand()
         if not units:
             return None
-        costs = {key: self.seconds(unit) for key, unit in units.items()}
-        quantum = max(costs.values())
+        quantum = max(unit.seconds for unit in units.values())
         while True:
-            lane = self._lanes[0]
+            lane = self._order[0]
             if lane is not self._turn:
                 self._turn = lane
                 lane.deficit += quantum * lane.share
-            if lane.key not in units:
-                lane.deficit = 0.0
-            elif costs[lane.key] <= lane.deficit:
-                return self._take(lane, units[lane.key], costs[lane.key])
-            self._lanes.rotate(-1)
+            lane.deficit = min(lane.deficit, 2 * quantum)  # the rest was for a unit that is gone
+            if units[lane.key].seconds <= lane.deficit:
+                return self._take(lane, units)
+            self._order.rotate(-1)
             self._turn = None
 
-    def seconds(self, unit: Unit) -> float:
-        """Predicted cost; of encoding and decoding that of a slice, for they are driven one at a time."""
+    def _take(self, lane: Lane, units: Mapping[LaneKey, Unit]) -> Unit:
+        unit = units[lane.key]
+        lane.deficit -= unit.seconds
         match unit:
-            case Denoise(samples):
-                return self._step_seconds(samples)
             case Encode(state):
-                whole = self.cost.encode.seconds([len(state.request.token_ids)])
-                return min(whole, self.slice_seconds(state))
-            case Decode(sample):
-                whole = self.cost.decode.seconds([self.cost.image_tokens(*sample.batch_key)])
-                return min(whole, self.slice_seconds(sample.state))
-
-    def slice_seconds(self, state: RequestState) -> float:
-        """How long its encoding or decoding may run: the shortest step that waits, in its own resolution
-        less what that was held up already; else a step of its own."""
-        key = state.batch_key
-        waiting = [
-            self._step_seconds(self._batch(lane)) - (lane.held_up if lane.key == key else 0.0)
-            for lane in self._lanes
-            if lane.running
-        ]
-        tokens = self.cost.image_tokens(*key)
-        return min(waiting or [self.cost.step_seconds(tokens, [len(state.request.token_ids)], 1)])
-
-    def _step_seconds(self, samples: list[SampleState]) -> float:
-        tokens = self.cost.image_tokens(*samples[0].batch_key)
-        lens = [len(sample.request.token_ids) for sample in samples]
-        return self.cost.step_seconds(tokens, lens, sum(sample.guidance != 1 for sample in samples))
-
-    def _take(self, lane: Lane, unit: Unit, cost: float) -> Unit:
-        lane.deficit -= cost
-        if isinstance(unit, Denoise):
-            lane.held_up = 0.0
+                lane.encoding = state
+            case Denoise():
+                lane.held_up = 0.0
+                return self._fill(unit, units.get(lane.key.other))
         return unit
 
-    def _peek(self, lane: Lane) -> Unit | None:
-        """Decode before encode, and while any sample runs a step once they took as long as one."""
-        batch = self._batch(lane) if lane.running else []
-        if batch and lane.held_up >= self._step_seconds(batch):
-            return Denoise(batch)
+    def _fill(self, step: Denoise, other: Unit | None) -> Denoise:
+        """Samples of the other priority take what is left of the step while their lane can pay for what
+        they add to it."""
+        if not isinstance(other, Denoise):
+            return step
+        lane = self._lane(other.samples[0].state)
+        together = [*step.samples, *other.samples]
+        for size in range(len(step.samples) + 1, self._limits.fitting(together) + 1):
+            longer = Denoise.predict(self.cost, together[:size])
+            added = longer.seconds - step.seconds
+            if added > lane.deficit:
+                break
+            step, lane.deficit, lane.held_up = longer, lane.deficit - added, 0.0
+        return step
+
+    def _peek(self, lane: Lane, step: Denoise | None, shortest: float) -> Unit:
+        """Decode before encode, and while any sample runs a step once they took as long as one.
+
+        Both run for no longer than the shortest step that waits, in their own lane less what that was held
+        up already.
+        """
+        if step is None:
+            slice_seconds = shortest
+        elif lane.held_up < step.seconds:
+            slice_seconds = min(shortest, step.seconds - lane.held_up)
+        else:
+            return step
         if lane.finished:
-            return Decode(lane.finished[0])
-        if lane.waiting and self._has_seats(lane.next_waiting):
-            return Encode(lane.next_waiting)
-        return Denoise(batch) if batch else None
+            return Decode.predict(self.cost, lane.finished[0], slice_seconds)
+        if step is None or lane.entering:
+            return Encode.predict(self.cost, lane.next_entering, slice_seconds)
+        return step
 
-    def _has_seats(self, state: RequestState) -> bool:
-        """Beside those of each request due earlier or being encoded; the first may always sit alone."""
-        if state.work:
-            return True
-        waiting = chain.from_iterable(lane.waiting for lane in self._lanes)
-        ahead = [other for other in waiting if other.due < state.due or other.work]
-        taken = self.num_running + sum(other.num_images for other in ahead)
-        return taken == 0 or taken + state.num_images <= self.max_running
+    def _step(self, lane: Lane) -> Denoise:
+        """The samples due first; of a request that its worker died on one at a time."""
+        size = 1 if lane.key.suspect else self._limits.fitting(lane.running)
+        return Denoise.predict(self.cost, lane.running[:size])
 
-    def _batch(self, lane: Lane) -> list[SampleState]:
-        """The samples due first; one that its worker died on runs alone."""
-        if lane.running[0].request.is_suspect:
-            return lane.running[:1]
-        sound = [sample for sample in lane.running if not sample.request.is_suspect]
-        image_tokens = self.cost.image_tokens(*lane.key)
-        totals = accumulate(image_tokens + len(sample.request.token_ids) for sample in sound)
-        budget = self.limits.tokens(lane.key)
-        fitting = sum(1 for _ in takewhile(lambda total: total <= budget, totals))
-        return sound[: max(1, min(fitting, self.limits.samples(lane.key)))]
+    def _lane(self, state: RequestState) -> Lane:
+        key = LaneKey.of(state)
+        if key not in self._lanes:
+            self._lanes[key] = Lane(key)
+            self._order.append(self._lanes[key])
+        return self._lanes[key]
 
-    def _due(self, request: EngineRequest) -> float:
-        delay = BATCH_DELAY if request.priority == "batch" else 0.0
-        return request.submitted + STRETCH * self.cost.request_seconds(request) + delay
+    def _leave(self, state: RequestState) -> list[SampleState]:
+        """Take the request out of its lane; its samples."""
+        lane = self._lanes.get(LaneKey.of(state))
+        if lane is None:
+            return []
+        samples = lane.remove(state)
+        self._drop_if_empty(lane)
+        return samples
 
-    def _lane(self, key: BatchKey) -> Lane:
-        for lane in self._lanes:
-            if lane.key == key:
-                return lane
-        lane = Lane(key)
-        self._lanes.append(lane)
-        return lane
+    def _drop_if_empty(self, lane: Lane) -> None:
+        if not lane.has_work:
+            del self._lanes[lane.key]
+            self._order.remove(lane)

@@ -16,6 +16,7 @@ from engine.messages import (
     Abort,
     EngineRequest,
     FromWorker,
+    Promote,
     Shutdown,
     WorkerFailed,
     WorkerReady,
@@ -92,6 +93,8 @@ def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
                         core.add(message)
                     case Abort(request_id):
                         core.abort(request_id)
+                    case Promote(request_id, priority):
+                        core.promote(request_id, priority)
                     case Shutdown():
                         return
         core.step()

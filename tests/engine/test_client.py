@@ -289,6 +289,28 @@ async def test_a_worker_that_starts_again_is_measured_again() -> None:
         assert not forecast.is_proven
 
 
+# Priorities.
+
+
+async def test_a_promoted_request_is_served_by_its_worker_before_later_ones() -> None:
+    async with engine(max_batch_size=1) as client:
+        outputs: list[str] = []
+
+        async def serve(wanted: EngineRequest) -> None:
+            await collect(client, wanted)
+            outputs.append(wanted.request_id)
+
+        tasks = [asyncio.create_task(serve(request("slow:batch", steps=10, priority="batch")))]
+        await until(lambda: client.stats().running)
+        tasks += [asyncio.create_task(serve(request(f"slow:{i}", steps=100))) for i in range(2)]
+        await until(lambda: client.stats().running == 2)
+        client.promote("slow:batch", None, "interactive")
+        client.promote("slow:batch", None, "batch")
+        client.promote("nobody", None, "interactive")
+        await asyncio.gather(*tasks)
+        assert outputs == ["slow:batch", "slow:0", "slow:1"]
+
+
 # Several devices.
 
 
