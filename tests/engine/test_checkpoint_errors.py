@@ -94,9 +94,9 @@ def unquantise(held: dict[str, Tensor]) -> None:
 FAULTS = {
     # files
     "no weights": Fault("diffusers", remove(DIT), ("transformer", "*.safetensors")),
-    "no transformer": Fault("diffusers", remove("transformer"), ("transformer", "*.safetensors")),
-    "no text encoder": Fault("diffusers", remove("text_encoder"), ("text_encoder", "*.safetensors")),
-    "no vae": Fault("diffusers", remove("vae"), ("vae", "*.safetensors")),
+    "no transformer": Fault("diffusers", remove("transformer"), ("transformer/config.json",)),
+    "no text encoder": Fault("diffusers", remove("text_encoder"), ("text_encoder/config.json",)),
+    "no vae": Fault("diffusers", remove("vae"), ("vae/config.json",)),
     "no config": Fault("diffusers", remove("transformer/config.json"), ("transformer/config.json",)),
     "no text config": Fault("diffusers", remove("text_encoder/config.json"), ("text_encoder/config.json",)),
     "config is not JSON": Fault("diffusers", write("vae/config.json", b'{"a'), ("vae/config.json",)),
@@ -117,7 +117,7 @@ FAULTS = {
         ("00002-of-00006.safetensors",),
     ),
     "not in its shard": Fault("sharded", lose_from_shard, (".safetensors", W1, "missing")),
-    "not in the index": Fault("sharded", drop_from_index, (INDEX, W1, "missing")),
+    "not in the index": Fault("sharded", drop_from_index, (INDEX, W1, "nowhere")),
     "two indexes": Fault("sharded", write("transformer/a.safetensors.index.json", b"{}"), ("two indexes",)),
     "index is not JSON": Fault("sharded", write(INDEX, b"{"), (INDEX,)),
     "index without a map": Fault("sharded", write(INDEX, b"{}"), (INDEX, "weight_map")),
@@ -168,12 +168,12 @@ FAULTS = {
     "whole numbers": Fault(
         "diffusers",
         tensors(DIT, lambda held: held.update({NORM: torch.ones(128, dtype=torch.int64)})),
-        (DIT, NORM, "int64"),
+        (DIT, NORM, "I64"),
     ),
     "misshapen statistics": Fault(
         "diffusers",
         tensors(VAE, lambda held: held.update({"bn.running_mean": torch.ones(64)})),
-        ("vae/config.json", "latent_channels"),
+        (VAE, "bn.running_mean", "(64,)", "(128,)"),
     ),
     "unknown layout": Fault(
         "diffusers",
@@ -274,12 +274,12 @@ FAULTS = {
     "fp8 without any scale": Fault(
         "official-fp8",
         tensors(DIT, lambda held: held.pop("input_proj.weight_scale")),
-        (DIT, "input_proj.weight", "float8"),
+        (DIT, "input_proj.weight", "F8_E4M3"),
     ),
     "a scale without fp8": Fault(
         "official-fp8",
         tensors(DIT, lambda held: held.update({W1: held[W1].float()})),
-        (DIT, W1, "float32"),
+        (DIT, W1, "F32"),
     ),
     "misshapen scale": Fault(
         "official-fp8",
@@ -289,7 +289,7 @@ FAULTS = {
     "a scale of whole numbers": Fault(
         "official-fp8",
         tensors(DIT, lambda held: held.update({f"{W1}_scale": torch.ones(192, dtype=torch.int32)})),
-        (DIT, f"{W1}_scale", "int32"),
+        (DIT, f"{W1}_scale", "I32"),
     ),
     # nf4
     "nf4 without absmax": Fault(
