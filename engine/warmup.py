@@ -67,10 +67,13 @@ def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> str:
     length, size = min(_PROMPT_LENS[0], config.limits.max_prompt_tokens), (config.limits.min_size,) * 2
     if not drain(runner.pipeline.text_encoder.encode((0,) * length)).isfinite().all():
         return "text_encoder"
-    for part, sampling in (("transformer", _UNGUIDED), ("unconditional_transformer", _GUIDED)):
-        (sample,) = _samples(runner, size, 1, sampling, length)
-        runner.denoise_step([sample])
-        if not sample.latents.isfinite().all():
+    is_separate = runner.pipeline.unconditional is not runner.pipeline.conditional
+    second = "unconditional_transformer" if is_separate else "transformer"
+    for part, sampling in (("transformer", _UNGUIDED), (second, _GUIDED)):
+        samples = _samples(runner, size, 1, sampling, length)
+        for _ in range(_RUNS):
+            runner.denoise_step(samples)
+        if not samples[0].latents.isfinite().all():
             return part
     return "vae"
 

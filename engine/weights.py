@@ -1,5 +1,6 @@
 """The safetensors files of one folder, read tensor by tensor."""
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def _is_finite(values: Tensor) -> bool:
         return bool(values.view(torch.int8).amax() < 0x7F and values.view(torch.uint8).amax() < 0xFF)
     if not values.is_floating_point() or not values.numel():
         return True
-    return all(bool(extreme.isfinite()) for extreme in values.aminmax())
+    return all(math.isfinite(extreme) for extreme in values.aminmax())
 
 
 def _open(file: Path) -> Any:

@@ -94,7 +94,7 @@ TINY_VAE = {
     "norm_num_groups": 4,
     "sample_size": 16,
 }
-TINY_DECLARED = {
+TINY_DECLARED: dict[str, Any] = {
     "id": "tiny",
     "limits": {
         "min_size": 8,

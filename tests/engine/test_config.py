@@ -12,6 +12,7 @@ import pytest
 
 from engine.config import PUBLISHED_PRESETS, Limits, ModelConfig, Preset
 from engine.errors import CheckpointError
+from tests.engine.checkpoints import TINY_DECLARED
 
 TURBO = {"num_inference_steps": 3, "guidance_schedule": [[5, 2], [1, 1]], "mu": 0.5, "std": 1.75}
 
@@ -65,6 +66,16 @@ def test_the_documents_example_is_the_published_model(folder: Path) -> None:
     config = ModelConfig.load(folder)
     assert (config.limits, config.default_width, config.default_height) == (Limits(), 1024, 1024)
     assert config.presets == {"V4_TURBO_12": PUBLISHED_PRESETS["V4_TURBO_12"]}
+
+
+def test_the_document_lists_every_field() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text("utf-8")
+    declared = TINY_DECLARED
+    fields = [f"limits.{key}" for key in declared["limits"]]
+    fields += [f"presets.*.{key}" for key in declared["presets"]["FAST"]]
+    assert [
+        field for field in (*declared, *fields) if f"`{field}`" not in document and field != "limits"
+    ] == []
 
 
 def limits(**changed: Any) -> dict[str, Any]:
