@@ -28,6 +28,7 @@ from engine.device import choose_device
 from engine.models.dit import DiT, DiTConfig
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE, VAEConfig
+from engine.module_config import TextConfig, TextEncoderConfig
 from tests.engine.checkpoints import VISION_CONFIG, train_tokenizer
 
 GB = 1e9
@@ -49,7 +50,7 @@ class Sizes:
         vae = self._make(lambda: VAE(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         channels = 4 * config.latent_channels
         return Pipeline(
-            text_encoder=self._make(lambda: TextEncoder({"text_config": self.text})),
+            text_encoder=self._make(lambda: TextEncoder(TextEncoderConfig(TextConfig(**self.text)))),
             conditional=self._make(lambda: DiT(DiTConfig(**self.dit))),
             unconditional=self._make(lambda: DiT(DiTConfig(**self.dit))),
             vae=vae,

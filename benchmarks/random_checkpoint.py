@@ -15,6 +15,7 @@ from engine.layouts import DIT_SOURCES, expected_tensors, same_names
 from engine.models.dit import DiT, DiTConfig
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE, VAEConfig
+from engine.module_config import TextConfig, TextEncoderConfig
 
 Layout = Literal["bf16", "fp8", "nf4"]
 POOL = 1 << 20  # random values; a tensor repeats them
@@ -46,8 +47,8 @@ def write_checkpoint(
     """Write what the engine needs: both transformers, the text encoder and the VAE, none of them trained."""
     for part in ("transformer", "unconditional_transformer"):
         _write_part(folder / part, DiT, dit, asdict(dit), layout)
-    config = {"text_config": text}
-    _write_part(folder / "text_encoder", TextEncoder, config, config, layout)
+    encoder = TextEncoderConfig(TextConfig(**text))
+    _write_part(folder / "text_encoder", TextEncoder, encoder, {"text_config": text}, layout)
     _write_part(folder / "vae", VAE, vae, asdict(vae), "bf16")
 
 

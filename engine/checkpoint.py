@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 
 from engine.errors import CheckpointError
+from engine.files import read_json
 from engine.layouts import DIT_SOURCES, dit_layout, same_names
-from engine.models.dit import DiT, DiTConfig
+from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
-from engine.models.vae import VAE, VAEConfig
-from engine.module_config import build, read_config, read_json
-from engine.module_weights import load_weights
+from engine.models.vae import VAE
+from engine.module_config import (
+    DiTConfig,
+    PartConfigs,
+    TextEncoderConfig,
+    VAEConfig,
+    read_config,
+    read_latent_rgb,
+)
+from engine.module_weights import Part
 from engine.weights import WeightFiles
 
 LATENT_NORM = Path(__file__).parent / "models" / "latent_norm.json"
@@ -58,85 +66,97 @@ def load_pipeline(
     dtype: torch.dtype,
     uncond_device: torch.device | str | None = None,
 ) -> Pipeline:
-    """Load every part of the checkpoint folder `path`. Raises CheckpointError naming file and key."""
-    conditional, layout = load_dit(path / "transformer", device, dtype)
-    unconditional = conditional
-    if (path / "unconditional_transformer").is_dir():
-        unconditional, _ = load_dit(path / "unconditional_transformer", uncond_device or device, dtype)
-    text_encoder = load_text_encoder(path / "text_encoder", device, dtype)
-    vae = load_vae(path / "vae", device, dtype)
-    norm = load_latent_norm(path / "vae", layout, device)
-    rgb = load_latent_rgb(path / "vae" / "latent_rgb.json", vae.config.latent_channels, device)
-    pipeline = Pipeline(text_encoder, conditional, unconditional, vae, norm, rgb)
-    _check_widths(path, pipeline)
+    """Load every part of the checkpoint folder `path`. Raises CheckpointError naming file and key.
+
+    Configs, keys, shapes and dtypes of all parts are compared before the first weight is read.
+    """
+    configs = PartConfigs.read(path)
+    transformer, layout = _open_dit(path / "transformer", configs.transformer)
+    separate = configs.unconditional and _open_dit(path / "unconditional_transformer", configs.unconditional)
+    text_encoder = _open_text_encoder(path / "text_encoder", configs.text_encoder)
+    vae = _open_vae(path / "vae", configs.vae)
+    norm = _load_latent_norm(path / "vae", configs.vae, layout, device)
+    rgb = _load_latent_rgb(path / "vae", configs.vae, device)
+    conditional = transformer.load(device, dtype)
+    unconditional = separate[0].load(uncond_device or device, dtype) if separate else conditional
+    encoder, decoder = text_encoder.load(device, dtype), _channels_last(vae.load(device, dtype))
+    pipeline = Pipeline(encoder, conditional, unconditional, decoder, norm, rgb)
+    _check_decoder(path / "vae", pipeline)
     return pipeline
 
 
 def load_dit(folder: Path, device: torch.device | str, dtype: torch.dtype) -> tuple[DiT, str]:
     """One DiT and the layout it came in ("diffusers" or "official")."""
-    files = WeightFiles(folder)
-    layout = dit_layout(files)
-    dit = build(DiT, read_config(folder, DiTConfig), folder / "config.json")
-    load_weights(dit, files, DIT_SOURCES[layout], device, dtype)
-    return dit, layout
-
-
-def load_text_encoder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> TextEncoder:
-    """The text model; the vision tower and the final norm in the file are left unread."""
-    files = WeightFiles(folder, ignore=("visual.", "language_model.norm."))
-    file = folder / "config.json"
-    encoder = build(TextEncoder, read_json(file), file)
-    load_weights(encoder, files, same_names, device, dtype)
-    return encoder
+    part, layout = _open_dit(folder, read_config(folder, DiTConfig))
+    return part.load(device, dtype), layout
 
 
 def load_vae(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
     """The decoder; the encoder and the bn statistics in the file are left unread."""
+    return _channels_last(_open_vae(folder, read_config(folder, VAEConfig)).load(device, dtype))
+
+
+def _open_dit(folder: Path, config: DiTConfig) -> tuple[Part[DiT], str]:
+    files = WeightFiles(folder)
+    layout = dit_layout(files)
+    return Part.open(DiT, config, files, DIT_SOURCES[layout]), layout
+
+
+def _open_text_encoder(folder: Path, config: TextEncoderConfig) -> Part[TextEncoder]:
+    """The text model; the vision tower and the final norm in the file are left unread."""
+    files = WeightFiles(folder, ignore=("visual.", "language_model.norm."))
+    return Part.open(TextEncoder, config, files, same_names)
+
+
+def _open_vae(folder: Path, config: VAEConfig) -> Part[VAE]:
     files = WeightFiles(folder, ignore=("encoder.", "quant_conv.", "bn."))
-    vae = build(VAE, read_config(folder, VAEConfig), folder / "config.json")
-    load_weights(vae, files, same_names, device, dtype)
+    return Part.open(VAE, config, files, same_names)
+
+
+def _channels_last(vae: VAE) -> VAE:
     return vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def load_latent_norm(folder: Path, layout: str, device: torch.device | str) -> LatentNorm:
+def _load_latent_norm(folder: Path, config: VAEConfig, layout: str, device: torch.device | str) -> LatentNorm:
     """bn statistics in the diffusers layout; the published constants in the official one."""
-    if layout == "official":
+    if layout == "diffusers":
+        scale, shift = _read_statistics(WeightFiles(folder), config)
+    else:
         constants = read_json(LATENT_NORM)
         scale, shift = torch.tensor(constants["scale"]), torch.tensor(constants["shift"])
-    else:
-        files = WeightFiles(folder)
-        variance = files.read("bn.running_var").float()
-        scale = torch.sqrt(variance + read_config(folder, VAEConfig).batch_norm_eps)
-        shift = files.read("bn.running_mean").float()
+        if len(scale) != config.token_channels:
+            raise CheckpointError(
+                f"{folder / 'config.json'}: latent_channels: times patch_size is {config.token_channels}, "
+                f"but the official layout has {len(scale)}"
+            )
     return LatentNorm(scale.to(device), shift.to(device))
 
 
-def load_latent_rgb(file: Path, channels: int, device: torch.device | str) -> LatentRGB | None:
+def _read_statistics(files: WeightFiles, config: VAEConfig) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of each of a token's channels."""
+    for key in ("bn.running_var", "bn.running_mean"):
+        files.check(key, (config.token_channels,), torch.float32)
+    variance = files.read("bn.running_var").float()
+    if (variance < 0).any():
+        raise files.error("bn.running_var", "a variance is negative")
+    return torch.sqrt(variance + config.batch_norm_eps), files.read("bn.running_mean").float()
+
+
+def _load_latent_rgb(folder: Path, config: VAEConfig, device: torch.device | str) -> LatentRGB | None:
     """The checkpoint's own map for previews, if it has one."""
-    if not file.is_file():
+    declared = read_latent_rgb(folder, config)
+    if declared is None:
         return None
-    declared = read_json(file)
-    try:
-        rgb = LatentRGB(*(torch.tensor(declared[key], device=device) for key in ("weight", "bias")))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: {error!r}") from error
-    if rgb.weight.shape != (channels, 3) or rgb.bias.shape != (3,):
-        raise CheckpointError(f"{file}: weight: needs {channels} rows of 3, and bias 3 numbers")
-    return rgb
+    return LatentRGB(torch.tensor(declared.weight, device=device), torch.tensor(declared.bias, device=device))
 
 
-def _check_widths(path: Path, pipeline: Pipeline) -> None:
-    """Raises CheckpointError where one part's output does not fit another's input."""
-    channels = (4 * pipeline.vae.config.latent_channels,)  # a patch of 2 x 2
-    if not channels == pipeline.latent_norm.scale.shape == pipeline.latent_norm.shift.shape:
-        raise CheckpointError(
-            f"{path / 'vae' / 'config.json'}: latent_channels: the latent norm has not 4 times as many"
-        )
-    parts = {"transformer": pipeline.conditional, "unconditional_transformer": pipeline.unconditional}
-    for part, dit in parts.items():
-        needed = {"llm_features_dim": pipeline.text_encoder.features_dim, "in_channels": channels[0]}
-        for key, width in needed.items():
-            if (stated := getattr(dit.config, key)) != width:
-                raise CheckpointError(
-                    f"{path / part / 'config.json'}: {key}: {stated}, but the other parts make {width}"
-                )
+@torch.inference_mode()
+def _check_decoder(folder: Path, pipeline: Pipeline) -> None:
+    """Raises CheckpointError unless noise decodes to finite pixels: a preview map may be fitted to them."""
+    vae, norm = pipeline.vae, pipeline.latent_norm
+    channels = vae.config.latent_channels
+    scale, shift = norm.scale[:channels].view(1, -1, 1, 1), norm.shift[:channels].view(1, -1, 1, 1)
+    noise = torch.randn(1, channels, 8, 8, generator=torch.Generator("cpu").manual_seed(0))
+    latents = noise.to(scale.device) * scale + shift
+    if not vae.decode(latents.to(vae.decoder.conv_in.weight.dtype)).isfinite().all():
+        raise CheckpointError(f"{folder}: the weights turn noise into NaN or infinity")

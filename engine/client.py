@@ -28,8 +28,8 @@ from engine.messages import (
     UnitKind,
     WorkerReady,
 )
+from engine.preflight import open_tokenizer
 from engine.supervisor import Worker
-from engine.tokenizer import Tokenizer
 from engine.worker import main as worker_main
 
 UnitListener = Callable[[UnitKind, int, float], None]
@@ -54,9 +54,9 @@ class EngineClient:
     def __init__(
         self, config: ModelConfig, options: EngineOptions, worker_target: WorkerTarget = worker_main
     ) -> None:
-        """Raises CheckpointError if the tokenizer cannot be read."""
+        """Raises CheckpointError if limits, configs, tokenizer and chat template do not fit each other."""
         self.config = config
-        self._tokenizer = Tokenizer(config.path / "tokenizer", config.limits.max_prompt_tokens)
+        self._tokenizer = open_tokenizer(config)
         devices = options.devices or (None,)
         self._workers = [Worker(config, options, device, self, worker_target) for device in devices]
         self._in_flight: dict[str, InFlightRequest] = {}

@@ -1,35 +1,60 @@
 """What a checkpoint says about itself: limits, default size and presets. Torch-free."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from engine.errors import CheckpointError
+from engine.files import read_as, read_json, require_file, unreadable
+
+# Bounds of a request, and so of a preset.
+MAX_STEPS = 100
+MIN_GUIDANCE, MAX_GUIDANCE = 1, 20
+MAX_STD = 10
+
+Side = Annotated[int, Field(ge=1, le=16_383)]  # the most that WebP holds
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of a request. Sizes in pixels, each side; the defaults are the published model's."""
 
-    min_size: PositiveInt = 256
-    max_size: PositiveInt = 2048
-    multiple_of: PositiveInt = 16
-    max_aspect_ratio: PositiveFloat = 6.0
-    max_prompt_tokens: PositiveInt = 2048
+    min_size: Side = 256
+    max_size: Side = 2048
+    multiple_of: Side = 16
+    max_aspect_ratio: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 6.0
+    # Image tokens have the rotary positions from 65536 on.
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=65_536)] = 2048
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    def __post_init__(self) -> None:
+        for key, size in (("min_size", self.min_size), ("max_size", self.max_size)):
+            if size % self.multiple_of:
+                raise ValueError(f"{key}: {size} is no multiple of multiple_of, {self.multiple_of}")
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size: {self.min_size} is above max_size, {self.max_size}")
+
+    def allow_sides(self, width: int, height: int) -> bool:
+        """Whether both sides, in pixels, are within the bounds and multiples."""
+        sides = (width, height)
+        return all(self.min_size <= side <= self.max_size and side % self.multiple_of == 0 for side in sides)
+
+    def allow_ratio(self, width: int, height: int) -> bool:
+        return max(width, height) <= self.max_aspect_ratio * min(width, height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +127,16 @@ class ModelConfig:
 
         Raises CheckpointError if the folder is no checkpoint or the file is malformed.
         """
-        index = path / "model_index.json"
-        if not index.is_file():
-            raise CheckpointError(f"{index}: no such file; --model needs a checkpoint folder")
-        file = path / "ideoserve.json"
-        declared = _read(file) if file.is_file() else _Declared()
-        width, height = map(int, declared.default_size.split("x"))
+        index, file = path / "model_index.json", path / "ideoserve.json"
+        if not os.path.isdir(path):
+            raise CheckpointError(f"{path}: no such folder; --model takes that of a checkpoint")
+        read_json(index)
+        declared = read_as(_Declared, file) if os.path.lexists(file) else _Declared()
+        width, height = declared.size
         presets = {name: preset.to_preset() for name, preset in (declared.presets or {}).items()}
         return cls(
             path=path,
-            model_id=model_id or declared.id or path.resolve().name,
+            model_id=model_id or declared.id or _folder_name(path),
             created=int(index.stat().st_mtime),
             fingerprint=_fingerprint(path),
             limits=declared.limits,
@@ -121,13 +146,18 @@ class ModelConfig:
         )
 
 
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Scale = Annotated[float, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, allow_inf_nan=False)]
+
+
 class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
     """`guidance_schedule` as pairs of a scale and how many steps have it."""
 
-    num_inference_steps: int
-    guidance_schedule: list[tuple[float, PositiveInt]]
-    mu: float
-    std: PositiveFloat
+    num_inference_steps: Steps
+    guidance_schedule: Annotated[list[tuple[Scale, Steps]], Field(max_length=MAX_STEPS)]
+    # Beyond these every step lies at one end of the schedule, or nearly all at one time.
+    mu: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+    std: Annotated[float, Field(ge=0.1, le=MAX_STD, allow_inf_nan=False)]
 
     @model_validator(mode="after")
     def _covers_every_step(self) -> "_DeclaredPreset":
@@ -143,22 +173,45 @@ class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
         return Preset(schedule, mu=self.mu, std=self.std)
 
 
+def _check_id(name: str) -> str:
+    """It is part of a URL, of logs and of metrics."""
+    if not name.isprintable() or name != name.strip() or name != name.strip("/"):
+        raise ValueError("must be printable, with neither a space nor a slash at its ends")
+    return name
+
+
+ModelId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_id)]
+PresetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
 class _Declared(BaseModel, extra="forbid", strict=True):
     """The contents of `ideoserve.json`; what it leaves out is the published model's."""
 
-    id: str | None = None
+    id: ModelId | None = None
     limits: Limits = Limits()
-    default_size: Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")] = "1024x1024"
-    presets: Annotated[dict[str, _DeclaredPreset], Field(min_length=1)] | None = None
+    default_size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] = "1024x1024"
+    presets: Annotated[dict[PresetName, _DeclaredPreset], Field(min_length=1, max_length=64)] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = map(int, self.default_size.split("x"))
+        return width, height
+
+    @model_validator(mode="after")
+    def _allows_its_default(self) -> "_Declared":
+        if not self.limits.allow_sides(*self.size) or not self.limits.allow_ratio(*self.size):
+            raise ValueError(f"default_size: {self.default_size} is outside limits")
+        return self
 
 
-def _read(file: Path) -> _Declared:
+def _folder_name(path: Path) -> str:
+    name = path.resolve().name
     try:
-        return _Declared.model_validate_json(file.read_bytes())
+        return TypeAdapter(ModelId).validate_python(name)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise CheckpointError(f"{file}: {key}: {problem['msg']}") from error
+        raise CheckpointError(
+            f"{path / 'ideoserve.json'}: id: missing, and the folder's name cannot be one"
+        ) from error
 
 
 def _fingerprint(path: Path) -> str:
@@ -166,7 +219,14 @@ def _fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(path.glob("**/*")):
         if file.suffix in {".json", ".safetensors", ".jinja"}:
-            with file.open("rb") as stream:
-                digest.update(f"{file.relative_to(path)}:{file.stat().st_size}".encode())
-                digest.update(stream.read(1 << 20))
+            digest.update(f"{file.relative_to(path)}:{require_file(file)}".encode())
+            digest.update(_head(file))
     return digest.hexdigest()[:12]
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(1 << 20)
+    except OSError as error:
+        raise unreadable(file, error) from error

@@ -35,4 +35,7 @@ class EngineDeadError(EngineError):
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message names the file and the key."""
+    """A checkpoint that cannot be served; the message is one line that names the file and the key."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.config import ModelConfig
 from engine.cost import CostModel, LinearCost
+from engine.errors import CheckpointError
 from engine.messages import EngineRequest, SamplingParams
 from engine.model_runner import ModelRunner
 from engine.request import RequestState, SampleState
@@ -19,25 +20,37 @@ BUDGET_SECONDS = 10.0
 _RUNS = 3
 _BATCHES = (1, 4)
 _PROMPT_LENS = (16, 256)
-_GUIDED = SamplingParams((7.0,) * _RUNS, mu=0.0, std=1.5)
+_GUIDED, _UNGUIDED = (SamplingParams((scale,) * _RUNS, mu=0.0, std=1.5) for scale in (7.0, 1.0))
 
 # How often the fixed cost occurs, the lengths it ran over, seconds.
 Point = tuple[int, list[int], float]
 
 
 def measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
-    """Run the smallest and the default size, small batches, a short and a long prompt."""
+    """Run the smallest and the default size, small batches, a short and a long prompt.
+
+    Raises CheckpointError naming the part whose output is not finite.
+    """
+    try:
+        return _measure(runner, config)
+    except FloatingPointError as error:
+        part = _overflowing_part(runner, config)
+        raise CheckpointError(
+            f"{config.path / part}: the weights turn a prompt into NaN or infinity"
+        ) from error
+
+
+def _measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
     until = time.monotonic() + BUDGET_SECONDS
     sizes = sorted({(config.limits.min_size,) * 2, (config.default_width, config.default_height)})
-    encodes = [
-        _encode(runner, length) for length in _PROMPT_LENS if length <= config.limits.max_prompt_tokens
-    ]
+    lengths = sorted({min(length, config.limits.max_prompt_tokens) for length in _PROMPT_LENS})
+    encodes = [_encode(runner, length) for length in lengths]
     steps: list[Point] = []
     decodes: list[Point] = []
     for size, batch in product(sizes, _BATCHES):
         if steps and time.monotonic() > until:
             break
-        samples = _samples(runner, size, batch)
+        samples = _samples(runner, size, batch, _GUIDED, lengths[0])
         steps.append(_step(runner, samples))
         if batch == 1:
             decodes.append(_decode(runner, samples[0]))
@@ -49,9 +62,29 @@ def measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
     )
 
 
+def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> str:
+    """The folder of the first part whose output is not finite: features, one pass, both passes, pixels."""
+    length, size = min(_PROMPT_LENS[0], config.limits.max_prompt_tokens), (config.limits.min_size,) * 2
+    if not drain(runner.pipeline.text_encoder.encode((0,) * length)).isfinite().all():
+        return "text_encoder"
+    is_separate = runner.pipeline.unconditional is not runner.pipeline.conditional
+    second = "unconditional_transformer" if is_separate else "transformer"
+    for part, sampling in (("transformer", _UNGUIDED), (second, _GUIDED)):
+        samples = _samples(runner, size, 1, sampling, length)
+        for _ in range(_RUNS):
+            runner.denoise_step(samples)
+        if not samples[0].latents.isfinite().all():
+            return part
+    return "vae"
+
+
 def _encode(runner: ModelRunner, length: int) -> Point:
-    prompts = [(run,) * length for run in range(_RUNS)]  # each a new one to the cache
-    return 1, [length], _fastest(lambda: drain(runner.encode_prompt(_request((64, 64), prompts.pop()))))
+    return 1, [length], _fastest(lambda: _encode_anew(runner, _request((64, 64), (0,) * length, _GUIDED)))
+
+
+def _encode_anew(runner: ModelRunner, request: EngineRequest) -> None:
+    runner.clear_cache()
+    drain(runner.encode_prompt(request))
 
 
 def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
@@ -70,14 +103,16 @@ def _decode(runner: ModelRunner, sample: SampleState) -> Point:
     return 1, [len(sample.latents)], _fastest(lambda: drain(runner.decode(sample)))
 
 
-def _samples(runner: ModelRunner, size: tuple[int, int], batch: int) -> list[SampleState]:
-    state = RequestState(_request(size, (0,) * _PROMPT_LENS[0]))
+def _samples(
+    runner: ModelRunner, size: tuple[int, int], batch: int, sampling: SamplingParams, length: int
+) -> list[SampleState]:
+    state = RequestState(_request(size, (0,) * length, sampling))
     state.conditioning = drain(runner.encode_prompt(state.request))
     return [runner.new_sample(state, 0) for _ in range(batch)]
 
 
-def _request(size: tuple[int, int], token_ids: tuple[int, ...]) -> EngineRequest:
-    return EngineRequest("warmup", token_ids, *size, seeds=(0,), sampling=_GUIDED)
+def _request(size: tuple[int, int], token_ids: tuple[int, ...], sampling: SamplingParams) -> EngineRequest:
+    return EngineRequest("warmup", token_ids, *size, seeds=(0,), sampling=sampling)
 
 
 def _fastest(run: Callable[[], object]) -> float:

@@ -1,6 +1,6 @@
 """The safetensors files of one folder, read tensor by tensor."""
 
-import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,24 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import CheckpointError
+from engine.files import read_json, require_file
 
 # A mapped file's pages count as resident until it is closed: copy in pieces, reopen after this many bytes.
 _PIECE_BYTES = 64 << 20
-# Read into whatever the model computes in; every other dtype is kept as it is.
-_WIDE_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+# The names that headers have for dtypes. Wide ones are read into what the model computes in.
+_WIDE = ("BF16", "F16", "F32", "F64")
+_STORED = {torch.uint8: ("U8",), torch.float8_e4m3fn: ("F8_E4M3",)}
 
 
 class WeightFiles:
-    """Keys of a single file or a sharded index; `in`, `read`, `copy`, and a check that all were used."""
+    """The tensors of a single file or of a sharded index, by key."""
 
     def __init__(self, folder: Path, ignore: tuple[str, ...] = ()) -> None:
-        """Raises CheckpointError if there is no weight file, or an index names one that is missing.
+        """Raises CheckpointError if there is no sound weight file, or an index and its shards differ.
 
         Keys that start with one of `ignore` are neither read nor missed.
         """
+        self.folder = folder
         self._ignored = ignore
         self._home, self._files = _locate(folder)
         self._open_file: Path | None = None
@@ -33,24 +36,32 @@ class WeightFiles:
     def __contains__(self, key: str) -> bool:
         return key in self._files
 
-    def read(self, key: str) -> Tensor:
-        """A small tensor, in memory of its own."""
-        tensor: Tensor = self._open(key).get_tensor(key)
-        return tensor.clone()
-
-    def copy(self, key: str, target: Tensor) -> None:
-        """Fill `target`; raises CheckpointError if the stored shape or dtype does not fit.
+    def check(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Raises CheckpointError if the header's shape or dtype does not fit; reads no data.
 
         A vector may be stored as a column, as bitsandbytes does.
         """
-        shape = tuple(self._open(key).get_slice(key).get_shape())
-        if shape != target.shape and shape != (*target.shape, 1):
-            raise self.error(key, f"shape {shape}, expected {tuple(target.shape)}")
+        header = self._open(key).get_slice(key)
+        stored = tuple(header.get_shape())
+        if stored != shape and stored != (*shape, 1):
+            raise self.error(key, f"shape {stored}, expected {shape}")
+        allowed = _STORED.get(dtype, _WIDE)
+        if header.get_dtype() not in allowed:
+            raise self.error(key, f"dtype {header.get_dtype()}, expected {' or '.join(allowed)}")
+
+    def read(self, key: str) -> Tensor:
+        """A small tensor, in memory of its own. Raises CheckpointError if it is not finite."""
+        stored: Tensor = self._open(key).get_tensor(key)
+        self._check_finite(key, stored)
+        return stored.clone()
+
+    def copy(self, key: str, target: Tensor) -> None:
+        """Fill `target`, which has passed `check`. Raises CheckpointError if a value is not finite in it."""
         start = 0
-        for piece in self._pieces(key, rows=shape[0], row_bytes=max(1, target[:1].nbytes)):
-            if piece.dtype != target.dtype and not {piece.dtype, target.dtype} <= _WIDE_DTYPES:
-                raise self.error(key, f"dtype {piece.dtype}, expected {target.dtype}")
-            target[start : start + len(piece)].copy_(piece.view(-1, *target.shape[1:]))
+        for piece in self._pieces(key, rows=len(target), row_bytes=max(1, target[:1].nbytes)):
+            rows = target[start : start + len(piece)]
+            rows.copy_(piece.view(rows.shape))
+            self._check_finite(key, rows)
             start += len(piece)
 
     def ignore(self, key: str) -> None:
@@ -65,6 +76,10 @@ class WeightFiles:
 
     def error(self, key: str, problem: str) -> CheckpointError:
         return CheckpointError(f"{self._files.get(key, self._home)}: {key}: {problem}")
+
+    def _check_finite(self, key: str, values: Tensor) -> None:
+        if not _is_finite(values):
+            raise self.error(key, "NaN or infinity")
 
     def _pieces(self, key: str, rows: int, row_bytes: int) -> Iterator[Tensor]:
         """The tensor's rows in order, still lying in the mapped file."""
@@ -85,7 +100,17 @@ class WeightFiles:
         return self._handle
 
 
+def _is_finite(values: Tensor) -> bool:
+    """By the extremes, which NaN spreads to: a fifteenth of what `isfinite` takes."""
+    if values.dtype == torch.float8_e4m3fn:  # NaN is 0x7f and 0xff; there is no infinity
+        return bool(values.view(torch.int8).amax() < 0x7F and values.view(torch.uint8).amax() < 0xFF)
+    if not values.is_floating_point() or not values.numel():
+        return True
+    return all(math.isfinite(extreme) for extreme in values.aminmax())
+
+
 def _open(file: Path) -> Any:
+    require_file(file)
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -108,16 +133,28 @@ def _locate(folder: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def _locate_shards(index: Path) -> dict[str, Path]:
-    try:
-        weight_map: dict[str, str] = dict(json.loads(index.read_text("utf-8"))["weight_map"])
-        names = sorted(set(weight_map.values()))
-        held = {name: _keys(index.parent / name) for name in names}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index}: weight_map: not an index of weights: {error!r}") from error
+    """Each key's shard, where index and shards say the same."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: weight_map: must be an object of keys and their files")
+    held = {name: _keys(index.parent / name) for name in _shards(index, weight_map)}
     for key, name in weight_map.items():
         if key not in held[name]:
             raise CheckpointError(f"{index.parent / name}: {key}: missing, though {index.name} lists it")
+    for name, keys in held.items():
+        for key in sorted(keys):
+            if weight_map.get(key) != name:
+                listed = weight_map.get(key, "nowhere")
+                raise CheckpointError(f"{index}: weight_map: {key}: is in {name}, listed {listed}")
     return {key: index.parent / name for key, name in weight_map.items()}
+
+
+def _shards(index: Path, weight_map: dict[str, Any]) -> list[str]:
+    """Names of files in the index's own folder. Raises CheckpointError on another."""
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index}: weight_map: {key}: {name!r} is no *.safetensors file beside it")
+    return sorted(set(weight_map.values()))
 
 
 def _keys(file: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """`python -m server`: settings, engine, HTTP."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def _engine(settings: Settings) -> EngineClient:
 def _checkpoint(model: str) -> Path:
     """A local folder as it is, without a look at the network; a repository id through the hub."""
     folder = Path(model)
-    if folder.exists() or folder.parent.exists() or model.count("/") != 1:
+    # `os.path` says no where `Path.exists` raises: a name too long, a chain of links without an end.
+    if os.path.exists(folder) or os.path.exists(folder.parent) or model.count("/") != 1:
         return folder
     from huggingface_hub import snapshot_download
 

@@ -82,10 +82,10 @@ def _size(wanted: ImageRequest, config: ModelConfig) -> tuple[int, int]:
 
 
 def _within(width: int, height: int, limits: Limits, param: str) -> tuple[int, int]:
-    low, high, step = limits.min_size, limits.max_size, limits.multiple_of
-    if not all(low <= side <= high and side % step == 0 for side in (width, height)):
+    if not limits.allow_sides(width, height):
+        low, high, step = limits.min_size, limits.max_size, limits.multiple_of
         raise invalid(f"Width and height are multiples of {step} from {low} to {high}.", param)
-    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+    if not limits.allow_ratio(width, height):
         raise invalid(f"The aspect ratio is at most {limits.max_aspect_ratio:g}:1.", param)
     return width, height
 

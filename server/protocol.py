@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
-from engine.config import ModelConfig, Preset
+from engine.config import MAX_GUIDANCE, MAX_STD, MAX_STEPS, MIN_GUIDANCE, ModelConfig, Preset
 from server.captions.fault import Fault
 
 MAX_PROMPT_CHARACTERS = 32_000
@@ -13,7 +13,7 @@ MAX_SEED = 2**31 - 1
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-100, le=100)]
-Guidance = Annotated[float, Field(allow_inf_nan=False, ge=1, le=20)]
+Guidance = Annotated[float, Field(allow_inf_nan=False, ge=MIN_GUIDANCE, le=MAX_GUIDANCE)]
 
 
 # What the schema says of `prompt` and `json_prompt`; `parameters` checks it.
@@ -62,13 +62,16 @@ class ImageRequest(PromptFields):
     preset: str | None = Field(None, description="Named sampling parameters.")
     rendering_speed: Literal["TURBO", "DEFAULT", "QUALITY"] | None = None
     quality: Literal["low", "medium", "standard", "auto", "high", "hd"] | None = None
-    num_inference_steps: int | None = Field(None, ge=1, le=100)
+    num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance_scale: Guidance | None = Field(None, description="One guidance for all steps.")
     guidance_schedule: list[Guidance] | None = Field(
-        None, min_length=1, max_length=100, description="One guidance per step, in the order of sampling."
+        None,
+        min_length=1,
+        max_length=MAX_STEPS,
+        description="One guidance per step, in the order of sampling.",
     )
     mu: Finite | None = Field(None, description="Mean of the noise schedule, before the size shift.")
-    std: Annotated[float, Field(allow_inf_nan=False, gt=0, le=10)] | None = Field(
+    std: Annotated[float, Field(allow_inf_nan=False, gt=0, le=MAX_STD)] | None = Field(
         None, description="Spread of the noise schedule."
     )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Random if absent; always returned.")

@@ -15,6 +15,17 @@ NF4_BLOCK = 64
 _HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 
 
+def scale_fault(name: str, values: Tensor) -> str | None:
+    """What is wrong with `values` as the parameter `name` of one of these layers, if anything."""
+    if name == "weight_scale" and not (values > 0).all():
+        return "a scale is not positive"
+    if name == "absmax" and not (values >= 0).all():
+        return "a scale is negative"
+    if name == "quant_map" and not (values.diff() > 0).all():
+        return "the values do not rise"
+    return None
+
+
 class Fp8Linear(nn.Module):
     """y = x (w8 * scale)^T + b; computes in the dtype of x."""
 

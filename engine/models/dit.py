@@ -18,35 +18,10 @@ from engine.kernels.feed_forward import FeedForward
 from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Packing, spread
 from engine.models.rotary import apply_rotary, frequencies, table
+from engine.module_config import DiTConfig
 
 # Image positions start here on every axis, beyond those of the text.
 IMAGE_POSITION_OFFSET = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class DiTConfig:
-    """Sizes as in the checkpoint's `config.json`; the defaults are the published model's."""
-
-    in_channels: int = 128
-    num_layers: int = 34
-    attention_head_dim: int = 256
-    num_attention_heads: int = 18
-    intermediate_size: int = 12288
-    adaln_dim: int = 512
-    llm_features_dim: int = 53248
-    rope_theta: float = 5_000_000
-    mrope_section: tuple[int, int, int] = (24, 20, 20)
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.attention_head_dim < 2 or self.attention_head_dim % 2:
-            raise ValueError(f"attention_head_dim: {self.attention_head_dim} has no two halves to rotate")
-        if 3 * max(self.mrope_section[1:]) > self.attention_head_dim // 2:
-            raise ValueError(f"mrope_section: {self.mrope_section} goes beyond the head's frequencies")
-
-    @property
-    def hidden_size(self) -> int:
-        return self.attention_head_dim * self.num_attention_heads
 
 
 @dataclass(frozen=True, slots=True)

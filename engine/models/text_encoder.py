@@ -5,48 +5,16 @@ positions coincide. L tokens, D width, H heads of K, G key and value heads.
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from engine.kernels.attention import attend
 from engine.kernels.norm import RMSNorm
 from engine.models.rotary import apply_rotary, frequencies, table
+from engine.module_config import TextConfig, TextEncoderConfig
 from engine.work import drain
-
-PUBLISHED_TAPS = (0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 35)
-
-
-@dataclass(frozen=True, slots=True)
-class TextConfig:
-    """The checkpoint's `text_config`; the defaults are the published model's."""
-
-    vocab_size: int = 151936
-    hidden_size: int = 4096
-    intermediate_size: int = 12288
-    num_hidden_layers: int = 36
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 8
-    head_dim: int = 128
-    rms_norm_eps: float = 1e-6
-    hidden_act: Literal["silu"] = "silu"
-    attention_bias: Literal[False] = False
-    rope_theta: float = 5_000_000
-    rope_scaling: dict[str, Any] | None = None  # its name before transformers 5
-    rope_parameters: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        kind = ((self.rope_scaling or {}) | self.rope_parameters).get("rope_type", "default")
-        if kind != "default":
-            raise ValueError(f"rope_type: {kind!r}, only 'default' is known")
-
-    @property
-    def theta(self) -> float:
-        return float(self.rope_parameters.get("rope_theta", self.rope_theta))
 
 
 class Attention(nn.Module):
@@ -109,24 +77,11 @@ class LanguageModel(nn.Module):
 class TextEncoder(nn.Module):
     """Token ids to text features, `hidden * taps` wide, in float32."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """`config` is the checkpoint's; a model of another depth declares its `tap_layers` there.
-
-        Raises ValueError unless the taps are some of its layers, in order.
-        """
+    def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
-        self.config = TypeAdapter(TextConfig).validate_python(config["text_config"])
-        self.taps: Sequence[int] = tuple(config.get("tap_layers", PUBLISHED_TAPS))
-        layers = self.config.num_hidden_layers
-        if beyond := [tap for tap in self.taps if tap not in range(layers)]:
-            raise ValueError(f"tap_layers: {beyond[0]} is none of num_hidden_layers: {layers}")
-        if not self.taps or list(self.taps) != sorted(set(self.taps)):
-            raise ValueError(f"tap_layers: {self.taps} do not rise")
+        self.config = config.text_config
+        self.taps: Sequence[int] = config.tap_layers
         self.language_model = LanguageModel(self.config)
-
-    @property
-    def features_dim(self) -> int:
-        return self.config.hidden_size * len(self.taps)
 
     @property
     def device(self) -> torch.device:

@@ -4,47 +4,16 @@ Only what decoding needs; the encoder's weights are never loaded. Activations ar
 """
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.module_config import VAEConfig
 from engine.work import drain
 
 # A generator that yields between parts, so that other work can run, and returns the result.
 Parts = Generator[None, None, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class VAEConfig:
-    """Sizes as in the checkpoint's `config.json`; the defaults are the published model's."""
-
-    latent_channels: int = 32
-    out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    decoder_block_out_channels: tuple[int, ...] | None = None
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    mid_block_add_attention: bool = True
-    use_post_quant_conv: bool = True
-    batch_norm_eps: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for channels in self.decoder_channels:
-            if self.norm_num_groups < 1 or channels % self.norm_num_groups:
-                raise ValueError(
-                    f"norm_num_groups: {channels} channels are not {self.norm_num_groups} groups"
-                )
-
-    @property
-    def scale_factor(self) -> int:
-        """Pixels per latent, each side."""
-        return int(2 ** (len(self.decoder_channels) - 1))
-
-    @property
-    def decoder_channels(self) -> tuple[int, ...]:
-        return self.decoder_block_out_channels or self.block_out_channels
 
 
 class ResnetBlock(nn.Module):

@@ -64,6 +64,51 @@ DIT_CONFIG = {
 }
 VAE_CONFIG = {"block_out_channels": (16, 32, 32, 64), "norm_num_groups": 8, "sample_size": 64}
 
+TINY_TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "vocab_size": 512,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000, "mrope_section": [2, 1, 1]},
+}
+TINY_DIT = {
+    "in_channels": 16,
+    "num_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "adaln_dim": 8,
+    "llm_features_dim": 32,
+    "mrope_section": (3, 2, 2),
+}
+TINY_VAE = {
+    "latent_channels": 4,
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "sample_size": 16,
+}
+TINY_DECLARED: dict[str, Any] = {
+    "id": "tiny",
+    "limits": {
+        "min_size": 8,
+        "max_size": 16,
+        "multiple_of": 4,
+        "max_aspect_ratio": 2.0,
+        "max_prompt_tokens": 64,
+    },
+    "default_size": "16x8",
+    "presets": {
+        "FAST": {"num_inference_steps": 2, "guidance_schedule": [[3.0, 1], [1.0, 1]], "mu": 0.0, "std": 1.5}
+    },
+}
+
 # Its lines and indents vanish only as transformers renders templates.
 CHAT_TEMPLATE = """{% for message in messages %}
 {{ '<|im_start|>' + message['role'] }}
@@ -118,6 +163,14 @@ def random_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def write_tiny(folder: Path) -> Path:
+    """Write the smallest checkpoint that serves: two text layers, one block, tokens 4 pixels wide."""
+    random_pipeline(TINY_TEXT, TINY_DIT, TINY_VAE).save_pretrained(folder)
+    edit_json(folder / "text_encoder" / "config.json", lambda config: config.update(tap_layers=[0, 1]))
+    (folder / "ideoserve.json").write_text(json.dumps(TINY_DECLARED), "utf-8")
+    return folder
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from engine.layouts import DIT_SOURCES, expected_tensors, same_names
 from engine.models.dit import DiT, DiTConfig
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE, VAEConfig
+from engine.module_config import TextConfig, TextEncoderConfig
 from tests.engine.checkpoints import to_official
 
 # Qwen3-VL 8B's text model.
@@ -49,12 +50,13 @@ def test_dit_has_nine_billion_parameters() -> None:
 
 
 def test_text_encoder() -> None:
-    encoder = _on_meta(TextEncoder, {"text_config": TEXT_CONFIG})
+    config = TextEncoderConfig(TextConfig(**TEXT_CONFIG))
+    encoder = _on_meta(TextEncoder, config)
     referee = _on_meta(Qwen3VLModel, Qwen3VLConfig(text_config=TEXT_CONFIG))
     unread = ("visual.", "language_model.norm.")
     language = {key: value for key, value in referee.state_dict().items() if not key.startswith(unread)}
     assert dict(expected_tensors(encoder, same_names)) == _shapes(language)
-    assert encoder.features_dim == DiTConfig().llm_features_dim
+    assert config.features_dim == DiTConfig().llm_features_dim
 
 
 def test_vae() -> None:

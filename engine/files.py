@@ -1,0 +1,79 @@
+"""The small files of a checkpoint. Every problem is a CheckpointError that names file and key. Torch-free."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from engine.errors import CheckpointError
+
+T = TypeVar("T")
+
+# The published tokenizer.json, the largest of them, has 11 MiB.
+MAX_BYTES = 64 << 20
+_SHOWN_CHARACTERS = 60
+
+
+def require_file(file: Path) -> int:
+    """Size in bytes. Raises CheckpointError unless `file` is a regular file or a link to one."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
+        raise unreadable(file, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{file}: not a regular file")
+    return status.st_size
+
+
+def read_bytes(file: Path) -> bytes:
+    """Raises CheckpointError unless `file` can be read and has at most MAX_BYTES."""
+    if require_file(file) > MAX_BYTES:
+        raise CheckpointError(f"{file}: larger than {MAX_BYTES >> 20} MiB")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def read_text(file: Path) -> str:
+    """Raises CheckpointError unless `file` is UTF-8."""
+    try:
+        return read_bytes(file).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: not UTF-8: {error}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises CheckpointError unless `file` holds a JSON object."""
+    try:
+        value = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: must be a JSON object")
+    return value
+
+
+def read_as(kind: type[T], file: Path) -> T:
+    """The JSON of `file` as `kind`, types strict. Raises CheckpointError naming the first wrong key."""
+    try:
+        return TypeAdapter(kind).validate_json(read_bytes(file), strict=True)
+    except ValidationError as error:
+        raise CheckpointError(f"{file}: {_first_problem(error)}") from error
+
+
+def unreadable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{file}: {getattr(error, 'strerror', None) or error}")
+
+
+def _first_problem(error: ValidationError) -> str:
+    """`key: what is wrong with it, not the value`."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    if problem["type"] not in ("value_error", "json_invalid") and isinstance(value, str | int | float | None):
+        message += f", not {str(value)[:_SHOWN_CHARACTERS]}"
+    return f"{key}: {message}" if key else message
