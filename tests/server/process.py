@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,19 @@ HANG = 180
 class ServerProcess:
     """Listens on a free port once made; `log` is its stderr."""
 
-    def __init__(self, *flags: str, module: str = "tests.server.fake_server", **environment: str) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        module: str = "tests.server.fake_server",
+        command: Sequence[str] = (),
+        cwd: Path = REPOSITORY,
+        **environment: str,
+    ) -> None:
+        """Runs `command`, else `module`."""
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--port", "0", *flags],
-            cwd=REPOSITORY,
+            [*(command or (sys.executable, "-m", module)), "--port", "0", *flags],
+            cwd=cwd,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=self._log,
