@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast test-cuda test-deploy image-test check train-demo clean
+.PHONY: help demo test test-fast coverage test-cuda test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test
 
 help: ## List the targets
@@ -18,6 +18,15 @@ test: check ## Run the checks and all tests except test-cuda and test-deploy (de
 
 test-fast: check ## Run the checks and the tests that start no other program
 	$(BIN)/python -m pytest -m "not slow"
+
+coverage: .venv/installed ## Measure the coverage of the tests; ARGS='-m "not slow"' for the fast ones
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --skip-empty
+	@for package in engine server; do \
+	    echo "$$package $$($(BIN)/coverage report --include="$$package/*" --format=total) %"; \
+	done
 
 test-cuda: .venv/installed ## Test the engine and the server on a GPU; needs a CUDA build of torch
 	$(BIN)/python -m pytest tests/cuda
