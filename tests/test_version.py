@@ -30,3 +30,8 @@ def test_the_pages_name_images_of_the_version() -> None:
     tags = [tag for page in PAGES for tag in IMAGE_TAG.findall(page.read_text("utf-8"))]
     assert tags
     assert set(tags) == {VERSION}
+
+
+def test_the_newest_entry_of_the_changelog_is_the_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert headings[0] == VERSION
