@@ -1,4 +1,4 @@
-"""A test is slow if it starts a program or loads the reference implementation, also through helpers."""
+"""A test is slow if it starts a program or loads the reference implementation, directly or not."""
 
 from collections.abc import Callable
 from pathlib import Path
