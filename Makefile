@@ -1,52 +1,60 @@
-# Two commands on a fresh machine: `make demo` and `make test`.
+# On a fresh machine, `make demo` and `make test` need nothing but this checkout and Python. `make help` lists the rest.
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-cuda test-deploy image-test check train-demo clean
+.PHONY: help demo test test-fast coverage test-cuda test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test
 
-# Sets up, serves models/demo, sends one real request, leaves demo.png.
-demo: .venv/installed
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: .venv/installed ## Serve models/demo, send one request, write demo.png
 	$(BIN)/python -m server.demo
 
-# Sets up and runs every test.
-test: check
+test: check ## Run the checks and all tests except test-cuda and test-deploy (default)
 	tests/install-tools.sh
 	$(BIN)/python -m pytest
 
-# The engine and the server on a GPU, with a CUDA build of torch.
-test-cuda: .venv/installed
+test-fast: check ## Run the checks and the tests that start no other program
+	$(BIN)/python -m pytest -m "not slow"
+
+coverage: .venv/installed ## Measure the coverage of the tests; ARGS='-m "not slow"' for the fast ones
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --skip-empty
+	@for package in engine server; do \
+	    echo "$$package $$($(BIN)/coverage report --include="$$package/*" --format=total) %"; \
+	done
+
+test-cuda: .venv/installed ## Test the engine and the server on a GPU; needs a CUDA build of torch
 	$(BIN)/python -m pytest tests/cuda
 
-# The chart, alerts, dashboard and examples of deploy/ with the real tools, which it installs.
-test-deploy: .venv/installed
+test-deploy: .venv/installed ## Test the chart, alerts, dashboard and examples of deploy/; installs their tools
 	tests/deploy/install-tools.sh
 	$(BIN)/mypy --strict -p tests.deploy -m benchmarks.fleet -m benchmarks.sizing
 	$(BIN)/python -m pytest tests/deploy
 
-# Builds deploy/Dockerfile without a registry, runs it, and asks it for an image. Needs root. VARIANT=cuda: that one.
 image-test: export VARIANT ?= cpu
-image-test: .venv/installed
+image-test: .venv/installed ## Build deploy/Dockerfile without a registry and test it; needs root. VARIANT=cpu|cuda
 	tests/deploy/install-tools.sh
 	tests/deploy/build-image.sh
 	$(BIN)/python -m pytest -s tests/deploy/image.py
 
-# Lint, format and types.
-check: .venv/installed
+check: .venv/installed ## Run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Trains models/demo again from nothing; see models/demo/README.md.
-train-demo: .venv/installed
+train-demo: .venv/installed ## Train models/demo from scratch; see models/demo/README.md
 	$(BIN)/python -m models.training
 
-# The versions of requirements.lock: every machine runs what was tested.
+# The versions of requirements.lock, so that every machine runs what was tested.
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
 	touch $@
 
-clean:
+clean: ## Delete .venv and demo.png
 	rm -rf .venv demo.png

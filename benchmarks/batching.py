@@ -1,8 +1,8 @@
-"""`python -m benchmarks.batching`: batching at every step, against whole requests at a time, in one run.
+"""Compare step-level batching with request-level batching: `python -m benchmarks.batching`.
 
-On a CPU all times are CPU seconds of this process, with torch on one thread: what the wall clock would
-say if nothing else ran. With more `--threads` they are the wall clock's. Variants alternate; figures are
-medians over the rounds (the last rows: means).
+On a CPU with one torch thread, times are processor seconds of this process, so that other load does not
+distort them. With more `--threads` or on a GPU they are wall-clock seconds. Variants alternate. Figures are
+medians over the rounds, except for the last rows, which are means.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from engine.tokenizer import Tokenizer
 from engine.warmup import measure
 from engine.work import drain
 
-# Steps that the long requests have taken, each, when the short one comes.
+# Steps that each long request has taken when the short one arrives.
 HEAD_START = 4
 NUM_MIXED = 32
 PROMPTS = (
@@ -45,7 +45,7 @@ Emit = Callable[[FromWorker], None]
 
 @dataclass(frozen=True)
 class Row:
-    """A ratio of two medians, and the most it may be."""
+    """The ratio of two medians and its upper bound."""
 
     what: str
     seconds: float
@@ -64,7 +64,7 @@ class Row:
 
 
 class Bench:
-    """One loaded model; every method runs one variant once and returns its seconds."""
+    """One loaded model. Methods that return a float run one variant once and return its seconds."""
 
     def __init__(self, path: Path, device: str, threads: int) -> None:
         self.config = ModelConfig.load(path)
@@ -97,7 +97,7 @@ class Bench:
         return self.request(4, "V4_TURBO_12")
 
     def mixed(self) -> list[EngineRequest]:
-        """Half of the default size, the rest smaller and larger; all presets."""
+        """Half of the requests at the default size, the others at two smaller sizes, with all presets."""
         presets = list(self.config.presets)
         side = self.config.default_width
         sizes = [(side, side), (side // 2, side // 2), (side, side), (side, side // 2)]
@@ -117,7 +117,7 @@ class Bench:
         return core
 
     def run(self, requests: Sequence[EngineRequest]) -> float:
-        """All of them through the engine."""
+        """Run all requests concurrently through the engine."""
         self.runner.clear_cache()
         started = self.clock()
         core = self.start(requests, lambda message: None)
@@ -133,7 +133,7 @@ class Bench:
         return self.clock() - started
 
     def short_by_step(self) -> float:
-        """From its arrival, with the long ones some steps on their way, to its image."""
+        """Run a short request that arrives after HEAD_START steps of the long ones; time until its image."""
         self.runner.clear_cache()
         sent: list[FromWorker] = []
         long, short = self.long(), self.short()
@@ -147,7 +147,7 @@ class Bench:
         return self.clock() - started
 
     def short_by_request(self) -> float:
-        """The same where a batch is made of whole requests: it waits until the one at work is done."""
+        """Same with request-level batching: the short request waits until the running batch is done."""
         self.runner.clear_cache()
         samples = self._together(self.long(), steps=HEAD_START)
         started = self.clock()
@@ -160,7 +160,7 @@ class Bench:
         return self.clock() - started
 
     def _together(self, requests: list[EngineRequest], steps: int) -> list[SampleState]:
-        """Requests of equal length as one batch; decoded if that is all of their steps."""
+        """Run requests of equal step counts as one batch, and decode them if `steps` completes them."""
         samples = [self._sample(each) for each in requests]
         for _ in range(steps):
             self.runner.denoise_step(samples)
@@ -181,7 +181,7 @@ def have_head_start(sent: list[FromWorker], requests: list[EngineRequest]) -> bo
 
 
 def alternate(rounds: int, *variants: Callable[[], float]) -> list[float]:
-    """The median of each."""
+    """Run the variants in turn and return the median of each."""
     taken = [[variant() for variant in variants] for _ in range(rounds)]
     return [median(column) for column in zip(*taken, strict=True)]
 
@@ -205,7 +205,7 @@ def throughput(bench: Bench, rounds: int) -> list[Row]:
 
 
 def eight(bench: Bench, rounds: int) -> list[Row]:
-    """Eight of one size at once: seconds an image against one at a time."""
+    """Eight requests of one size at once against one at a time."""
     rows = []
     for side in (64, 96, 128):
         requests = [bench.request(index, "V4_TURBO_12", (side, side)) for index in range(8)]
@@ -219,7 +219,7 @@ def eight(bench: Bench, rounds: int) -> list[Row]:
 
 
 def news(bench: Bench, rounds: int) -> list[Row]:
-    """Progress and previews, sent to a process that reads them, against an engine that sends nothing."""
+    """Sending progress and previews to another process, against sending nothing."""
     ours, theirs = multiprocessing.Pipe()
     reader = multiprocessing.get_context("spawn").Process(target=read_all, args=(theirs,), daemon=True)
     reader.start()
@@ -240,8 +240,8 @@ def news(bench: Bench, rounds: int) -> list[Row]:
 
 
 def interleave(bench: Bench, rounds: int, *starts: Callable[[], EngineCore]) -> list[float]:
-    """Seconds of a round of each, unit by unit in turns: what disturbs the machine disturbs all alike."""
-    bench.run(bench.long())  # the prompts are in the cache for all
+    """Mean seconds per round. Variants take turns after each unit, so that other load affects all equally."""
+    bench.run(bench.long())  # so that the prompts are cached for all variants
     seconds = [0.0] * len(starts)
     for _ in range(rounds):
         cores = [start() for start in starts]
@@ -262,11 +262,11 @@ def read_all(connection: Connection) -> None:
 
 
 def main() -> int:
-    """1 if a bound is missed."""
+    """Return 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,4 +1,4 @@
-"""The bench model: random weights in the published proportions, small enough for two CPU cores."""
+"""The benchmark model: random weights in the published proportions, small enough for two CPU cores."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ TEXT = {
         "mrope_interleaved": True,
     },
 }
-# 12 layers of the published head size: 97M parameters each
+# 12 layers with heads of the published size: 97M parameters
 DIT = {
     "num_layers": 12,
     "attention_head_dim": 256,
@@ -37,5 +37,5 @@ VAE = {"block_out_channels": (32, 64, 128, 128), "norm_num_groups": 8}
 
 
 def write_bench_model(folder: Path) -> None:
-    """The checkpoint in the diffusers layout, bfloat16."""
+    """Write the checkpoint in the diffusers layout, in bfloat16."""
     random_pipeline(TEXT, DIT, VAE).to(torch.bfloat16).save_pretrained(folder)

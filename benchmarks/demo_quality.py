@@ -1,8 +1,7 @@
-"""Does the demo model draw what it is asked? `python -m benchmarks.demo_quality`.
+"""Measure how often the demo model draws what the prompt asks for: `python -m benchmarks.demo_quality`.
 
-Every combination of name, colour and background asked for is one that training never saw. The
-pictures come from a real server process; what they show is read from their pixels alone. Prints the
-table and writes a contact sheet.
+All combinations of name, colour and background are held out from training. A real server process makes the
+images, and their content is recognised from the pixels. Prints a table and writes a contact sheet.
 """
 
 import argparse
@@ -24,13 +23,13 @@ from models.training.reading import Reading, read_image, read_name
 from models.training.scenes import LETTERS, SHAPES, Box, random_box, random_colours
 from tests.server.process import ServerProcess, until
 
-CENTRE = 0.1  # of the side: how far a box's centre may be off
+CENTRE = 0.1  # tolerance of a box's centre, as a fraction of the side
 BARS = {"background": 0.97, "colour": 0.97, "shape": 0.93, "letter": 0.80, "centre": 0.90}
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One request and what its picture must show."""
+    """One request and what its image must show."""
 
     kind: str
     name: str
@@ -43,7 +42,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """The picture, and which of its properties are right."""
+    """The image, and whether each of its properties is right."""
 
     ask: Ask
     image: Image.Image
@@ -73,7 +72,7 @@ LETTER_WORDINGS = (
 
 
 def held_out_specs(kind: str, count: int) -> list[tuple[str, str, str]]:
-    """(name, colour, background), names in turn, each combination never trained on."""
+    """Held-out combinations (name, colour, background) that cycle through the names."""
     rng = random.Random(f"quality {kind}")
     names = LETTERS if kind == "letter" else SHAPES
     specs = []
@@ -84,7 +83,7 @@ def held_out_specs(kind: str, count: int) -> list[tuple[str, str, str]]:
 
 
 def plain_asks(kind: str, count: int, size: tuple[int, int] = (128, 128)) -> list[Ask]:
-    """Plain sentences of several wordings."""
+    """Prompts as plain sentences in several wordings."""
     wordings = LETTER_WORDINGS if kind == "letter" else SHAPE_WORDINGS
     asks = []
     for index, (n, c, g) in enumerate(held_out_specs(kind, count)):
@@ -95,7 +94,7 @@ def plain_asks(kind: str, count: int, size: tuple[int, int] = (128, 128)) -> lis
 
 
 def boxed_asks(kind: str, count: int) -> list[Ask]:
-    """Structured captions with a box of any integers."""
+    """Structured captions with a random box."""
     rng = random.Random(f"box {kind}")
     asks = []
     for index, (n, c, g) in enumerate(held_out_specs(kind, count)):
@@ -105,7 +104,7 @@ def boxed_asks(kind: str, count: int) -> list[Ask]:
 
 
 def caption(kind: str, name: str, colour: str, background: str, box: Box, index: int) -> str:
-    """A caption by the published schema; every other one with a summary."""
+    """A caption in the published schema; captions of odd index have a summary."""
     element: dict[str, Any] = {"type": "text" if kind == "letter" else "obj", "bbox": list(box)}
     what = f"the letter {name} in {colour}" if kind == "letter" else f"{article(colour)} {name}"
     if kind == "letter":
@@ -119,7 +118,7 @@ def caption(kind: str, name: str, colour: str, background: str, box: Box, index:
 
 
 def judge(ask: Ask, image: Image.Image) -> Answer:
-    """Read the picture and compare."""
+    """Recognise what the image shows and compare it with the request."""
     reading: Reading = read_image(image)
     part = reading.parts[0] if reading.parts else None
     right = {
@@ -135,7 +134,7 @@ def judge(ask: Ask, image: Image.Image) -> Answer:
 
 
 class Painter:
-    """Asks a server for pictures, a few at a time so that it batches."""
+    """Requests images from a server, eight at a time so that it can batch them."""
 
     def __init__(self, server: ServerProcess, **parameters: Any) -> None:
         self.server, self.parameters = server, parameters
@@ -153,7 +152,7 @@ class Painter:
 
 
 def shares(answers: Sequence[Answer]) -> dict[str, float]:
-    """The share right of each property."""
+    """The share of right answers per property."""
     names = dict.fromkeys(name for answer in answers for name in answer.right)
     return {
         name: statistics.fmean(answer.right[name] for answer in answers if name in answer.right)
@@ -162,7 +161,7 @@ def shares(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def report(title: str, answers: Sequence[Answer]) -> None:
-    """One line of the table; a bar that is missed is marked."""
+    """Print one row of the table; `!` marks a missed bar."""
     cells = [
         f"{name} {share:6.1%}{' ' if share >= BARS[name] else '!'}" for name, share in shares(answers).items()
     ]
@@ -170,7 +169,7 @@ def report(title: str, answers: Sequence[Answer]) -> None:
 
 
 def seconds_per_image(painter: Painter, asks: Sequence[Ask]) -> float:
-    """The median of single requests, one after the other."""
+    """Median latency of sequential requests."""
     times = []
     for seed, ask in enumerate(asks):
         started = time.perf_counter()
@@ -180,7 +179,7 @@ def seconds_per_image(painter: Painter, asks: Sequence[Ask]) -> float:
 
 
 def contact_sheet(answers: Sequence[Answer], path: Path, columns: int = 16) -> None:
-    """All pictures in rows; a wrong one has a red rim."""
+    """Write all images as a grid, wrong ones with a red border."""
     side, rim = 128, 3
     cell = side + 2 * rim
     rows = -(-len(answers) // columns)
@@ -196,7 +195,7 @@ def contact_sheet(answers: Sequence[Answer], path: Path, columns: int = 16) -> N
 
 
 def measure(server: ServerProcess, shapes: int, letters: int, boxes: int) -> list[Answer]:
-    """Print the whole table; the pictures for the sheet."""
+    """Print the table and return the answers for the contact sheet."""
     turbo = Painter(server, preset="V4_TURBO_12")
     default = Painter(server)
     unguided = Painter(server, guidance_scale=1.0)
@@ -240,7 +239,7 @@ def main() -> None:
     finally:
         server.close()
     contact_sheet(shown, options.sheet)
-    print(f"contact sheet: {options.sheet} (red rim: something wrong); a ! marks a bar that is missed")
+    print(f"contact sheet: {options.sheet} (red border: wrong); ! marks a missed bar")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a user would write in an afternoon: diffusers' pipeline behind FastAPI, one request at a time.
+"""A minimal server around diffusers' pipeline: FastAPI, one request at a time.
 
-It stands beside this server in `benchmarks/versus.py`, with the pipeline at its best for a mix of sizes.
+The baseline of `benchmarks.versus`, with the pipeline options that are fastest for mixed sizes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class Wanted(BaseModel):
 
 
 def create_app(pipeline: Any) -> FastAPI:
-    """One route, one lock."""
+    """The application: one route that holds a lock while the pipeline runs."""
     app, lock = FastAPI(), threading.Lock()
 
     @app.post("/v1/images")

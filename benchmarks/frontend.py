@@ -1,8 +1,8 @@
-"""What the HTTP front end costs: `python -m benchmarks.frontend`. The engine is the tests' fake.
+"""Measure the cost of the HTTP process with the tests' fake engine: `python -m benchmarks.frontend`.
 
-Reports the soak's rate and the event loop's worst stall during it, and the processor time of one request
-beside that of a bare FastAPI hello on the same uvicorn. Processor time, since it does not depend on what
-else the machine does; the stall does, so run it on a quiet one.
+Reports the processor time of a request compared with a minimal FastAPI application on the same uvicorn, the
+request rate under load, and the longest stall of the event loop. Processor time does not depend on other
+load, but the stall does: run this on an idle machine.
 """
 
 import os
@@ -25,7 +25,7 @@ def main() -> None:
     logging = ServerProcess()
     body = small(num_inference_steps=1, seed=1)
     baseline = cpu_seconds(hello, lambda: hello.http.post("/", json=body))
-    report("bare FastAPI hello, POST of JSON", baseline)
+    report("minimal FastAPI, POST of JSON", baseline)
     report("GET /healthz", cpu_seconds(ours, lambda: ours.http.get("/healthz")), baseline)
     report("POST /v1/images refused (400)", cpu_seconds(ours, lambda: ours.create(n=0)), baseline)
     report(
@@ -34,7 +34,7 @@ def main() -> None:
         baseline,
     )
     report(
-        "the same with its log line",
+        "the same with request log",
         cpu_seconds(logging, lambda: logging.http.post("/v1/images", json=body)),
         baseline,
     )
@@ -55,12 +55,12 @@ def soak() -> None:
     stall = server.http.get("/_fake/stall").json()
     print(f"soak: {run.answered} answered, {run.left} left, {COUNT / seconds:.0f} requests/s")
     wall, own = stall["wall"] * 1000, stall["own"] * 1000
-    print(f"soak: worst stall of the event loop {wall:.1f} ms, of which its own work at most {own:.1f} ms")
+    print(f"soak: longest stall of the event loop {wall:.1f} ms, longest own work {own:.1f} ms")
     server.close()
 
 
 def png() -> None:
-    """The largest stall there can be is one image's: encode a noisy 2048x2048 beside a running loop."""
+    """Measure the stall that encoding one large image causes, with noise as the worst case."""
     import asyncio
 
     from server.images import ImageEncoder
@@ -82,7 +82,7 @@ def png() -> None:
 
 
 def cpu_seconds(server: ServerProcess, ask: Callable[[], object], count: int = 500) -> float:
-    """Of the server's process, per request, over one kept connection."""
+    """Processor seconds of the server process per request, over one keep-alive connection."""
     for _ in range(50):
         ask()
     before = _cpu(server.process.pid)
@@ -103,7 +103,7 @@ def report(name: str, seconds: float, baseline: float | None = None) -> None:
 
 
 def serve_hello() -> None:
-    """Stands beside the server: FastAPI that reads JSON and answers JSON, on uvicorn with h11."""
+    """Serve the baseline: FastAPI that reads and returns JSON, on uvicorn with h11."""
     import uvicorn
 
     app = FastAPI()

@@ -1,9 +1,9 @@
-"""Memory while loading: `python -m benchmarks.load [--dir DIR] [--full-size]`.
+"""Measure memory while loading a checkpoint: `python -m benchmarks.load [--dir DIR] [--full-size]`.
 
-Writes a random checkpoint of about 4 GB (bfloat16; less in fp8 and nf4), loads it in a new process and prints
-a table: bytes of the weights kept, and the process's peak of resident memory above what it had before.
-With --full-size: one nf4 checkpoint of the published sizes instead (16 GB), and an image of 256x256 pixels
-in 2 steps on the CPU. Checkpoints are deleted in the end.
+For each layout, writes a random checkpoint of about 4 GB (bfloat16; less in fp8 and nf4), loads it in a new
+process and prints the size of the loaded weights and the peak of resident memory above the value before
+loading. --full-size uses one nf4 checkpoint of the published sizes instead (16 GB) and also makes a 256x256
+image in 2 steps on the CPU. The checkpoints are deleted at the end.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from engine.models.vae import VAEConfig
 from engine.request import RequestState
 from engine.work import drain
 
-# Qwen3-VL 8B's text model, and one of an eighth of its size beside transformers of two layers.
+# The text model of Qwen3-VL 8B, and a smaller one that is used with two-layer transformers.
 TEXT = {
     "hidden_size": 4096,
     "intermediate_size": 12288,
@@ -52,7 +52,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Loaded:
-    """Bytes and seconds of one load; `image_seconds` of encoding, the steps, decoding, and of processors."""
+    """Bytes and seconds of one load. `image_seconds`: encoding, steps, decoding, processor time of all."""
 
     kept: int
     peak: int
@@ -63,9 +63,7 @@ class Loaded:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--dir", type=Path, help="where to write the checkpoints (default: a temporary folder)"
-    )
+    parser.add_argument("--dir", type=Path, help="folder for the checkpoints (default: a temporary folder)")
     parser.add_argument("--full-size", action="store_true", help="one nf4 checkpoint of the published sizes")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=options.dir))
@@ -112,7 +110,7 @@ def _in_new_process(path: Path, with_image: bool) -> Loaded:
 
 
 def measure(path: Path, with_image: bool) -> Loaded:
-    """Load `path` here and now; the libraries are imported already."""
+    """Load `path` in this process, whose libraries are already imported."""
     _reset_peak()
     before, started = _resident("VmRSS"), time.perf_counter()
     pipeline = load_pipeline(path, "cpu", torch.bfloat16)
@@ -123,7 +121,7 @@ def measure(path: Path, with_image: bool) -> Loaded:
 
 
 def make_image(pipeline: Pipeline) -> tuple[float, float, float, float]:
-    """Seconds of encoding a prompt, two steps with guidance, and decoding; processor seconds of them all."""
+    """Make an image in two steps: seconds of encoding, steps and decoding, and their processor seconds."""
     runner = ModelRunner(pipeline, "cpu")
     sampling = SamplingParams(guidance_schedule=(7.0, 3.0), mu=0.0, std=1.75)
     state = RequestState(EngineRequest("image", tuple(range(PROMPT_TOKENS)), 256, 256, (1,), sampling))
@@ -147,7 +145,7 @@ def _kept_bytes(pipeline: Pipeline) -> int:
 
 
 def _resident(field: str) -> int:
-    """VmRSS (now) or VmHWM (the most since the last reset), in bytes."""
+    """VmRSS (current) or VmHWM (peak since the last reset) in bytes."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text("ascii").splitlines())
     return int(lines[field].split()[0]) * 1024
 

@@ -1,7 +1,8 @@
-"""What each optimisation gives, one at a time: `python -m benchmarks.parts`.
+"""Measure the gain of each optimisation separately: `python -m benchmarks.parts`.
 
-On the bench model, one prompt of 30 tokens, V4_TURBO_12. For what the engine computes once, the
-seconds are those of computing it in every step; for the others, of the image without it. Least of some runs.
+Uses the benchmark model, a prompt of 30 tokens and V4_TURBO_12. For results that the engine computes once,
+the table shows the cost of computing them in every step; for other optimisations, the cost of leaving them
+out. Figures are minima over the runs.
 """
 
 import argparse
@@ -29,7 +30,7 @@ STEPS = TURBO.num_inference_steps
 
 @dataclass
 class Bench:
-    """One loaded engine and a sample at its first step."""
+    """A loaded engine and a sample before its first step."""
 
     path: Path
     side: int
@@ -72,7 +73,7 @@ class Bench:
 
 
 def least(run: Callable[[], None], runs: int) -> float:
-    """Seconds; the first run warms up."""
+    """Minimum seconds of `runs` runs, after one warm-up run."""
     taken = []
     for _ in range(runs + 1):
         started = time.perf_counter()
@@ -83,28 +84,28 @@ def least(run: Callable[[], None], runs: int) -> float:
 
 
 def decoding(path: Path, side: int, dtype: str, runs: int) -> float:
-    """Seconds, as the process's memory is set up."""
+    """Seconds of decoding without the engine's allocator settings."""
     return least(Bench(path, side, dtype, keep_memory=False).decode, runs)
 
 
 def stepping(path: Path, side: int, dtype: str, runs: int) -> float:
-    """Seconds, as the process's environment is."""
+    """Seconds of a step with the environment of this process."""
     return least(Bench(path, side, dtype).step, runs)
 
 
 def apart(run: Callable[..., Any], *job: Any, **environment: str) -> Any:
-    """`run` in a process of its own: some settings cannot be taken back."""
+    """Call `run` in a new process, for settings that cannot be undone."""
     with patch.dict(os.environ, environment), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(run, *job).result()
 
 
 def print_row(what: str, seconds: float, image: float, without: float) -> None:
-    """`seconds` of one run of it; the image's seconds with and without the optimisation."""
+    """Print `seconds` of one run and the slowdown of an image `without` the optimisation."""
     print(f"{what:58} {seconds * 1000:9.1f} ms {without / image - 1:+8.1%}", flush=True)
 
 
 def measure(path: Path, side: int, dtype: str, runs: int) -> None:
-    """All rows of one size."""
+    """Print all rows for one image size."""
     bench = Bench(path, side, dtype)
     step, encode, kept = (least(part, runs) for part in (bench.step, bench.encode, bench.decode))
     image = encode + STEPS * step + kept
@@ -112,7 +113,7 @@ def measure(path: Path, side: int, dtype: str, runs: int) -> None:
         f"{side} px, {dtype}: {image:.2f} s an image: {encode:.2f} encoding, "
         f"{STEPS} x {step:.3f}, {kept:.2f} decoding"
     )
-    print_row("prompt encoded again (conditioning cache)", encode, image - encode, image)
+    print_row("prompt not cached", encode, image - encode, image)
     for what, run in (
         ("text projected in every step", bench.project_text),
         ("modulations in every step", bench.modulate),
@@ -127,9 +128,9 @@ def measure(path: Path, side: int, dtype: str, runs: int) -> None:
         plain = least(Bench(path, side, dtype).step, runs)
     print_row("weights not prepacked (a step)", plain, image, image + STEPS * (plain - step))
     alike = apart(stepping, path, side, dtype, runs, MKL_NUM_STRIPES="0")
-    print_row("MKL left to itself (a step)", alike, image, image + STEPS * (alike - step))
+    print_row("MKL_NUM_STRIPES=0 (a step)", alike, image, image + STEPS * (alike - step))
     given_back = apart(decoding, path, side, dtype, runs)
-    print_row("freed memory given back (decoding)", given_back, image, image + given_back - kept)
+    print_row("freed memory returned to the system (decoding)", given_back, image, image + given_back - kept)
     bench.runner.pipeline.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     contiguous = least(bench.decode, runs)
     print_row("VAE weights not channels-last (decoding)", contiguous, image, image + contiguous - kept)
@@ -147,7 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench-model"
         write_bench_model(path)
-        print(f"{'without it':58} {'takes':>12} {'image':>8}", flush=True)
+        print(f"{'without the optimisation':58} {'takes':>12} {'image':>8}", flush=True)
         for side in options.sizes:
             apart(measure, path, side, options.dtype, options.runs)
 

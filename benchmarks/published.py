@@ -1,9 +1,9 @@
-"""`python -m benchmarks.published`: a model of the published sizes on one GPU, beside diffusers' pipeline.
+"""Compare this engine with diffusers on one GPU at the published sizes: `python -m benchmarks.published`.
 
-Random weights in bfloat16, made on the device: two transformers of 9.3 billion parameters, a text model of
-8 billion and the VAE, 54 GB in all, so that one variant follows the other, each in a process of its own: the
-engine's settings of torch are not to meet diffusers. V4_TURBO_12; of its 12 steps `--steps` are run and the
-others counted at the median of those after the first. The first image of a size warms up and is not counted.
+Creates random bfloat16 weights on the device: two transformers of 9.3 billion parameters, a text model of 8
+billion and the VAE, 54 GB in all. The variants run one after the other in separate processes, so that the
+engine's torch settings do not affect diffusers. Of the 12 steps of V4_TURBO_12, `--steps` are run; the
+others count as the median of those after the first. The first image of each size is a warm-up.
 """
 
 import argparse
@@ -37,7 +37,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Sizes:
-    """What either side builds, on the device, of the published sizes or of the bench model's."""
+    """Builds the models of both sides on the device, at published or benchmark model sizes."""
 
     def __init__(self, device: torch.device, bench: bool) -> None:
         self.device = device
@@ -78,7 +78,7 @@ class Sizes:
         )
 
     def _make(self, build: Callable[[], Module]) -> Module:
-        """With the weights a module begins its training with."""
+        """Build a module in bfloat16 with its default initialisation."""
         torch.set_default_dtype(torch.bfloat16)
         try:
             with self.device:
@@ -88,7 +88,7 @@ class Sizes:
 
 
 def build(name: str, sizes: Sizes) -> Variant:
-    """One side with its model."""
+    """The variant `name` with its model."""
     with TemporaryDirectory() as folder:
         train_tokenizer().save_pretrained(f"{folder}/tokenizer")
         tokenizer = load_tokenizer(Path(folder))
@@ -100,7 +100,7 @@ def build(name: str, sizes: Sizes) -> Variant:
 
 @torch.inference_mode()
 def measure(name: str, jobs: list[Job], options: argparse.Namespace) -> dict[Job, float]:
-    """The rows of one variant; the seconds of its images."""
+    """Print the rows of one variant and return the seconds per image."""
     variant = build(name, Sizes(choose_device(None), options.bench))
     seconds = compare(name, variant, jobs, options.rounds)
     if name == "ours, compiled":
@@ -111,7 +111,7 @@ def measure(name: str, jobs: list[Job], options: argparse.Namespace) -> dict[Job
 
 
 def compare(name: str, variant: Variant, jobs: list[Job], rounds: int) -> dict[Job, float]:
-    """A row for each job; the seconds of its image."""
+    """Print a row for each job and return the seconds per image."""
     seconds = {}
     for job in jobs:
         variant.run(Job(job.side, job.tokens, 2))
@@ -128,7 +128,7 @@ def compare(name: str, variant: Variant, jobs: list[Job], rounds: int) -> dict[J
 
 
 def print_ratios(seconds: dict[str, dict[Job, float]], jobs: list[Job]) -> None:
-    """The faster of plain and compiled diffusers against each of ours."""
+    """Print how many times slower the faster of plain and compiled diffusers is than each engine variant."""
     theirs = [seconds[name] for name in ("diffusers", "diffusers, compiled") if name in seconds]
     for name, ours in seconds.items():
         if name.startswith("ours") and theirs:
@@ -139,7 +139,7 @@ def print_ratios(seconds: dict[str, dict[Job, float]], jobs: list[Job]) -> None:
 
 
 def batch(ours: Ours, side: int, steps: int) -> None:
-    """Steps of several samples at once."""
+    """Print step times of several batch sizes."""
     text = prompt(ours.tokenizer, 100)
     for size in BATCHES:
         samples = [ours.start(side, text, seed) for seed in range(size)]
@@ -154,7 +154,7 @@ def batch(ours: Ours, side: int, steps: int) -> None:
 
 
 def memory() -> float:
-    """The most gigabytes in use since the last call."""
+    """Peak device memory in GB since the last call; 0 without CUDA."""
     if not torch.cuda.is_available():
         return 0.0
     peak = torch.cuda.max_memory_allocated() / GB
@@ -167,12 +167,12 @@ def main() -> None:
     names += ["ours, graphs"] if torch.cuda.is_available() else []
     parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
     parser.add_argument("--sizes", type=several(int), default=[256, 512, 1024, 2048], help="pixels a side")
-    parser.add_argument("--tokens", type=several(int), default=[100], help="of the prompt")
+    parser.add_argument("--tokens", type=several(int), default=[100], help="prompt tokens")
     parser.add_argument("--variants", type=lambda text: text.split(";"), default=names)
-    parser.add_argument("--batch-sizes", type=several(int), default=[256, 512], help="pixels a side, batched")
-    parser.add_argument("--steps", type=int, default=6, help="of the 12 that are run, 2 or more")
+    parser.add_argument("--batch-sizes", type=several(int), default=[256, 512], help="batches: pixels a side")
+    parser.add_argument("--steps", type=int, default=6, help="steps to run of the 12, at least 2")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--bench", action="store_true", help="of the bench model's sizes, to try it on a CPU")
+    parser.add_argument("--bench", action="store_true", help="use benchmark model sizes, for a CPU")
     options = parser.parse_args()
     device = choose_device(None)
     print(torch.cuda.get_device_name() if device.type == "cuda" else "cpu", torch.__version__)

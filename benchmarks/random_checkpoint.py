@@ -1,4 +1,4 @@
-"""Random checkpoints of any size in the official layouts, written without ever holding one in memory."""
+"""Writes random checkpoints of any size in the official layouts without holding them in memory."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from engine.models.vae import VAE, VAEConfig
 from engine.module_config import TextConfig, TextEncoderConfig
 
 Layout = Literal["bf16", "fp8", "nf4"]
-POOL = 1 << 20  # random values; a tensor repeats them
+POOL = 1 << 20  # number of random values, which each tensor repeats
 DTYPES = {
     torch.bfloat16: "BF16",
     torch.float32: "F32",
@@ -44,7 +44,7 @@ class Stored:
 def write_checkpoint(
     folder: Path, layout: Layout, dit: DiTConfig, text: dict[str, Any], vae: VAEConfig
 ) -> None:
-    """Write what the engine needs: both transformers, the text encoder and the VAE, none of them trained."""
+    """Write both transformers, the text encoder and the VAE, with random weights."""
     for part in ("transformer", "unconditional_transformer"):
         _write_part(folder / part, DiT, dit, asdict(dit), layout)
     encoder = TextEncoderConfig(TextConfig(**text))
@@ -109,7 +109,7 @@ def _bytes() -> Tensor:
 
 
 def _write_file(file: Path, tensors: list[Stored]) -> None:
-    """The safetensors format: the header's length, the header, the data."""
+    """Write the safetensors format: length of the header, header, data."""
     header, end = {}, 0
     for stored in tensors:
         start, end = end, end + stored.nbytes

@@ -1,4 +1,4 @@
-"""The ways to make an image that `benchmarks.versus` compares: this engine and diffusers' own pipeline."""
+"""The variants that `benchmarks.versus` compares: this engine and diffusers' pipeline."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Job:
-    """One image: side in pixels, prompt in tokens, how many of the 12 steps are run (2 or more)."""
+    """One image: side in pixels, prompt length in tokens, number of the 12 steps to run (at least 2)."""
 
     side: int
     tokens: int
@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """One image: seconds of all but the steps after the first, of each of those, and the pixels."""
+    """One image: seconds of each step after the first (`steps`) and of everything else (`once`)."""
 
     once: float
     steps: list[float]
@@ -46,7 +46,7 @@ class Run:
 
 
 class Stopwatch:
-    """Times one image; after each step `pause` lets the other variants have their turn, unmeasured."""
+    """Times one image. After each step, `pause` runs the other variants and is not counted."""
 
     def __init__(self, pause: Callable[[], object]) -> None:
         self._pause = pause
@@ -68,17 +68,17 @@ class Stopwatch:
 
 
 def image_seconds(runs: list[Run]) -> float:
-    """Of an image at 12 steps, by the medians of these runs."""
+    """Seconds of an image with 12 steps, from the medians of the runs."""
     steps = [seconds for run in runs for seconds in run.steps]
     return median(run.once for run in runs) + (TURBO.num_inference_steps - 1) * median(steps)
 
 
 def no_pause() -> None:
-    """For a variant that runs alone."""
+    """The pause of a variant that runs alone."""
 
 
 class Variant(Protocol):
-    """One way to make images."""
+    """A way to make images."""
 
     def run(self, job: Job, pause: Callable[[], object] = no_pause) -> Run: ...
 
@@ -97,13 +97,13 @@ class Ours:
 
     @classmethod
     def load(cls, path: Path, dtype: str, compiled: bool = False, set_up: bool = True) -> "Ours":
-        """On the CPU, as its worker loads it."""
+        """Load a checkpoint on the CPU as a worker does."""
         if set_up:
             set_up_cpu(workers=1)
         return cls(load_pipeline(path, CPU, choose_dtype(CPU, dtype)), load_tokenizer(path), compiled)
 
     def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
-        """A sample before its first step; the text encoder runs where the prompt is not cached."""
+        """A sample before its first step; encodes the prompt if it is not cached."""
         sampling = SamplingParams(TURBO.guidance_schedule, TURBO.mu, TURBO.std)
         ids = self.tokenizer.encode(text)
         state = RequestState(EngineRequest("bench", ids, side, side, (seed,), sampling))
@@ -111,7 +111,7 @@ class Ours:
         return self.runner.new_sample(state, 0)
 
     def step(self, samples: list[SampleState]) -> None:
-        """Once it is done on the device too."""
+        """Run one step and wait for the device."""
         self.runner.denoise_step(samples)
         self.runner.device.synchronize()
 
@@ -153,7 +153,7 @@ class Theirs:
             if pipeline.device.type == "cuda":
                 torch.cuda.synchronize(pipeline.device)
             watch.step_done()
-            pipeline._interrupt = step + 1 >= job.steps  # the rest is passed over
+            pipeline._interrupt = step + 1 >= job.steps  # skip the remaining steps
             return {}
 
         text = prompt(self.tokenizer, job.tokens)
@@ -184,12 +184,12 @@ VARIANTS: dict[str, Callable[[Path, str], Variant]] = {
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Of a checkpoint."""
+    """The tokenizer of a checkpoint."""
     return Tokenizer(path / "tokenizer", MAX_TOKENS)
 
 
 def prompt(tokenizer: Tokenizer, tokens: int) -> str:
-    """A text that is `tokens` long inside the chat template."""
+    """A text of `tokens` tokens, chat template included."""
     text = " a" * (tokens - len(tokenizer.encode("")))
     assert len(tokenizer.encode(text)) == tokens, "the filler is not one token"
     return text

@@ -1,13 +1,13 @@
-"""`python -m benchmarks.versus`: this engine against diffusers' own pipeline, side by side, in one run.
+"""Compare this engine with diffusers' pipeline on a CPU: `python -m benchmarks.versus`.
 
-One random checkpoint of bench size (transformers of 97M parameters each, a text model of 36 layers, a VAE of
-the published shape, scaled down), V4_TURBO_12. Every variant has a process of its own; they take turns
-at every step, so that what else the machine does meets all alike.
-diffusers runs with its defaults (prompts padded to 2048 tokens, progress bar) and at its best: the prompt's
-own length, no progress bar, and the faster of plain and compiled blocks.
+Both load one random checkpoint of the benchmark model (two transformers of 97M parameters, a text model of
+36 layers, a scaled-down VAE of the published shape) and run V4_TURBO_12. Each variant has its own process.
+The variants take turns after each step, so that other load affects all equally. diffusers runs with its
+defaults (prompts padded to 2048 tokens, progress bar) and with its best options: no padding, no progress
+bar, and the faster of plain and compiled blocks.
 
-Of the 12 steps `--steps` are run and the others counted at the median of those after the first, over all
-rounds: all steps cost the same. Images are compared after the steps that ran, so that no side does less work.
+Of the 12 steps, `--steps` are run; the others count as the median of those after the first, over all
+rounds. The images are compared after the steps that ran, to check that both sides do the same work.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from benchmarks.bench_model import DIT, write_bench_model
 from benchmarks.variants import VARIANTS, Job, Run, image_seconds
 from engine.environment import set_up_environment
 
-# least ratio of diffusers at its best to this engine, by dtype and side in pixels; elsewhere 1
+# Minimum speedup over diffusers at its best, by dtype and side in pixels; 1 for other jobs.
 BARS = {("float32", 256): 1.15, ("float32", 512): 1.15, ("bfloat16", 256): 1.3, ("bfloat16", 512): 1.4}
 DEFAULTS_BAR = 3.0
 
 
 def serve(connection: Connection, name: str, path: Path, dtype: str) -> None:
-    """A variant's process: a job in, a run out. Two small images come first: what is compiled is then."""
+    """Receive jobs and send runs, after two small images that trigger compilation."""
     variant = VARIANTS[name](path, dtype)
     for warm_up in (Job(64, 30, 2), Job(96, 60, 2)):
         variant.run(warm_up)
@@ -50,7 +50,7 @@ def serve(connection: Connection, name: str, path: Path, dtype: str) -> None:
 
 
 class Turns:
-    """The variants' processes at one dtype."""
+    """The processes of all variants for one dtype."""
 
     def __init__(self, path: Path, dtype: str, names: list[str]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -66,7 +66,7 @@ class Turns:
             self.pipes[name] = here
 
     def run(self, job: Job, rounds: int) -> dict[str, list[Run]]:
-        """An image of each in every round, step by step in turns."""
+        """Make one image per variant and round; the variants take turns after each step."""
         runs: dict[str, list[Run]] = {name: [] for name in self.pipes}
         for _ in range(rounds):
             for go in (job, *range(job.steps)):
@@ -84,12 +84,12 @@ class Turns:
 
 
 def best(runs: dict[str, list[Run]], *names: str) -> float:
-    """Seconds an image of the fastest of these variants."""
+    """Seconds per image of the fastest of these variants."""
     return min(image_seconds(runs[name]) for name in names if name in runs)
 
 
 def difference(a: Run, b: Run) -> float:
-    """Mean over the pixels, of 255."""
+    """Mean absolute difference of the pixel values, 0 to 255."""
     return float(np.abs(a.pixels.astype(int) - b.pixels).mean())
 
 
@@ -98,7 +98,7 @@ def mark(ratio: float, bar: float) -> str:
 
 
 def report(dtype: str, job: Job, runs: dict[str, list[Run]]) -> float:
-    """One row; a bar that is missed has a mark. Our seconds."""
+    """Print one row, in which `!` marks a missed bar, and return this engine's seconds."""
     ours = best(runs, "ours", "ours, compiled")
     theirs = best(runs, "diffusers", "diffusers, compiled")
     bar = BARS.get((dtype, job.side), 1.0)
@@ -122,7 +122,7 @@ HEADER = (
 
 
 def compare(path: Path, options: argparse.Namespace) -> None:
-    """The table of single images."""
+    """Print the table of single images."""
     print(f"seconds an image, V4_TURBO_12, {torch.get_num_threads()} threads, {options.steps} steps run")
     print(HEADER, flush=True)
     for dtype in options.dtypes:
@@ -136,7 +136,7 @@ def compare(path: Path, options: argparse.Namespace) -> None:
 
 
 def print_growth(seconds: dict[Job, float]) -> None:
-    """From the smallest to the largest job: does the time grow faster than the work?"""
+    """Print how much time and work grow from the smallest to the largest job."""
     small, large = min(seconds, key=flops), max(seconds, key=flops)
     time_grew, work_grew = seconds[large] / seconds[small], flops(large) / flops(small)
     sizes = f"{small.side} px, {small.tokens} tokens, to {large.side} px, {large.tokens} tokens"
@@ -144,7 +144,7 @@ def print_growth(seconds: dict[Job, float]) -> None:
 
 
 def flops(job: Job) -> float:
-    """Of both transformers in a step: matrix products and attention."""
+    """FLOPs of both transformers in one step: matrix products and attention."""
     width = DIT["attention_head_dim"] * DIT["num_attention_heads"]
     image = (job.side // 16) ** 2
     total = 0.0
@@ -161,12 +161,12 @@ def several(choices: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.versus", description=__doc__)
     parser.add_argument("--sizes", type=several(int), default=[256, 512, 1024], help="pixels a side")
-    parser.add_argument("--tokens", type=several(int), default=[30, 300, 1500], help="of the prompt")
+    parser.add_argument("--tokens", type=several(int), default=[30, 300, 1500], help="prompt tokens")
     parser.add_argument("--dtypes", type=several(str), default=["float32", "bfloat16"])
     parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, default=12, help="of the 12 that are run, 2 or more")
+    parser.add_argument("--steps", type=int, default=12, help="steps to run of the 12, at least 2")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--no-http", action="store_true", help="leave the concurrent requests out")
+    parser.add_argument("--no-http", action="store_true", help="skip the concurrent requests")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench-model"

@@ -1,4 +1,4 @@
-"""The second half of `benchmarks.versus`: both behind HTTP, asked for several images at once."""
+"""The second part of `benchmarks.versus`: both servers under concurrent HTTP requests."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +10,12 @@ from tests.server.process import ServerProcess, until
 
 BAR = 1.4
 SHARE_BAR = 0.05
-# side in pixels and prompt in tokens of the concurrent requests
+# Side in pixels and prompt tokens of the concurrent requests.
 MIXED = ((256, 30), (512, 30), (256, 300), (256, 60), (512, 120), (256, 30), (256, 100), (256, 200))
 
 
 def compare(path: Path, dtype: str, steps: int, rounds: int) -> None:
-    """All of MIXED at once through HTTP: this server against diffusers behind FastAPI with a lock."""
+    """Compare the time to answer all of MIXED at once: this server against `benchmarks.diffusers_server`."""
     flags = ("--model", str(path), "--dtype", dtype)
     patience = ("--max-backlog-seconds", "86400", "--max-request-seconds", "86400")
     servers = {
@@ -40,7 +40,7 @@ def compare(path: Path, dtype: str, steps: int, rounds: int) -> None:
 
 
 def print_share(server: ServerProcess, steps: int) -> None:
-    """How much of one 512 px request is spent outside the engine: HTTP, queue, pipe, PNG."""
+    """Print the share of a 512 px request that is spent outside the engine: HTTP, queue, pipe, PNG."""
     shares = []
     for seed in range(3):
         body = {"prompt": "a", "size": "512x512", "seed": seed, "num_inference_steps": steps}
@@ -55,7 +55,7 @@ def print_share(server: ServerProcess, steps: int) -> None:
 
 
 def all_at_once(server: ServerProcess, turn: int, steps: int) -> float:
-    """Seconds until the last of the requests is answered; every round has prompts of its own."""
+    """Seconds until the last request is answered. Prompts differ in each round, so that none is cached."""
 
     def ask(index: int) -> None:
         side, tokens = MIXED[index]

@@ -1,16 +1,18 @@
-"""Set up before torch is loaded, and which folders are collected only on request."""
+"""Sets up the environment before torch is loaded, collects some folders only on request, marks slow tests."""
 
 from pathlib import Path
 
 import pytest
 
 from engine.environment import set_up_environment
+from tests.slow import is_slow
 
 set_up_environment()
+
 HERE = Path(__file__).parent
 ON_REQUEST = (
-    HERE / "deploy",  # make test-deploy: its tools are many and its servers real
-    HERE / "cuda",  # make test-cuda: it needs a GPU, and fails without one
+    HERE / "deploy",  # make test-deploy: needs many external tools
+    HERE / "cuda",  # make test-cuda: fails without a GPU
 )
 
 
@@ -22,3 +24,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         if collection_path.is_relative_to(folder) and not any(path.is_relative_to(folder) for path in asked):
             return True
     return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, which `make test-fast` leaves out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_slow(item):
+            item.add_marker("slow")

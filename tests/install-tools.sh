@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the tests need beside Python packages: chromium, nginx, promtool (Debian) and the openai npm client.
-# Does nothing where all is there; fails loudly where something cannot be had.
+# Installs what the tests need besides Python packages: chromium, nginx, promtool, node (Debian) and the openai npm client.
+# Skips what is installed. Fails if a tool is missing afterwards.
 set -eu
 cd "$(dirname "$0")"
 

@@ -1,4 +1,4 @@
-"""Trains the demo checkpoint from nothing: `python -m models.training`."""
+"""Trains the demo checkpoint from scratch: `python -m models.training`."""
 
 from engine.environment import set_up_environment
 

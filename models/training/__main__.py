@@ -1,4 +1,4 @@
-"""`python -m models.training`: trains the demo checkpoint from nothing, or goes on where it was stopped."""
+"""Train the demo checkpoint from scratch, or resume a stopped run: `python -m models.training`."""
 
 import argparse
 import shutil
@@ -12,11 +12,11 @@ HERE = Path(__file__).parent
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m models.training", description=__doc__)
     parser.add_argument(
-        "--work-dir", type=Path, default=HERE / ".work", help="where a stopped run goes on from"
+        "--work-dir", type=Path, default=HERE / ".work", help="folder of the state to resume from"
     )
-    parser.add_argument("--out", type=Path, default=HERE.parent / "demo", help="the checkpoint's folder")
-    parser.add_argument("--steps", type=int, default=flow.STEPS, help="steps of the long stage")
-    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run left")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "demo", help="folder of the checkpoint")
+    parser.add_argument("--steps", type=int, default=flow.STEPS, help="steps of the transformers' stage")
+    parser.add_argument("--fresh", action="store_true", help="delete the state of an earlier run first")
     return parser.parse_args()
 
 

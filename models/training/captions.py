@@ -1,4 +1,4 @@
-"""Says in a structured caption what a scene shows."""
+"""Writes structured captions of scenes."""
 
 import json
 import random
@@ -10,12 +10,12 @@ from models.training.wording import article, letter_phrase, phrase, pick_colour,
 
 
 def hexadecimal(colour: str) -> str:
-    """The palette's colour as #RRGGBB."""
+    """A palette colour as #RRGGBB."""
     return "#{:02X}{:02X}{:02X}".format(*COLOURS[colour])
 
 
 def element_desc(rng: random.Random, element: Element) -> str:
-    """An element's own words in a structured caption."""
+    """The `desc` of an element."""
     colour = pick_colour(rng, element.colour)
     size = rng.choice(SIZE_WORDS[element.size]) + " " if element.size else ""
     if element.kind == "letter":
@@ -39,7 +39,7 @@ def element_desc(rng: random.Random, element: Element) -> str:
 
 
 def element_entry(rng: random.Random, element: Element) -> dict[str, Any]:
-    """One entry of `elements`, keys in the schema's order."""
+    """One entry of `elements`, with its keys in schema order."""
     as_text = element.kind == "letter" and rng.random() < 0.85
     entry: dict[str, Any] = {"type": "text" if as_text else "obj"}
     if element.bbox:
@@ -53,14 +53,14 @@ def element_entry(rng: random.Random, element: Element) -> dict[str, Any]:
 
 
 def obj_desc(rng: random.Random, element: Element) -> str:
-    """A description that names the element, letters included."""
+    """A `desc` that names the element, also if it is a letter."""
     if element.kind == "letter":
         return letter_phrase(rng, element, pick_colour(rng, element.colour), "")
     return element_desc(rng, element)
 
 
 def style(rng: random.Random, scene: Scene) -> dict[str, Any]:
-    """The optional `style_description`; keys in the schema's order."""
+    """The optional `style_description`, with its keys in schema order."""
     made: dict[str, Any] = {
         "aesthetics": rng.choice(("minimal", "clean", "simple, flat", "bold and simple")),
         "lighting": rng.choice(("flat", "even", "none")),
@@ -77,7 +77,7 @@ def style(rng: random.Random, scene: Scene) -> dict[str, Any]:
 
 
 def background_entry(rng: random.Random, scene: Scene) -> str:
-    """The `background` of a structured caption."""
+    """The `background` of a caption."""
     colour = pick_colour(rng, scene.background)
     makes: tuple[str, ...] = (
         "{}",
@@ -102,7 +102,7 @@ def background_entry(rng: random.Random, scene: Scene) -> str:
 
 
 def summary(rng: random.Random, scene: Scene) -> str:
-    """The `high_level_description`."""
+    """The `high_level_description` of a caption."""
     text = phrase(rng, scene.element)
     if rng.random() < 0.7:
         colour = pick_colour(rng, scene.background)
@@ -115,7 +115,7 @@ def summary(rng: random.Random, scene: Scene) -> str:
 
 
 def structured(rng: random.Random, scene: Scene) -> str:
-    """A structured caption in the form in which the server passes captions to the model."""
+    """A structured caption as the compact JSON that the server passes to the model."""
     made: dict[str, Any] = {}
     if rng.random() < 0.75:
         made["high_level_description"] = summary(rng, scene)

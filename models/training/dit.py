@@ -1,7 +1,7 @@
-"""The DiT as it trains: dense batches of one padded length, compiled block by block.
+"""The DiT for training: dense batches, padded to one length, with compiled blocks.
 
-The engine's DiT packs samples of any lengths without padding, which is right for serving and
-about half as fast for training on a CPU. Parameter names are the checkpoint's.
+On a CPU it trains about twice as fast as the engine's DiT, which packs samples without padding. Parameter
+names are those of the checkpoint.
 """
 
 from typing import Any
@@ -37,8 +37,8 @@ UNCONDITIONAL = DiTConfig(
     rope_theta=100,
     mrope_section=(6, 5, 5),
 )
-OUTLINE_LAYER = 3  # after this many blocks the drawing must be readable
-OUTLINE_CELLS = 16  # a token's patch in cells of 4 x 4 pixels
+OUTLINE_LAYER = 3  # number of blocks after which the outline is predicted
+OUTLINE_CELLS = 16  # cells of 4 x 4 pixels per token
 
 
 class Attention(nn.Module):
@@ -75,12 +75,12 @@ class Block(nn.Module):
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:
-    """RMS norm over the last dimension; spelt out, it fuses with its neighbours."""
+    """RMS norm over the last dimension, written out so that the compiler can fuse it."""
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight
 
 
 def attend(attention: Attention, x: Tensor, rotary: Tensor, bias: Tensor) -> Tensor:
-    """Self-attention of (B, L, D); rotary (2, L, 1, K/2), bias (B, 1, L) is -inf at padding."""
+    """Self-attention of (B, L, D). rotary (2, L, 1, K/2); bias (B, 1, L), see `padding_bias`."""
     batch, length, width = x.shape
     heads = attention.heads
     cos, sin = rotary
@@ -106,7 +106,7 @@ def attend(attention: Attention, x: Tensor, rotary: Tensor, bias: Tensor) -> Ten
 
 
 def block_forward(block: Any, x: Tensor, adaln: Tensor, rotary: Tensor, bias: Tensor) -> Tensor:
-    """One block on (B, L, D); adaln (B, 1, A)."""
+    """Apply one block to (B, L, D); adaln (B, 1, A)."""
     scale_msa, gate_msa, scale_mlp, gate_mlp = block.adaln_modulation(adaln).chunk(4, dim=-1)
     a = norm(x, block.attention_norm1.weight) * (1 + scale_msa)
     x = x + gate_msa.tanh() * norm(attend(block.attention, a, rotary, bias), block.attention_norm2.weight)
@@ -120,7 +120,7 @@ fast_block_forward = compiled(block_forward)
 
 
 class DenseDiT(nn.Module):
-    """Velocity of image tokens, for training."""
+    """Predicts the velocity of image tokens, and their outline as an auxiliary output."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -134,10 +134,10 @@ class DenseDiT(nn.Module):
         self.embed_image_indicator = nn.Embedding(2, width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
-        self.outline = nn.Linear(width, OUTLINE_CELLS)  # only training needs it
+        self.outline = nn.Linear(width, OUTLINE_CELLS)  # not part of the checkpoint
 
     def project_text(self, features: Tensor) -> Tensor:
-        """Text features (B, T, F) to tokens (B, T, D)."""
+        """Project text features (B, T, F) to tokens (B, T, D)."""
         normed = self.llm_cond_norm(features)
         return self.llm_cond_proj(normed) + self.embed_image_indicator.weight[0]
 
@@ -149,9 +149,9 @@ class DenseDiT(nn.Module):
         features: Tensor | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """(velocity (B, N, C), logits of the outline as read after OUTLINE_LAYER blocks (B, N, 16)).
+        """Return the velocity (B, N, C) and the outline's logits (B, N, 16) after OUTLINE_LAYER blocks.
 
-        latents (B, N, C), t (B,), features (B, T, F) padded at the right to lengths (B,), or None.
+        latents (B, N, C), t (B,). features (B, T, F), right-padded, have lengths (B,); None without text.
         """
         x = self.input_proj(latents) + self.embed_image_indicator.weight[1]
         padded = 0
@@ -181,7 +181,7 @@ def padding_bias(x: Tensor, padded: int, lengths: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def build(config: DiTConfig, seed: int) -> DenseDiT:
-    """A DiT at its start: gates a third open, no modulation by t, zero output."""
+    """A DiT with its initial weights: gates of 0.3, no modulation by t, zero output."""
     torch.manual_seed(seed)
     model = DenseDiT(config)
     for name, parameter in model.named_parameters():

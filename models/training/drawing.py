@@ -1,4 +1,4 @@
-"""Draws scenes with polygons and strokes alone, so that every machine draws the same pixels."""
+"""Draws scenes without fonts, from polygons and strokes, so that all machines draw the same pixels."""
 
 import math
 
@@ -8,7 +8,7 @@ from models.training.scenes import COLOURS, RGB, Element, Scene, letter_aspect
 
 Point = tuple[float, float]
 OVERSAMPLE = 4
-STROKE = 0.21  # of a letter's height
+STROKE = 0.21  # stroke width as a fraction of a letter's height
 
 
 def arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> list[Point]:
@@ -88,7 +88,7 @@ POLYGONS: dict[str, list[list[Point]]] = {
 
 
 def draw_shape(draw: ImageDraw.ImageDraw, name: str, cx: float, cy: float, r: float, rgb: RGB) -> None:
-    """One shape of half side r."""
+    """Draw a shape with half side r."""
     if name == "circle":
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=rgb)
     elif name == "ring":
@@ -98,7 +98,7 @@ def draw_shape(draw: ImageDraw.ImageDraw, name: str, cx: float, cy: float, r: fl
 
 
 def draw_letter(draw: ImageDraw.ImageDraw, name: str, cx: float, cy: float, side: float, rgb: RGB) -> None:
-    """One letter of height `side`: thick lines with round joints."""
+    """Draw a letter of height `side` from thick lines with round joints."""
     pen = side * STROKE
     h, w = side - pen, side * letter_aspect(name) - pen
     for stroke in STROKES[name]:
@@ -109,7 +109,7 @@ def draw_letter(draw: ImageDraw.ImageDraw, name: str, cx: float, cy: float, side
 
 
 def draw_element(draw: ImageDraw.ImageDraw, element: Element, rgb: RGB) -> None:
-    """One element at the oversampled scale."""
+    """Draw an element at the oversampled scale."""
     cx, cy, side = (v * OVERSAMPLE for v in (element.cx, element.cy, element.side))
     if element.kind == "letter":
         draw_letter(draw, element.name, cx, cy, side, rgb)
@@ -118,7 +118,7 @@ def draw_element(draw: ImageDraw.ImageDraw, element: Element, rgb: RGB) -> None:
 
 
 def draw_scene(scene: Scene, palette: dict[str, RGB] = COLOURS) -> Image.Image:
-    """The scene as an RGB image with soft edges."""
+    """Draw the scene as an antialiased RGB image."""
     size = scene.width * OVERSAMPLE, scene.height * OVERSAMPLE
     image = Image.new("RGB", size, palette[scene.background])
     draw = ImageDraw.Draw(image)

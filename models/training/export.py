@@ -1,4 +1,4 @@
-"""Writes the trained parts as a checkpoint in the diffusers layout, weights in bfloat16."""
+"""Writes the trained parts as a checkpoint in the diffusers layout, with weights in bfloat16."""
 
 import json
 import random
@@ -44,7 +44,7 @@ DIT_NAME = "diffusion_pytorch_model.safetensors"
 
 
 def guided(steps: int, guidance: float, tail: int, mu: float, std: float) -> dict[str, Any]:
-    """A preset: one guidance until the last `tail` steps, which run without."""
+    """A preset with constant guidance, except for the last `tail` steps, which have none."""
     schedule = [[guidance, steps - tail], [1.0, tail]]
     return {"num_inference_steps": steps, "guidance_schedule": schedule, "mu": mu, "std": std}
 
@@ -73,14 +73,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Floating weights as bfloat16; counters as they are."""
+    """Write floating-point weights as bfloat16 and counters unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = {k: (v.bfloat16() if v.is_floating_point() else v).contiguous() for k, v in weights.items()}
     save_file(rounded, path, metadata={"format": "pt"})
 
 
 def write_dit(folder: Path, config: DiTConfig, weights: dict[str, Tensor]) -> None:
-    """One transformer, without the head that only training needed."""
+    """Write one transformer without its outline head."""
     write_json(folder / "config.json", {"_class_name": "Ideogram4Transformer2DModel"} | asdict(config))
     write_weights(folder / DIT_NAME, {k: v for k, v in weights.items() if not k.startswith("outline.")})
 
@@ -104,7 +104,7 @@ def write_vae(folder: Path, weights: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def fit_latent_rgb(weights: dict[str, Tensor]) -> LatentRGB:
-    """The map for previews, from training pictures: random latents say little of so small a VAE."""
+    """Fit the map for previews on training images; random latents do not represent so small a VAE."""
     model = vae.TrainedVAE()
     model.load_state_dict(weights)
     pictures = vae.random_batch(random.Random("previews"), 32, None)
@@ -114,7 +114,7 @@ def fit_latent_rgb(weights: dict[str, Tensor]) -> LatentRGB:
 
 
 def write_text_encoder(folder: Path, weights: dict[str, Tensor]) -> None:
-    """The text model inside its vision-language shell; the vision tower is a stub that nobody runs."""
+    """Write the text model as a Qwen3VLModel, whose vision tower is an unused stub."""
     torch.manual_seed(4)
     shell = Qwen3VLModel(Qwen3VLConfig(text_config=dict(text.CONFIG), vision_config=VISION))
     shell.language_model.load_state_dict(weights)
@@ -122,7 +122,7 @@ def write_text_encoder(folder: Path, weights: dict[str, Tensor]) -> None:
 
 
 def export(work: Path, out: Path) -> None:
-    """Write the checkpoint of a finished run; its README stays."""
+    """Write the checkpoint of a finished run. Keeps the README of `out`."""
     trained = {name: progress.load(work / f"{name}.pt") for name in ("text", "vae", "dit")}
     assert all(trained.values()), "the run is not finished"
     for part in ("tokenizer", "text_encoder", "transformer", "unconditional_transformer", "vae"):
@@ -133,7 +133,7 @@ def export(work: Path, out: Path) -> None:
 def write_checkpoint(
     work: Path, out: Path, text: dict[str, Any], vae: dict[str, Any], dit: dict[str, Any]
 ) -> None:
-    """All folders of the layout."""
+    """Write all folders of the layout."""
     shutil.copytree(work / "tokenizer", out / "tokenizer")
     write_text_encoder(out / "text_encoder", text["model"])
     write_vae(out / "vae", vae["model"])
@@ -142,7 +142,7 @@ def write_checkpoint(
     write_json(out / "model_index.json", PIPELINE)
     write_json(out / "ideoserve.json", SERVING)
     for weights in out.rglob("*.safetensors"):
-        weights.chmod(0o644)  # written for their owner alone, and a container runs as another user
+        weights.chmod(0o644)  # saved readable by the owner only, but a container runs as another user
 
 
 def write_transformers(out: Path, trained: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The long stage: both DiTs learn the velocity from noise to latents, in two processes."""
+"""The longest stage: trains both DiTs to predict the velocity from noise to latents, in two processes."""
 
 import random
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from models.training.pool import BUCKETS, Bucket
 
 STEPS = 6400
 LEARNING_RATE = 2e-3
-HOLD = 0.48  # share of the steps before the rate begins to fall
-NARROW = 0.25  # share of the steps that see small pictures alone
+HOLD = 0.48  # fraction of the steps before the learning rate falls
+NARROW = 0.25  # fraction of the steps that see only small images
 UNCONDITIONAL_EVERY = 6
 SAVE_EVERY = 100
 EMA = 0.998
-# bucket -> share of the steps, at first and then
+# bucket -> fraction of the steps: in the NARROW part, after it
 SHARES: dict[str, tuple[float, float]] = {
     "tiny": (0.20, 0.02),
     "small": (0.55, 0.04),
@@ -46,14 +46,14 @@ class Batch:
 
 
 class Pictures:
-    """This process's half of the pool, read when first asked for."""
+    """The shards of the pool that belong to this process, loaded on first use."""
 
     def __init__(self, work: Path, rank: int, world: int) -> None:
         self.work, self.rank, self.world = work, rank, world
         self.shards: dict[str, list[dict[str, Tensor]]] = {}
 
     def open(self, bucket: Bucket) -> list[dict[str, Tensor]]:
-        """The bucket's shards; a bucket of one shard is shared."""
+        """The bucket's shards of this process; all of them if it has none of its own."""
         if bucket.name not in self.shards:
             paths = [pool.shard_path(self.work, bucket, n) for n in range(bucket.shards)]
             own = paths[self.rank :: self.world] or paths
@@ -61,7 +61,7 @@ class Pictures:
         return self.shards[bucket.name]
 
     def batch(self, rng: random.Random, bucket: Bucket) -> Batch:
-        """Random pictures of one shard."""
+        """Random samples of one shard."""
         shard = rng.choice(self.open(bucket))
         index = torch.tensor(rng.sample(range(len(shard["ids"])), bucket.count))
         rows, columns = shard["grid"].tolist()
@@ -75,7 +75,7 @@ class Pictures:
 
 
 def choose_bucket(step: int, steps: int) -> Bucket:
-    """The step's bucket, the same in every process."""
+    """The bucket of a step, which is the same in all processes."""
     late = step >= NARROW * steps
     shares = [SHARES[bucket.name][late] for bucket in BUCKETS]
     return random.Random(f"bucket {step}").choices(BUCKETS, shares)[0]
@@ -88,20 +88,20 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def random_times(count: int) -> Tensor:
-    """Times (B,): mostly noisy ones, where the outline is decided; some of all."""
+    """Times (B,): mostly noisy ones, which decide the outline, and 15% uniform."""
     times = torch.sigmoid(torch.randn(count) * 1.3 - 0.6)
     return torch.where(torch.rand(count) < 0.15, torch.rand(count), times)
 
 
 def token_weights(outlines: Tensor) -> Tensor:
-    """(B, N, 1), mean 1: the drawn tokens count twice, those with an edge four times."""
+    """Loss weights (B, N, 1) of mean 1: drawn tokens count twice, tokens with an edge four times."""
     high, low = outlines.amax(-1, keepdim=True), outlines.amin(-1, keepdim=True)
     weights = 1 + (high > 0.05).float() + 2 * (high - low > 0.2).float()
     return weights / weights.mean()
 
 
 def average_gradients(parameters: list[nn.Parameter], world: int) -> None:
-    """Average over the processes, then clip."""
+    """Average the gradients over the processes, then clip them."""
     for p in parameters:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     if world > 1:
@@ -124,7 +124,7 @@ class Learner:
         self.steps = 0
 
     def update(self, rate: float) -> None:
-        """One update from the gradients at hand, which are then dropped."""
+        """Update the parameters from their gradients, then clear these."""
         average_gradients(self.parameters, self.world)
         self.optimiser.step(rate)
         self.model.zero_grad()
@@ -133,7 +133,7 @@ class Learner:
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
 
     def averaged(self) -> dict[str, Tensor]:
-        """The moving average under the parameters' names."""
+        """The moving average by parameter name."""
         return dict(zip(self.named, self.average, strict=True))
 
     def state(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Learner:
 
 
 def read_text_model(work: Path) -> Qwen3VLTextModel:
-    """The text model, which has learnt already, its weights rounded as the checkpoint stores them."""
+    """The trained text model with its weights rounded as the checkpoint stores them."""
     model = text.build()
     state = progress.load(work / "text.pt")
     assert state is not None
@@ -159,21 +159,21 @@ def read_text_model(work: Path) -> Qwen3VLTextModel:
 def drawing_loss(
     velocity: Tensor, logits: Tensor, target: Tensor, outlines: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, error of each sample (B,), outline's loss): the velocity's error, the outline's as a help."""
+    """Return the total loss, the velocity error of each sample (B,) and the outline's loss."""
     error = (velocity - target).square().mean(-1, keepdim=True)
     outline = F.binary_cross_entropy_with_logits(logits, outlines)
     return (error * token_weights(outlines)).mean() + 0.5 * outline, error.detach().mean((1, 2)), outline
 
 
 def noise_batch(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(noised latents, times (B,), the velocity to be learnt)."""
+    """Return noised latents, times (B,) and target velocities."""
     t, noise = random_times(len(latents)), torch.randn_like(latents)
     mix = t.view(-1, 1, 1)
     return (1 - mix) * noise + mix * latents, t, latents - noise
 
 
 class Learners:
-    """Both DiTs, the unconditional one now and then."""
+    """Both DiTs; the unconditional one trains every UNCONDITIONAL_EVERY steps."""
 
     def __init__(self, work: Path, rank: int, world: int) -> None:
         self.text = read_text_model(work)
@@ -185,7 +185,7 @@ class Learners:
         return [self.conditional, self.unconditional]
 
     def step(self, batch: Batch, step: int, rate: float) -> dict[str, float]:
-        """One step. Figures to show."""
+        """Run one step and return the figures to show."""
         noised, t, target = noise_batch(batch.latents)
         with torch.no_grad():
             features = text.text_features(self.text, batch.ids)
@@ -202,7 +202,7 @@ class Learners:
 
 
 def fit(work: Path, rank: int, world: int, steps: int = STEPS, shown: bool = True) -> None:
-    """Train from the last checkpoint to the end and leave `dit.pt` in the work directory."""
+    """Train from the last saved state to the end and write `dit.pt` to the work directory."""
     final, partial = work / "dit.pt", work / "dit.partial.pt"
     if final.exists():
         return

@@ -1,15 +1,15 @@
-"""Muon for the blocks' matrices, AdamW for the rest; two processes share Muon's work."""
+"""Muon for the matrices of the blocks, AdamW for the rest. The processes share Muon's work."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-STEP_SIZE = 0.5  # root mean square of a matrix's update at rate 1; an Adam step has about 0.2
+STEP_SIZE = 0.5  # RMS of a matrix update at rate 1; about 0.2 for an Adam step
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(g: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, about, by five Newton-Schulz steps; (M, rows <= columns)."""
+    """Approximate the nearest semi-orthogonal matrices to (M, R, C), R <= C, by five Newton-Schulz steps."""
     a, b, c = COEFFICIENTS
     x = g / (g.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
@@ -19,7 +19,7 @@ def orthogonalise(g: Tensor) -> Tensor:
 
 
 class Optimiser:
-    """Steps one model; gradients must be averaged over the processes already."""
+    """Updates one model, whose gradients must already be averaged over the processes."""
 
     def __init__(self, model: nn.Module, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
@@ -40,7 +40,7 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update at a learning rate."""
+        """Update all parameters once."""
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
@@ -49,7 +49,7 @@ class Optimiser:
             parameter.mul_(1 - rate * 0.02).add_(update, alpha=-rate * scale)
 
     def directions(self) -> list[Tensor]:
-        """Each matrix's direction; every process works out its share."""
+        """The update direction of each matrix. Each process computes its share."""
         updates = [torch.zeros_like(p) for p in self.matrices]
         shares: dict[torch.Size, list[int]] = {}
         for index, parameter in enumerate(self.matrices):

@@ -1,4 +1,4 @@
-"""Training pictures ready for the DiT: token ids, latents and outlines, in shards on disk."""
+"""Precomputed training data of the DiT, in shards on disk: token ids, latents and outlines."""
 
 import random
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ ONE_COLOUR = dict.fromkeys(COLOURS, (255, 255, 255))
 
 @dataclass(frozen=True)
 class Bucket:
-    """Pictures of one token count and captions up to one length: one compiled shape."""
+    """Images of one token count with captions up to one length: one compiled shape per bucket."""
 
     name: str
     form: str
@@ -38,18 +38,18 @@ BUCKETS = (
     Bucket("oblong", "plain", ((128, 96), (96, 128)), 26, 26, 2),
     Bucket("oblong caption", "structured", ((128, 96), (96, 128)), 72, 16, 2),
 )
-LETTERS = 0.6  # letters are harder than shapes, and more
+LETTERS = 0.6  # fraction of letters: there are more of them than shapes, and they are harder
 
 
 def patchify(latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) to tokens (B, h / 2 * w / 2, 4C): row, column, channel of the patch."""
+    """Latents (B, C, h, w) to tokens (B, h / 2 * w / 2, 4C), channels ordered by row, column and channel."""
     batch, channels, h, w = latents.shape
     patches = latents.view(batch, channels, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1)
     return patches.reshape(batch, h // 2 * (w // 2), 4 * channels)
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The inverse: tokens (B, N, 4C) to latents (B, C, h, w)."""
+    """Tokens (B, N, 4C) to latents (B, C, h, w): the inverse of `patchify`."""
     h, w = grid
     channels = tokens.shape[-1] // 4
     patches = tokens.view(-1, h, w, 2, 2, channels).permute(0, 5, 1, 3, 2, 4)
@@ -57,7 +57,7 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def outline(scene: Scene) -> Tensor:
-    """How much of each 4 x 4 pixel cell is drawn on: uint8 (N, 16), tokens in row-major order."""
+    """The drawn fraction of each cell of 4 x 4 pixels: uint8 (N, 16), tokens in row-major order."""
     drawn = draw_scene(scene, ONE_COLOUR | {scene.background: (0, 0, 0)}).convert("L")
     cells = drawn.resize((scene.width // 4, scene.height // 4), Image.Resampling.BOX)
     flat = torch.frombuffer(bytearray(cells.tobytes()), dtype=torch.uint8)
@@ -68,7 +68,7 @@ def outline(scene: Scene) -> Tensor:
 def draw_captions(
     rng: random.Random, bucket: Bucket, number: int, work: Path
 ) -> tuple[list[Scene], list[list[int]]]:
-    """Scenes of one size whose captions fit the bucket, and the captions' ids."""
+    """SHARD scenes of one size whose captions fit the bucket, and the token ids of the captions."""
     tok = tokenizer.opened(work / "tokenizer")
     size = bucket.sizes[number % len(bucket.sizes)]
     scenes: list[Scene] = []
@@ -84,7 +84,7 @@ def draw_captions(
 
 @torch.no_grad()
 def encode_scenes(model: TrainedVAE, scenes: list[Scene]) -> Tensor:
-    """Normalised latent tokens (B, N, 4C)."""
+    """Encode scenes to normalised latent tokens (B, N, 4C)."""
     images = torch.stack([pixels(draw_scene(scene)) for scene in scenes])
     tokens = patchify(model.encode(images.contiguous(memory_format=torch.channels_last)))
     assert model.bn.running_mean is not None
@@ -93,7 +93,7 @@ def encode_scenes(model: TrainedVAE, scenes: list[Scene]) -> Tensor:
 
 
 def make_shard(model: TrainedVAE, bucket: Bucket, number: int, work: Path) -> dict[str, Tensor]:
-    """One shard: grid, ids, lengths, latents (bfloat16), outlines (uint8)."""
+    """Compute one shard: grid, ids, lengths, latents (bfloat16), outlines (uint8)."""
     rng = random.Random(f"pool {bucket.name} {number}")
     scenes, rows = draw_captions(rng, bucket, number, work)
     ids, lengths = text.pad(rows, bucket.longest)
@@ -108,7 +108,7 @@ def make_shard(model: TrainedVAE, bucket: Bucket, number: int, work: Path) -> di
 
 
 def load_vae(work: Path) -> TrainedVAE:
-    """The trained VAE, its weights rounded as the checkpoint stores them."""
+    """The trained VAE with its weights rounded as the checkpoint stores them."""
     model = TrainedVAE()
     state = progress.load(work / "vae.pt")
     assert state is not None
@@ -123,7 +123,7 @@ def shard_path(work: Path, bucket: Bucket, number: int) -> Path:
 
 
 def fit(work: Path, rank: int = 0, world: int = 1, shown: bool = True) -> None:
-    """Write this process's share of the shards that are not there yet."""
+    """Write this process's share of the missing shards."""
     (work / "pool").mkdir(exist_ok=True)
     wanted = [(bucket, number) for bucket in BUCKETS for number in range(bucket.shards)][rank::world]
     missing = [(b, n) for b, n in wanted if not shard_path(work, b, n).exists()]

@@ -1,4 +1,4 @@
-"""A progress bar for each stage with the time left for all of them, and files a killed run goes on from."""
+"""Progress bars with the time left for all stages, and the files that a stopped run resumes from."""
 
 import os
 from datetime import timedelta
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-# minutes that follow a stage on two free cores
+# stage -> minutes of the stages after it, on two idle cores
 MINUTES_AFTER = {"text": 76, "vae": 76, "pool": 72, "dit": 0}
 
 
 class Progress:
-    """Counts the steps of one stage; silent where it is not shown."""
+    """The progress bar of one stage; silent if not `shown`."""
 
     def __init__(self, stage: str, total: int, done: int = 0, shown: bool = True) -> None:
         self.after = MINUTES_AFTER[stage] * 60
@@ -22,7 +22,7 @@ class Progress:
             total=total,
             initial=done,
             desc=stage,
-            position=1 if stage == "text" else 0,  # beside the VAE's bar
+            position=1 if stage == "text" else 0,  # below the bar of the VAE, which trains at the same time
             disable=not shown,
             mininterval=5,
             smoothing=0.05,
@@ -30,13 +30,13 @@ class Progress:
         )
 
     def step(self, **figures: float) -> None:
-        """One step done; figures are shown beside the bar."""
+        """Count one step and show the figures next to the bar."""
         shown = {name: f"{value:.3f}" for name, value in figures.items()}
         self.bar.set_postfix({"all stages left": self.left()} | shown, refresh=False)
         self.bar.update(1)
 
     def left(self) -> str:
-        """Time to the end of the last stage."""
+        """Estimated time to the end of the last stage."""
         if self.bar.disable:
             return ""
         elapsed, done = self.bar.format_dict["elapsed"], self.bar.n - self.bar.initial
@@ -48,12 +48,12 @@ class Progress:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old or the new one."""
+    """Write a state atomically: a kill at any moment leaves the old one or the new one."""
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The checkpoint, or None before the first."""
+    """The state, or None if there is none yet."""
     return torch.load(path, weights_only=True) if path.exists() else None

@@ -1,4 +1,4 @@
-"""Reads from the pixels alone what a picture shows: background, and each part's colour, outline and box."""
+"""Recognises what an image shows: the background, and the colour, outline and box of each part."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,13 +11,13 @@ from torch import Tensor
 from models.training.drawing import draw_scene
 from models.training.scenes import COLOURS, LETTERS, SHAPES, Element, Scene
 
-SIDE = 40  # outlines are compared at this size
-LEAST_CONTRAST = 40.0  # of 441, between what is drawn and the background
+SIDE = 40  # size at which outlines are compared
+LEAST_CONTRAST = 40.0  # RGB distance from the background, at most 441, above which a pixel counts as drawn
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something drawn: nearest colour of the palette, mask (H, W), box y0, x0, y1, x1 as fractions."""
+    """A drawn part: nearest palette colour, mask (H, W), box (y0, x0, y1, x1) as fractions of the sides."""
 
     colour: str
     mask: Tensor
@@ -25,40 +25,40 @@ class Part:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """(y, x) as fractions of the sides."""
+        """The centre (y, x) as fractions of the sides."""
         y0, x0, y1, x1 = self.box
         return (y0 + y1) / 2, (x0 + x1) / 2
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A picture's background colour and what stands on it, largest first."""
+    """The background colour of an image and its parts, largest first."""
 
     background: str
     parts: tuple[Part, ...]
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """(H, W, 3) float32 in 0..255."""
+    """The pixels (H, W, 3) as float32 in 0..255."""
     flat = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
     return flat.view(image.height, image.width, 3).float()
 
 
 def nearest_colour(rgb: Tensor) -> str:
-    """The palette's colour nearest to (3,)."""
+    """The palette colour nearest to an RGB value (3,)."""
     palette = torch.tensor(list(COLOURS.values())).float()
     return list(COLOURS)[int((palette - rgb).square().sum(1).argmin())]
 
 
 def background_of(pixels: Tensor) -> Tensor:
-    """(3,): the median along the border."""
+    """The background colour (3,): the median along the border."""
     edge = max(1, min(pixels.shape[:2]) // 64)
     strips = (pixels[:edge], pixels[-edge:], pixels[:, :edge], pixels[:, -edge:])
     return torch.cat([strip.reshape(-1, 3) for strip in strips]).median(0).values
 
 
 def components(mask: Tensor) -> list[Tensor]:
-    """The connected pieces of a mask (H, W), largest first."""
+    """The connected components of a mask (H, W), largest first."""
     labels = torch.arange(1.0, mask.numel() + 1).view_as(mask) * mask
     while True:
         spread = F.max_pool2d(labels[None, None], 3, 1, 1)[0, 0] * mask
@@ -70,7 +70,7 @@ def components(mask: Tensor) -> list[Tensor]:
 
 
 def read_part(pixels: Tensor, mask: Tensor, background: Tensor) -> Part:
-    """Colour and box of what stands under a mask."""
+    """The part that a mask covers."""
     distance = (pixels - background).norm(dim=-1) * mask
     core = distance >= 0.8 * distance[mask].quantile(0.9)
     rgb = pixels[core].median(0).values
@@ -83,7 +83,7 @@ def read_part(pixels: Tensor, mask: Tensor, background: Tensor) -> Part:
 
 
 def read_image(image: Image.Image, whole: bool = True) -> Reading:
-    """What an image shows; `whole` takes all that is drawn as one part."""
+    """Recognise the content of an image; `whole` treats everything drawn as one part."""
     pixels = to_pixels(image)
     background = background_of(pixels)
     mask = (pixels - background).norm(dim=-1) > LEAST_CONTRAST
@@ -94,7 +94,7 @@ def read_image(image: Image.Image, whole: bool = True) -> Reading:
 
 
 def normalised(mask: Tensor) -> Tensor:
-    """The mask's own box, centred in a SIDE x SIDE square in its proportions, slightly blurred."""
+    """The mask cropped to its box, scaled to fit a SIDE x SIDE square, centred and slightly blurred."""
     ys, xs = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     cut = mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1].float()
     h, w = cut.shape
@@ -107,7 +107,7 @@ def normalised(mask: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def templates(kind: str) -> dict[str, Tensor]:
-    """Each shape's or letter's normalised outline."""
+    """The normalised outline of each shape or letter."""
     made = {}
     for name in LETTERS if kind == "letter" else SHAPES:
         scene = Scene(128, 128, "black", Element(kind, name, "white", 64, 64, 96))
@@ -116,11 +116,11 @@ def templates(kind: str) -> dict[str, Tensor]:
 
 
 def likeness(a: Tensor, b: Tensor) -> float:
-    """Overlap over union of two soft outlines."""
+    """Intersection over union of two soft masks."""
     return float(torch.minimum(a, b).sum() / torch.maximum(a, b).sum())
 
 
 def read_name(part: Part, kind: str) -> str:
-    """The shape or letter whose outline is most like the part's."""
+    """The shape or letter whose outline is most similar to the part's."""
     own = normalised(part.mask)
     return max(templates(kind), key=lambda name: likeness(own, templates(kind)[name]))

@@ -1,7 +1,7 @@
-"""What a training picture contains: an element on a background, and where it stands.
+"""Random training scenes: one element on a background, and its position.
 
-An element's square is made of whole tiles, the 16 x 16 pixels of one DiT token, so that a letter of
-one size is the same few token patterns at every place: this is what lets so small a model learn it.
+Elements are aligned to tiles of 16 x 16 pixels, the size of one DiT token. A letter of one size therefore
+has the same few token patterns at every position, which lets so small a model learn it.
 """
 
 import math
@@ -41,20 +41,20 @@ PLACES: dict[str, tuple[float, float]] = {
     "bottom right": (0.75, 0.75),
     "center": (0.5, 0.5),
 }
-# size word -> side as a fraction of the shorter image side: in the middle, elsewhere
+# size word -> side as a fraction of the shorter image side, in the centre and elsewhere
 SIZES = {
     "small": (0.375, 0.375),
     "": (0.55, 0.45),
     "big": (0.8, 0.6),
 }
-DRIFT = 0.2  # share of the elements without a place that stand a tile beside the middle
+DRIFT = 0.2  # fraction of the elements without a place that are one tile off the centre
 TILE = 16
-LEAST_TILES, MOST_TILES = 3, 6  # an element's side
+LEAST_TILES, MOST_TILES = 3, 6  # bounds of an element's side
 
 
 @dataclass(frozen=True)
 class Element:
-    """One thing drawn. Centre and side are pixels; place, size and bbox are what the caption says of them."""
+    """A drawn element. Centre and side are in pixels; place, size and bbox are as in the caption."""
 
     kind: str
     name: str
@@ -69,7 +69,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture: width and height in pixels, a background colour, what stands on it."""
+    """An image: width and height in pixels, background colour and element."""
 
     width: int
     height: int
@@ -78,30 +78,30 @@ class Scene:
 
 
 def held_out(name: str, colour: str, background: str) -> bool:
-    """Whether this combination is never trained on: one in eight, kept for measuring."""
+    """Whether a combination is reserved for measuring: about one in eight."""
     return zlib.crc32(f"{name}/{colour}/{background}".encode()) % 8 == 0
 
 
 def snap_side(side: float, width: int, height: int) -> int:
-    """The nearest drawable side in pixels: it leaves at least one tile of the image free."""
+    """The nearest allowed side in pixels, which leaves at least one tile of the image free."""
     most = min(MOST_TILES, min(width, height) // TILE - 1)
     return TILE * max(LEAST_TILES, min(most, round(side / TILE)))
 
 
 def snap_centre(centre: float, side: int, extent: int) -> int:
-    """The nearest centre in pixels at which the element covers whole tiles inside the image."""
+    """The nearest centre in pixels that aligns the element to tiles inside the image."""
     first = math.floor((centre - side / 2) / TILE + 0.5)
     return side // 2 + TILE * max(0, min((extent - side) // TILE, first))
 
 
 def stand(element: Element, cx: float, cy: float, side: float, width: int, height: int) -> Element:
-    """The element with its centre and side snapped to tiles."""
+    """The element with its centre and side aligned to tiles."""
     s = snap_side(side, width, height)
     return replace(element, side=s, cx=snap_centre(cx, s, width), cy=snap_centre(cy, s, height))
 
 
 def fit_box(element: Element, box: Box, width: int, height: int) -> Element:
-    """The element as large as its box allows and centred in it. box: y0, x0, y1, x1 in thousandths."""
+    """The element centred in its box, as large as fits. box: y0, x0, y1, x1 in thousandths."""
     y0, x0, y1, x1 = (
         v / 1000 * extent for v, extent in zip(box, (height, width, height, width), strict=True)
     )
@@ -111,19 +111,19 @@ def fit_box(element: Element, box: Box, width: int, height: int) -> Element:
 
 
 def letter_aspect(name: str) -> float:
-    """Width of a letter over its height."""
+    """The width of a letter divided by its height."""
     return 1.0 if name in "MW" else 0.8
 
 
 def random_name(rng: random.Random, letters: float) -> tuple[str, str]:
-    """(kind, name); `letters` is the chance of a letter."""
+    """A random (kind, name); `letters` is the probability of a letter."""
     return ("letter", rng.choice(LETTERS)) if rng.random() < letters else ("shape", rng.choice(SHAPES))
 
 
 def place_single(rng: random.Random, element: Element, width: int, height: int) -> Element:
-    """The element where and as large as its words say.
+    """The element at the position and size that its words describe.
 
-    Nearly all of the picture follows from the words: what is left to chance hides the outline from the model.
+    Little else is random, because random positions and sizes keep the model from learning outlines.
     """
     side = SIZES[element.size][element.place not in ("", "center")] * min(width, height)
     x, y = PLACES[element.place or "center"]
@@ -133,7 +133,7 @@ def place_single(rng: random.Random, element: Element, width: int, height: int) 
 
 
 def random_colours(rng: random.Random, name: str, measuring: bool = False) -> tuple[str, str]:
-    """(colour, background); held-out combinations only, or never."""
+    """A random (colour, background), from the held-out combinations if `measuring`, else from the others."""
     while True:
         colour, background = rng.sample(list(COLOURS), 2)
         if held_out(name, colour, background) == measuring:
@@ -141,7 +141,7 @@ def random_colours(rng: random.Random, name: str, measuring: bool = False) -> tu
 
 
 def random_single(rng: random.Random, width: int, height: int, letters: float) -> Scene:
-    """An element, sometimes with a place or a size."""
+    """A scene with an element that sometimes has a place or a size."""
     kind, name = random_name(rng, letters)
     colour, background = random_colours(rng, name)
     place = rng.choice(list(PLACES)) if rng.random() < 0.35 else ""
@@ -151,7 +151,7 @@ def random_single(rng: random.Random, width: int, height: int, letters: float) -
 
 
 def random_box(rng: random.Random, kind: str, name: str, width: int, height: int) -> Box:
-    """A box somewhere in the image, about tight round a drawable element; y0, x0, y1, x1 in thousandths."""
+    """A random box, about the size of an allowed element: y0, x0, y1, x1 in thousandths."""
     short = min(width, height)
     side = rng.uniform(LEAST_TILES * TILE, min((MOST_TILES + 0.5) * TILE, short - TILE))
     slack = (1.0, 1.0) if rng.random() < 0.75 else (rng.uniform(1, 1.5), rng.uniform(1, 1.5))
@@ -164,7 +164,7 @@ def random_box(rng: random.Random, kind: str, name: str, width: int, height: int
 
 
 def random_boxed(rng: random.Random, width: int, height: int, letters: float) -> Scene:
-    """An element in a box."""
+    """A scene with an element in a box."""
     kind, name = random_name(rng, letters)
     colour, background = random_colours(rng, name)
     box = random_box(rng, kind, name, width, height)

@@ -1,4 +1,4 @@
-"""Makes training functions faster where the machine has a C++ compiler; the mathematics is the same."""
+"""Compiles training functions if the machine has a C++ compiler."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """The function compiled, or as it is without a compiler."""
+    """The compiled function, or the function itself without a C++ compiler."""
     torch._dynamo.config.recompile_limit = 64
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         return function

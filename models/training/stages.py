@@ -1,4 +1,4 @@
-"""The stages in their order, each in two processes of one thread: faster than two threads in one."""
+"""The stages in order. Each runs in two processes of one thread, which is faster than one of two threads."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ PROCESSES = 2
 
 
 def run(work: Path, steps: int) -> None:
-    """All of them; those that are finished already are skipped."""
+    """Run all stages that are not finished yet."""
     tokenizer.fit(work)
     _side_by_side(_read_and_see, work)
     _side_by_side(_draw_pool, work)
@@ -24,17 +24,17 @@ def run(work: Path, steps: int) -> None:
 
 
 def _read_and_see(rank: int, work: Path) -> None:
-    """The text model and the VAE need nothing of each other: one process each."""
+    """Train the text model and the VAE, which are independent, in one process each."""
     (text.fit if rank == 0 else vae.fit)(work)
 
 
 def _draw_pool(rank: int, work: Path) -> None:
-    """Half of the pool."""
+    """Compute one process's share of the pool."""
     pool.fit(work, rank, PROCESSES, shown=rank == 0)
 
 
 def _learn_flow(rank: int, work: Path, port: int, steps: int) -> None:
-    """One of the processes that train the DiTs, gradients averaged between them."""
+    """Train the DiTs in one of the processes that average their gradients."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
     flow.fit(work, rank, PROCESSES, steps, shown=rank == 0)
@@ -42,7 +42,7 @@ def _learn_flow(rank: int, work: Path, port: int, steps: int) -> None:
 
 
 def _side_by_side(stage: Callable[..., None], *arguments: Any) -> None:
-    """Run a stage in all processes; the first argument is each one's rank. Raises if one of them fails."""
+    """Run a stage in all processes, with the rank as its first argument. Raises RuntimeError if one fails."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_alone, args=(stage, rank, *arguments)) for rank in range(PROCESSES)]
     for process in processes:
@@ -50,7 +50,7 @@ def _side_by_side(stage: Callable[..., None], *arguments: Any) -> None:
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise RuntimeError(f"{stage.__name__} failed; run the same command again to go on")
+        raise RuntimeError(f"{stage.__name__} failed; run the same command again to resume")
 
 
 def _alone(stage: Callable[..., None], *arguments: Any) -> None:
@@ -59,7 +59,7 @@ def _alone(stage: Callable[..., None], *arguments: Any) -> None:
 
 
 def _free_port() -> int:
-    """A port nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

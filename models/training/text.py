@@ -1,7 +1,7 @@
-"""The text model and its pre-training: it learns to read a caption before any picture is drawn.
+"""The text model and its pre-training, which makes it understand captions before the DiTs are trained.
 
-From the taps at the last token a linear map must tell the element's shape or letter, its colour
-and place, and the background. The DiT then starts from features in which all of that is plain.
+A linear map from the taps at the last token has to predict the element's shape or letter, its colour and
+place, and the background. The DiTs then start from features that represent all of these linearly.
 """
 
 import random
@@ -48,17 +48,17 @@ CONFIG = {
     },
 }
 FEATURES = HIDDEN * len(PUBLISHED_TAPS)
-# Only the tapped layers learn; those between pass their input on (zero output projections).
-# A third of the work, and as good at so small a language.
+# Only the tapped layers are trained. The others are identities (zero output projections), which takes a
+# third of the work and is as good for such a small language.
 STEPS = 2400
-# form -> (longest caption in tokens, captions a batch): few shapes, so that compiling them pays
-EASY_STEPS = 1000  # mostly plain prompts; after these, mostly captions, whose boxes come last
+EASY_STEPS = 1000  # steps with mostly plain prompts; later ones have mostly structured captions
+# form -> (maximum caption tokens, captions per batch): few shapes, because each one is compiled
 BUCKETS = {"plain": ((26, 64),), "structured": ((72, 40), (72, 40), (96, 28))}
 LEARNING_RATE = 2e-3
 SAVE_EVERY = 250
 BINS = 16
 NAMES = (*SHAPES, *LETTERS)
-# what is asked, and among how many answers
+# question -> number of possible answers
 QUESTIONS = {
     "name": len(NAMES),
     "colour": len(COLOURS),
@@ -87,12 +87,12 @@ def random_caption(rng: random.Random, width: int, height: int, form: str, lette
 
 
 def bin_of(fraction: float) -> int:
-    """0..1 in equal bins."""
+    """The bin of a fraction 0..1 among BINS equal ones."""
     return max(0, min(BINS - 1, int(fraction * BINS)))
 
 
 def answers(scene: Scene) -> list[int]:
-    """The right answer to each question; -1 where it makes no sense."""
+    """The right answer to each question; -1 if it does not apply."""
     element = scene.element
     places = ["", "box", *PLACES]
     geometry = [-1, -1, -1]
@@ -110,7 +110,7 @@ def answers(scene: Scene) -> list[int]:
 
 
 def build() -> Qwen3VLTextModel:
-    """The text model at its start: identity between the taps, numbers embedded smoothly."""
+    """The text model with its initial weights; layers that are not tapped are identities."""
     torch.manual_seed(1)
     model = Qwen3VLTextModel(Qwen3VLTextConfig(**CONFIG))
     with torch.no_grad():
@@ -129,7 +129,7 @@ def build() -> Qwen3VLTextModel:
 
 @torch.no_grad()
 def embed_numbers(model: Qwen3VLTextModel, tok: PreTrainedTokenizerFast) -> None:
-    """Give 0..1000 embeddings that vary smoothly, so that few examples teach them all."""
+    """Initialise the embeddings of 0..1000 to vary smoothly, so that few examples teach them all."""
     half = HIDDEN // 4
     frequencies = torch.logspace(0, 2, half) * torch.pi / 1000
     for number in range(1001):
@@ -139,13 +139,13 @@ def embed_numbers(model: Qwen3VLTextModel, tok: PreTrainedTokenizerFast) -> None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions; x (B, H, L, K), cos and sin (L, K)."""
+    """Apply rotary positions to x (B, H, L, K); cos and sin (L, K)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def layer_forward(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """One decoder layer on (B, L, D), causal. Lean: the library's own forward trains at half the speed."""
+    """Apply one causal decoder layer to (B, L, D); trains twice as fast as the one in transformers."""
     attention, mlp = layer.self_attn, layer.mlp
     batch, length, _ = x.shape
     dim = attention.head_dim
@@ -173,7 +173,7 @@ fast_layer_forward = compiled(layer_forward)
 
 
 def text_features(model: Qwen3VLTextModel, ids: Tensor) -> Tensor:
-    """Features (B, L, D * taps), taps innermost, of ids (B, L); causal, so padding behind is harmless."""
+    """Features (B, L, D * taps), taps innermost, of ids (B, L). Causal: right padding has no effect."""
     x = model.embed_tokens(ids)
     positions = torch.arange(ids.shape[1]).view(1, 1, -1).expand(3, 1, -1)
     cos, sin = (table[0] for table in model.rotary_emb(x, positions))
@@ -192,21 +192,21 @@ def pad(ids: list[list[int]], length: int) -> tuple[Tensor, Tensor]:
 
 
 class Reader(nn.Module):
-    """The linear questions asked of the features; not part of the checkpoint."""
+    """Linear classifiers of the features, one per question; not part of the checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
         self.head = nn.Linear(FEATURES, sum(QUESTIONS.values()))
 
     def forward(self, features: Tensor, lengths: Tensor) -> list[Tensor]:
-        """Logits (B, answers) per question, read at the last token."""
+        """Logits (B, answers) for each question, from the last token."""
         last = features[torch.arange(len(lengths)), lengths - 1]
         taken = F.rms_norm(last, (FEATURES,), eps=1e-6)
         return list(self.head(taken).split(list(QUESTIONS.values()), dim=-1))
 
 
 def reading_loss(logits: list[Tensor], wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """(loss, share right per question); wanted (B, questions)."""
+    """Return the loss and the accuracy of each question; wanted (B, questions)."""
     losses, right = [], []
     for question, scores in enumerate(logits):
         target = wanted[:, question]
@@ -219,7 +219,7 @@ def reading_loss(logits: list[Tensor], wanted: Tensor) -> tuple[Tensor, Tensor]:
 def random_batch(
     rng: random.Random, tok: PreTrainedTokenizerFast, form: str, bucket: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids (B, L), lengths (B,), answers (B, questions) of captions that fit the bucket."""
+    """Ids (B, L), lengths (B,) and answers (B, questions) of random captions that fit the bucket."""
     longest, count = bucket
     captions: list[Caption] = []
     ids: list[list[int]] = []
@@ -233,13 +233,13 @@ def random_batch(
 
 
 def learning_rate(step: int) -> float:
-    """Warm up, hold, then fall to almost nothing."""
+    """Warm up, hold, then fall to 1%."""
     fall = (STEPS - step) / (STEPS * 0.6)
     return LEARNING_RATE * min(1.0, (step + 1) / 100, max(0.01, fall))
 
 
 def fit(work: Path, shown: bool = True) -> None:
-    """Train from the last checkpoint to the end and leave `text.pt` in the work directory."""
+    """Train from the last saved state to the end and write `text.pt` to the work directory."""
     final, partial = work / "text.pt", work / "text.partial.pt"
     if final.exists():
         return

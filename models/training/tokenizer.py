@@ -1,7 +1,7 @@
-"""The demo model's own tokenizer: byte-level BPE with Qwen's chat template.
+"""The tokenizer of the demo model: byte-level BPE with Qwen's chat template.
 
-Every word of the demo world is one token, and so is every integer from 0 to 1000, so that a
-`bbox` costs four number tokens; anything else falls back to pieces and bytes.
+Every word of the training captions is one token, and so is every integer from 0 to 1000, so that a `bbox`
+takes four number tokens. Other text is split into smaller pieces, down to bytes.
 """
 
 import random
@@ -34,12 +34,12 @@ CHAT_TEMPLATE = (
     "{%- endif %}{{- '<|im_end|>\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-# words, numbers, punctuation and white space apart; capitals of A-Z alone count as words
+# separates words, numbers, punctuation and white space
 SPLIT = r"#[0-9A-Fa-f]{6}| ?\p{L}+|\p{N}{1,4}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def corpus(count: int) -> list[str]:
-    """Captions the vocabulary is fitted on."""
+    """Captions that the vocabulary is fitted on."""
     rng = random.Random("tokenizer")
     texts = []
     for _ in range(count):
@@ -47,11 +47,11 @@ def corpus(count: int) -> list[str]:
         draw = random_single if kind < 0.7 else random_boxed
         scene = draw(rng, 128, 128, 0.5)
         texts.append((structured if draw is random_boxed or kind < 0.1 else plain)(rng, scene))
-    return [text for text in texts if not text.startswith(STRANGE)]  # they must stay in pieces
+    return [text for text in texts if not text.startswith(STRANGE)]  # these words must not become tokens
 
 
 def words() -> list[str]:
-    """What must be one token each: numbers, letters, colours and shapes, with and without a space before."""
+    """Words that must be one token each: numbers, letters, colours and shapes, also after a space."""
     named = [w for group in (*COLOUR_WORDS.values(), *SHAPE_WORDS.values()) for w in group if w.isalpha()]
     bare = [*LETTERS, *dict.fromkeys(named)]
     return [str(n) for n in range(1001)] + bare + [" " + w for w in bare] + [w.capitalize() for w in bare]
@@ -82,7 +82,7 @@ def build() -> PreTrainedTokenizerFast:
 
 
 def fit(work: Path) -> None:
-    """Leave the tokenizer in the work directory."""
+    """Write the tokenizer to the work directory unless it is there."""
     if not (work / "tokenizer" / "tokenizer.json").exists():
         build().save_pretrained(work / "tokenizer")
 
@@ -94,7 +94,7 @@ def opened(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> list[list[int]]:
-    """Token ids of prompts inside the chat template, as the server makes them."""
+    """Token ids of prompts inside the chat template, as in the server."""
     head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
     encoded = tokenizer([head + prompt + tail for prompt in prompts], add_special_tokens=False)
     ids: list[list[int]] = encoded["input_ids"]

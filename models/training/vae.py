@@ -1,6 +1,6 @@
-"""The VAE's training: an encoder that mirrors the engine's decoder, and the stage that fits both.
+"""Trains the VAE: an encoder that mirrors the engine's decoder, and both together.
 
-Latents carry noise while training, so that the decoder forgives the small errors of sampling.
+Noise is added to the latents in training, so that the decoder tolerates the small errors of sampling.
 """
 
 import random
@@ -20,7 +20,7 @@ from models.training.scenes import COLOURS, RGB, Scene, random_boxed, random_sin
 CONFIG = VAEConfig(
     latent_channels=12, block_out_channels=(12, 24, 48, 64), layers_per_block=1, norm_num_groups=4
 )
-# (steps, pictures a batch, side of the crops or None for whole pictures): cheap small crops first
+# (steps, images per batch, side of the crops or None for whole images): cheap small crops first
 PHASES: tuple[tuple[int, int, int | None], ...] = ((1500, 16, 48), (250, 16, 64), (100, 4, None))
 STEPS = sum(steps for steps, _, _ in PHASES)
 LEARNING_RATE = 3e-3
@@ -30,7 +30,7 @@ SIZES = ((128, 128), (96, 96), (64, 64), (128, 96), (96, 128))
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided convolution, padded at the right and the bottom."""
+    """Halves the size with a strided convolution, padded on the right and at the bottom."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
 
 
 class WholeDecoder(Decoder):
-    """The engine's decoder in one go, without its pauses between blocks."""
+    """The engine's decoder without the pauses between its blocks."""
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
@@ -89,7 +89,7 @@ class WholeDecoder(Decoder):
 
 
 class TrainedVAE(nn.Module):
-    """Encoder and decoder under the names of the checkpoint."""
+    """Encoder and decoder with the parameter names of the checkpoint."""
 
     def __init__(self, config: VAEConfig = CONFIG) -> None:
         super().__init__()
@@ -101,19 +101,19 @@ class TrainedVAE(nn.Module):
         self.bn = nn.BatchNorm2d(4 * channels, eps=config.batch_norm_eps, affine=False)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1] to latents (B, C, H / 8, W / 8): the mean alone."""
+        """Pixels (B, 3, H, W) in [-1, 1] to the mean of the latents (B, C, H / 8, W / 8)."""
         mean: Tensor = self.quant_conv(self.encoder(x)).chunk(2, dim=1)[0]
         return mean
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents to pixels, about [-1, 1]."""
+        """Latents to pixels of about [-1, 1]."""
         pixels: Tensor = self.decoder(self.post_quant_conv(z))
         return pixels
 
 
 @torch.no_grad()
 def start_linear(vae: TrainedVAE) -> None:
-    """Start as a nearly linear autoencoder; the default start hardly learns in so short a time."""
+    """Initialise a nearly linear autoencoder; the default initialisation learns too slowly."""
     channels = CONFIG.latent_channels
     for module in vae.modules():
         if isinstance(module, ResnetBlock):
@@ -131,7 +131,7 @@ def start_linear(vae: TrainedVAE) -> None:
     nn.init.dirac_(vae.post_quant_conv.weight)
     vae.quant_conv.weight[channels:] = 0
     assert vae.quant_conv.bias is not None
-    nn.init.constant_(vae.quant_conv.bias[channels:], -4.0)  # the log-variance: small and constant
+    nn.init.constant_(vae.quant_conv.bias[channels:], -4.0)  # log-variance: small and constant
 
 
 def start_as_identity(conv: Any, value: float, taps: slice) -> None:
@@ -149,20 +149,20 @@ def pixels(image: Image.Image) -> Tensor:
 
 
 def random_scene(rng: random.Random, width: int, height: int) -> Scene:
-    """Any scene, letters as often as shapes."""
+    """A random scene, with a letter in 55% of cases."""
     draw = rng.choice((random_single, random_boxed))
     return draw(rng, width, height, letters=0.55)
 
 
 def random_palette(rng: random.Random) -> dict[str, RGB]:
-    """The palette, sometimes any colours instead."""
+    """The palette, or random colours in 20% of cases."""
     if rng.random() < 0.8:
         return COLOURS
     return {name: (rng.randrange(256), rng.randrange(256), rng.randrange(256)) for name in COLOURS}
 
 
 def crop(rng: random.Random, image: Image.Image, scene: Scene, side: int) -> Image.Image:
-    """A square of the picture that shows part of an element."""
+    """A square crop that shows part of the element."""
     element = scene.element
     reach = element.side // 2
     x = element.cx + rng.randint(-reach, reach) - side // 2
@@ -172,7 +172,7 @@ def crop(rng: random.Random, image: Image.Image, scene: Scene, side: int) -> Ima
 
 
 def random_batch(rng: random.Random, count: int, side: int | None) -> Tensor:
-    """Pictures (B, 3, H, W): crops of a side, or whole ones of one size."""
+    """Images (B, 3, H, W): crops of a side, or whole images of one random size."""
     fixed = rng.choice(SIZES)
     images = []
     for _ in range(count):
@@ -184,25 +184,25 @@ def random_batch(rng: random.Random, count: int, side: int | None) -> Tensor:
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences between neighbouring pixels along both axes."""
+    """Differences between adjacent pixels along both axes."""
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1, squares and edges."""
+    """The sum of L1, squared and edge errors."""
     error = output - target
     edge = sum(e.abs().mean() for e in edges(error))
     return error.abs().mean() + error.square().mean() + 0.5 * edge
 
 
 def learning_rate(step: int) -> float:
-    """Warm up, hold, then fall to almost nothing."""
+    """Warm up, hold, then fall to 1%."""
     fall = (STEPS - step) / (STEPS * 0.5)
     return LEARNING_RATE * min(1.0, (step + 1) / 40, max(0.01, fall))
 
 
 def phase(step: int) -> tuple[int, int | None]:
-    """(pictures a batch, side of the crops) at a step."""
+    """(images per batch, side of the crops) of a step."""
     for steps, count, side in PHASES:
         if step < steps:
             return count, side
@@ -219,7 +219,7 @@ def train_step(vae: TrainedVAE, images: Tensor) -> Tensor:
 
 
 def fit_normalisation(vae: TrainedVAE) -> None:
-    """Set `bn` to the latents' mean and variance per channel, the same for the four places of a patch."""
+    """Set `bn` to the mean and variance of each latent channel, repeated for the four patch positions."""
     rng = random.Random(99)
     latents = [vae.encode(random_batch(rng, 16, None)).transpose(0, 1).flatten(1) for _ in range(32)]
     flat = torch.cat(latents, dim=1)
@@ -228,7 +228,7 @@ def fit_normalisation(vae: TrainedVAE) -> None:
 
 
 def fit(work: Path, shown: bool = True) -> None:
-    """Train from the last checkpoint to the end and leave `vae.pt` in the work directory."""
+    """Train from the last saved state to the end and write `vae.pt` to the work directory."""
     final, partial = work / "vae.pt", work / "vae.partial.pt"
     if final.exists():
         return

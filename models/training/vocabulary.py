@@ -1,4 +1,4 @@
-"""The words that the training prompts are made of; one that stands twice is drawn twice as often."""
+"""The words of the training prompts. A word that is listed twice is chosen twice as often."""
 
 SHAPE_WORDS = {
     "circle": ("circle", "circle", "circle", "disc", "disk", "dot", "round circle", "round shape"),
@@ -119,14 +119,14 @@ OPENINGS = (
     "a minimalist poster of ",
     "a simple graphic with ",
 )
-# Words of which the tokenizer has only pieces: a piece is no letter to be drawn.
+# Words that the tokenizer splits into pieces, to teach that a piece such as "W" is not a letter to draw.
 STRANGE: tuple[str, ...] = tuple(
     """
     Wonderful Watch Wish Would Kindly Keep Just Let Look Leave Place Print Put Produce Quickly
     Render Sketch Say See Type Trace Try Use Unique Visual Very Xerox Yes Your Zoom Another Add
     Begin Bring Be Could Compose Come Design Depict Do Every Engrave Fill Find Give Get Hello Have
     Help Illustrate Imagine It My Next Now Only Our
-    """.split()  # noqa: SIM905 (a list would be a page long)
+    """.split()  # noqa: SIM905 (a list would fill a page)
 )
 ENDINGS = (
     ", flat design",

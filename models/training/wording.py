@@ -1,4 +1,4 @@
-"""Says in plain sentences of many makes what a scene shows."""
+"""Writes plain prompts of scenes in many wordings."""
 
 import random
 
@@ -19,17 +19,17 @@ from models.training.vocabulary import (
 
 
 def article(phrase: str) -> str:
-    """The phrase with its indefinite article."""
+    """The phrase with an indefinite article."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def pick_colour(rng: random.Random, colour: str, variety: float = 0.25) -> str:
-    """A word for the colour, mostly the plain one."""
+    """A word for the colour, mostly its name."""
     return rng.choice(COLOUR_WORDS[colour]) if rng.random() < variety else colour
 
 
 def letter_phrase(rng: random.Random, element: Element, colour: str, size: str) -> str:
-    """ "the letter K in green" and its like."""
+    """A phrase such as "the letter K in green"."""
     name = rng.choice(("{}", "{}", "{}", '"{}"', '"{}"', "'{}'")).format(element.name)
     word = rng.choice(
         ("letter", "letter", "letter", "letter", "capital letter", "uppercase letter", "capital")
@@ -56,7 +56,7 @@ def letter_phrase(rng: random.Random, element: Element, colour: str, size: str) 
 
 
 def shape_phrase(rng: random.Random, element: Element, colour: str, size: str) -> str:
-    """ "a big red circle" and its like."""
+    """A phrase such as "a big red circle"."""
     word = rng.choice(SHAPE_WORDS[element.name]) if rng.random() < 0.35 else element.name
     extra = rng.choice(ADJECTIVES) + " " if rng.random() < 0.12 else ""
     whole = f"{size}{extra}{colour} {word}"
@@ -83,7 +83,7 @@ def phrase(rng: random.Random, element: Element) -> str:
 
 
 def place_phrase(rng: random.Random, place: str) -> str:
-    """ "in the top left corner" and its like."""
+    """A phrase such as "in the top left corner"."""
     if place in PLACE_WORDS:
         return rng.choice(PLACE_WORDS[place])
     vertical, horizontal = place.split()
@@ -94,7 +94,7 @@ def place_phrase(rng: random.Random, place: str) -> str:
 
 
 def background_unsaid(rng: random.Random, scene: Scene) -> bool:
-    """White need not be said, nor black behind something white."""
+    """Whether to omit the background: sometimes if it is white, or black behind a white element."""
     usual = "black" if scene.element.colour == "white" else "white"
     return scene.background == usual and rng.random() < 0.4
 
@@ -117,7 +117,7 @@ def sentence(rng: random.Random, scene: Scene) -> str:
 
 
 def plain(rng: random.Random, scene: Scene) -> str:
-    """A plain prompt as people write them."""
+    """A plain prompt as users write them."""
     text = sentence(rng, scene)
     if rng.random() < 0.2:
         text = rng.choice(OPENINGS) + text

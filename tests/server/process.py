@@ -1,5 +1,6 @@
 """A server as a process of its own, and what a test asks of it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,26 @@ import httpx
 REPOSITORY = Path(__file__).parents[2]
 # Seconds after which a test gives up; nothing takes so long, even where many share a processor.
 HANG = 180
+# `make coverage`: a process that is killed writes no data.
+IS_MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
 
 
 class ServerProcess:
     """Listens on a free port once made; `log` is its stderr."""
 
-    def __init__(self, *flags: str, module: str = "tests.server.fake_server", **environment: str) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        module: str = "tests.server.fake_server",
+        command: Sequence[str] = (),
+        cwd: Path = REPOSITORY,
+        **environment: str,
+    ) -> None:
+        """Runs `command`, else `module`."""
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--port", "0", *flags],
-            cwd=REPOSITORY,
+            [*(command or (sys.executable, "-m", module)), "--port", "0", *flags],
+            cwd=cwd,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -105,12 +116,22 @@ class ServerProcess:
 
     def close(self) -> None:
         self.http.close()
+        if IS_MEASURED:
+            self._end_in_order()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
         assert self.process.stdout
         self.process.stdout.close()
         self._log.close()
+
+    def _end_in_order(self) -> None:
+        """Repeat SIGTERM, which cuts the drain short, so that the process writes its coverage and exits."""
+        for _ in range(100):
+            self.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.1)
+                return
 
 
 def until(condition: Callable[[], bool]) -> None:

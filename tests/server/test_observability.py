@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from PIL import Image
 
+from server import VERSION
 from tests.server.process import HANG, REPOSITORY, ServerProcess
 
 Start = Callable[..., ServerProcess]
@@ -112,7 +113,7 @@ def test_metrics_count(start: Start) -> None:
         "worker_restarts_total": 0,
         "device_memory_bytes": 1 << 30,
         "ready": 1,
-        'build_info{model="fake-model",model_hash="0123456789ab",version="0.1.0"}': 1,
+        f'build_info{{model="fake-model",model_hash="0123456789ab",version="{VERSION}"}}': 1,
     }
     assert {name: server.metric(f"ideoserve_{name}") for name in expected} == expected
 
@@ -187,7 +188,7 @@ def test_parameters_are_in_the_file(start: Start, tmp_path: Path, embeds: bool) 
         facts: dict[str, Any] = json.loads(run.stdout)
         assert facts.pop("prompt", None) == (body["prompt"] if embeds else None)
         assert facts == {
-            "version": "0.1.0",
+            "version": VERSION,
             "model": "fake-model",
             "model_hash": "0123456789ab",
             "width": 64,

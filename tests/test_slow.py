@@ -1,0 +1,47 @@
+"""A test is slow if it starts a program or loads the reference implementation, directly or not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models.training import text
+from tests.server.conftest import server
+from tests.server.process import ServerProcess, small
+from tests.slow import reaches
+
+
+def uses_a_class() -> None:
+    ServerProcess()
+
+
+def uses_a_module() -> None:
+    text.build()
+
+
+def imports_inside() -> None:
+    def run() -> None:
+        import subprocess
+
+        subprocess.run(["true"])
+
+    run()
+
+
+def uses_nothing_slow() -> None:
+    small(size="64x64")
+    Path("subprocess").exists()
+
+
+@pytest.mark.parametrize("function", [uses_a_class, uses_a_module, imports_inside, server])
+def test_what_starts_a_program_or_the_reference_is_slow(function: Callable[..., object]) -> None:
+    assert reaches(getattr(function, "__wrapped__", function))
+
+
+def test_the_rest_is_not() -> None:
+    assert not reaches(uses_nothing_slow)
+
+
+def test_a_slow_test_has_the_marker(request: pytest.FixtureRequest) -> None:
+    assert reaches(uses_a_class)  # so that this test is slow too
+    assert request.node.get_closest_marker("slow")
