@@ -311,6 +311,24 @@ async def test_a_promoted_request_is_served_by_its_worker_before_later_ones() ->
         assert outputs == ["slow:batch", "slow:0", "slow:1"]
 
 
+async def test_batch_is_answered_while_interactive_requests_of_its_size_keep_coming() -> None:
+    async with engine(max_batch_size=2, max_running=4) as client:
+        batch: asyncio.Task[list[RequestOutput]] | None = None
+        names = iter(f"slow:{number}" for number in range(300))
+
+        async def keep_asking() -> None:
+            for name in names:
+                await collect(client, request(name, steps=2))
+                if batch and batch.done():
+                    return
+
+        clients = [asyncio.create_task(keep_asking()) for _ in range(16)]
+        await until(lambda: client.stats().running)
+        batch = asyncio.create_task(collect(client, request("slow:batch", steps=2, priority="batch")))
+        await asyncio.gather(*clients)
+        assert batch.done(), "300 interactive requests were served before it"
+
+
 # Several devices.
 
 
