@@ -113,6 +113,12 @@ class EngineClient:
         if request_id in self._in_flight:
             self._forget(self._in_flight[request_id])
 
+    def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
+        """Give a request in flight more time or a higher priority, never less; an unknown id is ignored."""
+        in_flight = self._in_flight.get(request_id)
+        if in_flight is not None:
+            in_flight.request = in_flight.request.promoted(deadline, priority)
+
     def stats(self) -> EngineStats:
         units = list(self._units.values())
         running = sum(request.has_begun for request in self._in_flight.values())
