@@ -6,7 +6,7 @@ that worker dies, given again, from its seed, to the next one that is ready.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine.backlog import Backlog, Forecast, Loads
 from engine.config import EngineOptions, ModelConfig
@@ -114,6 +114,15 @@ class EngineClient:
         if request_id in self._in_flight:
             self._forget(self._in_flight[request_id])
 
+    def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
+        """Give a request in flight more time or a higher priority, never less; an unknown id is ignored."""
+        in_flight = self._in_flight.get(request_id)
+        if in_flight is None:
+            return
+        before, in_flight.request = in_flight.request, in_flight.request.promoted(deadline, priority)
+        if in_flight.worker and in_flight.request.priority != before.priority:
+            in_flight.worker.send(Promote(request_id, in_flight.request.priority))
+
     def stats(self) -> EngineStats:
         units = list(self._units.values())
         running = sum(request.has_begun for request in self._in_flight.values())
@@ -148,15 +157,6 @@ class EngineClient:
                     return
         finally:
             self.release(request.request_id)
-
-    def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
-        """Raise the priority of a request in flight; it is never lowered. An unknown id is ignored."""
-        in_flight = self._in_flight.get(request_id)
-        if in_flight is None or priority in ("batch", in_flight.request.priority):
-            return
-        in_flight.request = replace(in_flight.request, priority=priority)
-        if in_flight.worker is not None and not in_flight.is_answered:
-            in_flight.worker.send(Promote(request_id, priority))
 
     def on_message(self, worker: Worker, message: FromWorker) -> None:
         """Of Worker: pass outputs on, take note of the rest."""

@@ -75,16 +75,23 @@ class InFlightRequest:
 
     async def next_output(self) -> RequestOutput:
         """Raises DeadlineExceededError, GenerationError or EngineDeadError."""
-        try:
-            async with asyncio.timeout_at(self.request.deadline):
-                output = await self.outputs.get()
-        except TimeoutError:
-            raise DeadlineExceededError("the deadline passed") from None
+        output = await self._output()
         if isinstance(output, Exception):
             raise output
         if isinstance(output, RequestFailed):
             raise GenerationError(output.message)
         return output
+
+    async def _output(self) -> RequestOutput | Exception:
+        """Deadlines are in the event loop's own time, and may be put off while this waits."""
+        while True:
+            deadline = self.request.deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self.outputs.get()
+            except TimeoutError:
+                if self.request.deadline == deadline:
+                    raise DeadlineExceededError("the deadline passed") from None
 
     @property
     def has_begun(self) -> bool:

@@ -1,6 +1,6 @@
 """What crosses the process boundary: small frozen dataclasses, nothing else. Torch-free."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.cost import CostModel
@@ -43,6 +43,13 @@ class EngineRequest:
     submitted: float = 0.0
     skip: frozenset[int] = frozenset()
     is_suspect: bool = False
+
+    def promoted(self, deadline: float | None, priority: Priority) -> "EngineRequest":
+        """With the later deadline and the higher priority, of its own and these. None is no deadline."""
+        own = self.deadline
+        latest = None if own is None or deadline is None else max(own, deadline)
+        highest = priority if self.priority == "batch" else self.priority
+        return replace(self, deadline=latest, priority=highest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A generation to bytes on the wire: JSON, one raw image, or server-sent events (`streaming`)."""
+"""A transcript to bytes on the wire: JSON or one raw image; server-sent events are in `streaming`."""
 
 import base64
 import json
@@ -7,27 +7,28 @@ from typing import Any
 
 from engine.messages import StageTimes
 from server.captions.prompt import Prompt
-from server.generation import Finished, Generation, Picture
+from server.follower import Follower
 from server.images import ImageEncoder
 from server.parameters import Parameters
 from server.protocol import InputTokensDetails, Usage
+from server.transcript import Finished, Picture, Transcript
 
 IMAGE_TOKEN_PIXELS = 16 * 16
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A generation that came to its end."""
+    """A request that came to its end."""
 
     pictures: list[Picture]
     finished: Finished
 
 
-async def collect(generation: Generation) -> Result:
+async def collect(follower: Follower) -> Result:
     """Wait for the last image. Raises ApiError."""
     pictures: list[Picture] = []
     finished = Finished(StageTimes(0, 0, 0, 0), 0)
-    async for event in generation.follow():
+    async for event in follower.events():
         if isinstance(event, Picture):
             pictures.append(event)
         elif isinstance(event, Finished):
@@ -35,10 +36,10 @@ async def collect(generation: Generation) -> Result:
     return Result(sorted(pictures, key=lambda picture: picture.image_index), finished)
 
 
-def usage(generation: Generation, images: int) -> Usage:
+def usage(prompt_tokens: int, parameters: Parameters, images: int) -> Usage:
     """Tokens of the prompt, and one token per 16x16 pixels made."""
-    text = len(generation.request.token_ids)
-    made = images * generation.request.width * generation.request.height // IMAGE_TOKEN_PIXELS
+    text = prompt_tokens
+    made = images * parameters.width * parameters.height // IMAGE_TOKEN_PIXELS
     return Usage(
         input_tokens=text,
         input_tokens_details=InputTokensDetails(image_tokens=0, text_tokens=text),
@@ -48,19 +49,22 @@ def usage(generation: Generation, images: int) -> Usage:
 
 
 async def json_body(
-    generation: Generation, pictures: list[Picture], model: str, encoder: ImageEncoder
+    transcript: Transcript,
+    parameters: Parameters,
+    pictures: list[Picture],
+    model: str,
+    encoder: ImageEncoder,
 ) -> bytes:
     """The ImagesResponse. Written off the event loop: images are megabytes."""
-    parameters = generation.parameters
     tail = {
-        "id": generation.request.request_id,
-        "created": generation.created,
+        "id": transcript.request_id,
+        "created": transcript.created,
         "model": model,
         "output_format": parameters.output_format,
         "quality": parameters.quality,
         "size": parameters.size,
         "background": "opaque",
-        "usage": usage(generation, len(pictures)).model_dump(),
+        "usage": usage(transcript.prompt_tokens, parameters, len(pictures)).model_dump(),
         **warnings(parameters),
     }
     data = [await encoder.run(_image_json, picture, parameters.prompt) for picture in pictures]

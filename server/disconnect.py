@@ -32,6 +32,8 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
         for each in tasks:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # An exception holds this frame; it would hold the task, which holds the exception, and all with them.
+        del task, tasks, work
 
 
 async def _disconnected(receive: Receive) -> None:

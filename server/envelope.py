@@ -1,5 +1,6 @@
 """Around every request: its id and record, the headers all responses share, its log line and metrics."""
 
+import asyncio
 import logging
 
 from fastapi.responses import JSONResponse
@@ -9,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import wire
 from server.connection import connection_of
-from server.errors import ApiError, internal_error
+from server.errors import ApiError, internal_error, server_stopped
 from server.logs import PROBES
 from server.record import Record
 from server.service import Service
@@ -36,16 +37,26 @@ class Envelope:
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            await self._call(record, scope, receive, send)
+        except ApiError as error:
+            if record.is_answered:
+                return
+            record.fail(error)
+            if record.status == 0:
+                await respond(error)(scope, receive, send)
+
+    async def _call(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises ApiError alone."""
+        try:
             self._check(scope)
             await self._app(scope, receive, send)
-        except ApiError as error:
-            record.fail(error)
-            await respond(error)(scope, receive, send)
+        except ApiError:
+            raise
+        except asyncio.CancelledError:
+            raise server_stopped() from None
         except Exception:
             logger.exception("a request failed", extra={"fields": {"request_id": record.request_id}})
-            record.fail(internal_error())
-            if record.status == 0:
-                await respond(internal_error())(scope, receive, send)
+            raise internal_error() from None
 
     def _check(self, scope: Scope) -> None:
         """Raises ApiError. Probes and metrics pass on the spare connections."""
@@ -65,6 +76,8 @@ class Envelope:
                 is_last = gate.is_announced or connection.is_last_request
                 _add_headers(MutableHeaders(scope=message), record, is_last)
             await send(message)
+            is_body = message["type"] == "http.response.body"
+            record.is_answered = is_body and not message.get("more_body", False)
 
         return send_with_headers
 

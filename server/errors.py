@@ -1,6 +1,7 @@
 """Every error the wire knows, and the one table from the engine's errors to them."""
 
 from collections.abc import Iterable, Mapping
+from typing import Self
 
 from pydantic import BaseModel
 
@@ -66,6 +67,13 @@ class ApiError(Exception):
             self.headers["Retry-After"] = str(min(max(retry_after, 1), 60))
         if retry is not None:
             self.headers["x-should-retry"] = str(retry).lower()
+
+    def copy(self) -> Self:
+        """The same answer as a new exception: one that was raised holds the frames it passed, and all that
+        was in them."""
+        fresh = type(self).__new__(type(self), *self.args)
+        fresh.__dict__.update(self.__dict__)
+        return fresh
 
     def body(self) -> ErrorBody:
         detail = ErrorDetail(
@@ -134,6 +142,12 @@ def from_engine(error: EngineError) -> ApiError:
             return ApiError(500, "generation_failed", "The model failed on this request.", retry=False)
         case _:
             return internal_error()
+
+
+def server_stopped() -> ApiError:
+    """For a request that was running when the server was told to end at once."""
+    message = "The server stopped before this request was done."
+    return ApiError(503, "server_draining", message, retry_after=1, headers={"Connection": "close"})
 
 
 def internal_error() -> ApiError:

@@ -1,31 +1,34 @@
 """One accepted request on its way through the engine, followed by one response or several."""
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from engine.errors import DeadlineExceededError, EngineError, GenerationError
+from engine.errors import EngineError, GenerationError
 from engine.messages import (
     EngineRequest,
     ImageDone,
     PreviewReady,
+    Priority,
     RequestDone,
     RequestFailed,
     RequestOutput,
-    StageTimes,
     StepDone,
 )
 from server.admission import AdmissionSlot
 from server.engine_port import Engine
-from server.errors import from_engine
+from server.errors import ApiError, from_engine, internal_error, server_stopped
+from server.follower import Follower
 from server.images import MEDIA_TYPES, PREVIEW_FORMAT, ImageEncoder
 from server.parameters import Parameters
+from server.transcript import Event, Finished, Picture, Preview, Transcript
 from server.treatment import Treatment
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,52 +39,9 @@ class Course:
     describe: Callable[[Parameters], dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """A small JPEG of image `image_index` so far."""
-
-    image_index: int
-    preview_index: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One finished file."""
-
-    image_index: int
-    seed: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Seconds of each stage; `image` is the encoding of the files."""
-
-    times: StageTimes
-    image: float
-
-    def stages(self) -> dict[str, float]:
-        """By the names that `Server-Timing` and the log give them, in the order they happen."""
-        times = self.times
-        stages = {
-            "queue": times.queue,
-            "encode": times.encode,
-            "denoise": times.denoise,
-            "decode": times.decode,
-            "image": self.image,
-        }
-        return {name: round(seconds, 4) for name, seconds in stages.items()}
-
-
-Event = StepDone | Preview | Picture | Finished
-
-
 class Generation:
-    """Runs until its last follower leaves: a request that nobody waits for is aborted in the engine.
-
-    Its events stay, so that a response that joins later (Idempotency-Key) sees them all.
-    """
+    """Writes its transcript, and runs until its last follower leaves: a request that nobody waits for is
+    aborted in the engine. Its task never fails; the transcript does."""
 
     def __init__(
         self,
@@ -93,28 +53,23 @@ class Generation:
         course: Course,
     ) -> None:
         self._slot = slot
-        self.parameters = parameters
-        self.created = int(time.time())
+        self._parameters = parameters
         self._engine = engine
         self._encoder = encoder
         self._treatment = treatment
         self._course = course
-        self._is_prepared = False
         self._image_seconds = 0.0
-        self._events: list[Event] = []
-        self._news = asyncio.Event()
         self._followers = 0
+        self.transcript = Transcript(slot.request.request_id, parameters.seeds)
         self.task = asyncio.create_task(self._run())
-        self.task.add_done_callback(lambda _: self._wake())
 
-    @property
-    def request(self) -> EngineRequest:
-        return self._slot.request
-
-    def join(self) -> None:
+    def join(self, deadline: float, priority: Priority) -> Follower:
+        """From now on it has until the latest deadline of its followers, at their highest priority."""
         self._followers += 1
+        self._engine.promote(self.transcript.request_id, deadline, priority)
+        return Follower(self.transcript, deadline, self._leave)
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         self._followers -= 1
         if self._followers == 0:
             self.task.cancel()
@@ -124,59 +79,36 @@ class Generation:
         """Its last follower left before it was done."""
         return self.task.cancelled() or self.task.cancelling() > 0
 
-    @property
-    def total_bytes(self) -> int:
-        return sum(len(event.data) for event in self._events if isinstance(event, Preview | Picture))
-
-    async def follow(self, idle_seconds: float | None = None) -> AsyncIterator[Event | None]:
-        """All events from the first; None after each `idle_seconds` of silence. Raises ApiError."""
-        index = 0
-        while True:
-            while index < len(self._events):
-                yield self._events[index]
-                index += 1
-            if self.task.done():
-                self.task.result()
-                return
-            # Nothing is awaited since the last look at the events, so no news can be missed.
-            try:
-                await asyncio.wait_for(self._news.wait(), idle_seconds)
-            except TimeoutError:
-                yield None
-
-    async def prepared(self) -> None:
-        """Until the prompt has passed: nothing is on the device before. Raises ApiError."""
-        while not (self._is_prepared or self.task.done()):
-            await self._news.wait()
-        if not self._is_prepared:
-            self.task.result()
-
     async def _run(self) -> None:
         try:
             await self._prepare()
-            async with aclosing(self._engine.generate(self.request)) as outputs:
-                async for output in outputs:
-                    event = await self._event(output)
-                    self._events.append(event)
-                    self._wake()
-        except EngineError as error:
-            raise from_engine(error) from error
+            await self._draw()
+            self.transcript.finish()
+        except asyncio.CancelledError:
+            self.transcript.finish(server_stopped())
+            raise
+        except Exception as error:
+            self.transcript.finish(self._failure(error))
+
+    def _failure(self, error: Exception) -> ApiError:
+        if isinstance(error, ApiError):
+            return error.copy()
+        if isinstance(error, EngineError):
+            return from_engine(error)
+        fields = {"generation_id": self.transcript.request_id}
+        logger.error("a request failed", exc_info=error, extra={"fields": fields})
+        return internal_error()
 
     async def _prepare(self) -> None:
-        work = self._treatment.prepare(self.parameters, self.request.token_ids)
-        prepared = await self._in_time(work)
-        self.parameters = prepared.parameters
-        self._course.renew(replace(self.request, token_ids=prepared.token_ids))
-        self._is_prepared = True
-        self._wake()
+        prepared = await self._treatment.prepare(self._parameters, self._slot.request.token_ids)
+        self._parameters = prepared.parameters
+        self._course.renew(replace(self._slot.request, token_ids=prepared.token_ids))
+        self.transcript.prepared(prepared.parameters, len(prepared.token_ids))
 
-    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
-        """The deadline goes on while others are asked."""
-        try:
-            async with asyncio.timeout_at(self.request.deadline):
-                return await work
-        except TimeoutError:
-            raise DeadlineExceededError("the deadline passed") from None
+    async def _draw(self) -> None:
+        async with aclosing(self._engine.generate(self._slot.request)) as outputs:
+            async for output in outputs:
+                self.transcript.add(await self._event(output))
 
     async def _event(self, output: RequestOutput) -> Event:
         match output:
@@ -195,18 +127,13 @@ class Generation:
 
     async def _file(self, image: ImageDone) -> bytes:
         data = await self._encode(image)
-        media_type = MEDIA_TYPES[self.parameters.output_format]
-        return await self._in_time(self._treatment.finish(data, media_type))
+        return await self._treatment.finish(data, MEDIA_TYPES[self._parameters.output_format])
 
     async def _encode(self, image: ImageDone) -> bytes:
         started = time.perf_counter()
-        wanted = self.parameters
+        wanted = self._parameters
         facts = self._course.describe(wanted) | {"seed": image.seed}
         size = (image.width, image.height)
         data = await self._encoder.encode(image.rgb, size, wanted.output_format, wanted.compression, facts)
         self._image_seconds += time.perf_counter() - started
         return data
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()

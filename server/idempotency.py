@@ -2,13 +2,21 @@
 
 import asyncio
 import hashlib
+import sys
+import time
 from dataclasses import dataclass
 
 from server.errors import ApiError, RefusedError, invalid
 from server.generation import Generation
+from server.transcript import Picture, Transcript
 
 MAX_KEY_CHARACTERS = 256
-ENTRY_BYTES = 8192  # what an answer takes beside its files
+# Measured: what Python takes beside the bytes and characters themselves.
+ENTRY_BYTES = 4096
+PICTURE_BYTES = 192
+WARNING_BYTES = 768
+
+Place = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,7 @@ class Fingerprint:
     digest: bytes
 
     @property
-    def place(self) -> tuple[str, str]:
+    def place(self) -> Place:
         return self.caller, self.key
 
     @classmethod
@@ -30,12 +38,18 @@ class Fingerprint:
         return cls(caller, key, hashlib.sha256(output_format.encode() + b"\0" + body).digest())
 
 
-@dataclass(slots=True)
-class _Entry:
+@dataclass(frozen=True, slots=True)
+class _Running:
     fingerprint: Fingerprint
     generation: Generation
-    timer: asyncio.TimerHandle | None = None
-    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    fingerprint: Fingerprint
+    transcript: Transcript
+    bytes: int
+    expires: float
 
 
 class KeptAnswers:
@@ -45,44 +59,80 @@ class KeptAnswers:
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self._seconds = seconds
         self._max_bytes = max_bytes
-        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._running: dict[Place, _Running] = {}
+        self._kept: dict[Place, _Kept] = {}  # in the order they end
+        self._timer: asyncio.TimerHandle | None = None
         self.total_bytes = 0
 
-    def find(self, fingerprint: Fingerprint) -> Generation | None:
+    def find(self, fingerprint: Fingerprint) -> Generation | Transcript | None:
         """Raises ApiError 422 if the key was used for another body."""
-        entry = self._entries.get(fingerprint.place)
-        if entry is None or entry.generation.is_abandoned:
-            return None
-        if entry.fingerprint != fingerprint:
-            message = "This Idempotency-Key was used with another body."
-            raise ApiError(422, "idempotency_key_reused", message, param="Idempotency-Key")
-        return entry.generation
+        running, kept = self._running.get(fingerprint.place), self._kept.get(fingerprint.place)
+        if running and not running.generation.is_abandoned:
+            _check(running.fingerprint, fingerprint)
+            return running.generation
+        if kept:
+            _check(kept.fingerprint, fingerprint)
+            return kept.transcript
+        return None
 
     def keep(self, fingerprint: Fingerprint, generation: Generation) -> None:
-        entry = _Entry(fingerprint, generation)
-        self._entries[fingerprint.place] = entry
-        generation.task.add_done_callback(lambda task: self._finished(entry, task))
+        """While it runs, and its answer afterwards."""
+        entry = _Running(fingerprint, generation)
+        self._running[fingerprint.place] = entry
+        generation.task.add_done_callback(lambda _: self._finished(entry))
 
-    def _finished(self, entry: _Entry, task: "asyncio.Task[None]") -> None:
-        if task.cancelled() or not _is_final(task.exception()):
-            self._forget(entry)
+    def _finished(self, entry: _Running) -> None:
+        place, generation = entry.fingerprint.place, entry.generation
+        if self._running.get(place) is not entry:  # abandoned, and another has its key
             return
-        entry.timer = asyncio.get_running_loop().call_later(self._seconds, self._forget, entry)
-        entry.bytes = entry.generation.total_bytes + ENTRY_BYTES
-        self.total_bytes += entry.bytes
-        for oldest in [other for other in self._entries.values() if other.timer]:
-            if self.total_bytes <= self._max_bytes:
-                break
-            self._forget(oldest)
+        del self._running[place]
+        if not generation.task.cancelled() and _is_final(generation.transcript):
+            self._add(entry.fingerprint, generation.transcript.kept())
 
-    def _forget(self, entry: _Entry) -> None:
-        if entry.timer:
-            entry.timer.cancel()
-        self.total_bytes -= entry.bytes
-        entry.bytes = 0
-        if self._entries.get(entry.fingerprint.place) is entry:
-            del self._entries[entry.fingerprint.place]
+    def _add(self, fingerprint: Fingerprint, transcript: Transcript) -> None:
+        held = _held_bytes(fingerprint, transcript)
+        self._kept[fingerprint.place] = _Kept(fingerprint, transcript, held, time.monotonic() + self._seconds)
+        self.total_bytes += held
+        while self.total_bytes > self._max_bytes:
+            self._forget_oldest()
+        self._watch()
+
+    def _watch(self) -> None:
+        """One timer, for the oldest."""
+        if self._kept and self._timer is None:
+            oldest = next(iter(self._kept.values()))
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(oldest.expires - time.monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        while self._kept and next(iter(self._kept.values())).expires <= now:
+            self._forget_oldest()
+        self._watch()
+
+    def _forget_oldest(self) -> None:
+        self.total_bytes -= self._kept.pop(next(iter(self._kept))).bytes
 
 
-def _is_final(error: BaseException | None) -> bool:
-    return error is None or isinstance(error, RefusedError)
+def _check(first: Fingerprint, now: Fingerprint) -> None:
+    if first != now:
+        message = "This Idempotency-Key was used with another body."
+        raise ApiError(422, "idempotency_key_reused", message, param="Idempotency-Key")
+
+
+def _is_final(transcript: Transcript) -> bool:
+    return transcript.failure is None or isinstance(transcript.failure, RefusedError)
+
+
+def _held_bytes(fingerprint: Fingerprint, transcript: Transcript) -> int:
+    pictures = [event for event in transcript.events if isinstance(event, Picture)]
+    failure = transcript.failure.message if transcript.failure else ""
+    texts = [fingerprint.key, transcript.revised_prompt or "", failure]
+    texts += [text for fault in transcript.warnings for text in (fault.message, fault.path or "")]
+    return (
+        ENTRY_BYTES
+        + sum(PICTURE_BYTES + len(picture.data) for picture in pictures)
+        + WARNING_BYTES * len(transcript.warnings)
+        + sum(map(sys.getsizeof, texts))
+    )

@@ -80,7 +80,7 @@ class Metrics:
         """Count one image request that came to its end, whatever end."""
         self._requests.labels(record.outcome).inc()
         self._request.observe(record.seconds)
-        if record.outcome in REJECTIONS:
+        if record.outcome in REJECTIONS and record.generation_id is None:
             self._rejected.labels(record.outcome).inc()
         if record.outcome == "client_disconnected":
             self._aborts.inc()

@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.errors import ApiError
-from server.generation import Finished
 from server.parameters import Parameters
+from server.transcript import Finished
 
 IMAGE_PATHS = ("/v1/images", "/v1/images/generations")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -35,7 +35,8 @@ class TraceParent:
 
 @dataclass(slots=True)
 class Record:
-    """`outcome` is `ok`, `client_disconnected` or an error's code."""
+    """`outcome` is `ok`, `client_disconnected` or an error's code; `status` 0 until a response begins, and
+    `is_answered` once it was sent to its end."""
 
     request_id: str
     method: str
@@ -45,6 +46,7 @@ class Record:
     clock: float = field(default_factory=time.perf_counter)
     is_in_flight: bool = False
     status: int = 0
+    is_answered: bool = False
     outcome: str = "ok"
     key: str | None = None
     priority: str | None = None

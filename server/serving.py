@@ -1,6 +1,7 @@
 """The process: uvicorn around the application, its listening line, its drain and its exit code."""
 
 import asyncio
+import contextlib
 import gc
 import resource
 import socket
@@ -18,11 +19,12 @@ from server.service import Service
 from server.settings import Settings
 
 OTHER_DESCRIPTORS = 256  # files, pipes, calls of other services, and the spare connections
+LAST_SECONDS = 2.0  # for the answers to what a second signal ends
 
 
 class DrainingServer(uvicorn.Server):
     """On a signal: readiness fails, after the delay nothing new is taken, what was accepted finishes, the
-    listener closes. On a second: now."""
+    listener closes. On a second: what still runs is answered with an error, now."""
 
     def __init__(self, config: uvicorn.Config, gate: Gate, settings: Settings) -> None:
         super().__init__(config)
@@ -39,6 +41,18 @@ class DrainingServer(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, which forces an exit without a word to the clients and the application."""
+        await super().shutdown(sockets)
+        running = list(self.server_state.tasks)
+        for task in running:
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await asyncio.gather(*running, return_exceptions=True)
+                if self.force_exit:
+                    await self.lifespan.shutdown()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not noted in uvicorn's list of signals, which it raises again at its end: this is exit code 0.
         self._loop.call_soon_threadsafe(self._on_signal)
@@ -53,10 +67,9 @@ class DrainingServer(uvicorn.Server):
         self._gate.announce()
         await asyncio.sleep(self._settings.drain_delay_seconds)
         self._gate.drain()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gate.empty(), self._settings.max_request_seconds)
-        finally:
-            self.should_exit = True
+        self.should_exit = True
 
 
 def serve(app: FastAPI) -> int:

@@ -1,5 +1,6 @@
-"""A generation as server-sent events."""
+"""A transcript as server-sent events."""
 
+import asyncio
 import base64
 import json
 import logging
@@ -14,23 +15,26 @@ from starlette.types import Receive, Scope, Send
 from engine.messages import StepDone
 from server.answers import server_timing, usage, warnings
 from server.disconnect import unless_disconnected
-from server.errors import ApiError, ClientDisconnectedError, internal_error
-from server.generation import Event, Finished, Generation, Picture, Preview
+from server.errors import ApiError, ClientDisconnectedError, internal_error, server_stopped
+from server.follower import Follower
 from server.images import PREVIEW_FORMAT, ImageEncoder
+from server.parameters import Parameters
 from server.record import Record
+from server.transcript import Event, Finished, Picture, Preview
 
 logger = logging.getLogger(__name__)
 ACCEPTED, PING = b": accepted\n\n", b": ping\n\n"
 
 
 class EventStream(StreamingResponse):
-    """All validation lies before it; an error from here on is its last event. Leaves its generation."""
+    """All validation lies before it; an error from here on is its last event. Leaves its follower."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        generation: Generation,
+        follower: Follower,
+        parameters: Parameters,
         encoder: ImageEncoder,
         record: Record,
         *,
@@ -38,7 +42,9 @@ class EventStream(StreamingResponse):
         with_progress: bool,
     ) -> None:
         super().__init__(self._frames(), headers={"X-Accel-Buffering": "no"})
-        self._generation = generation
+        self._follower = follower
+        self._transcript = follower.transcript
+        self._parameters = parameters
         self._encoder = encoder
         self._record = record
         self._ping_seconds = ping_seconds
@@ -48,20 +54,26 @@ class EventStream(StreamingResponse):
         try:
             await self._follow(Request(scope, receive), send)
         except ClientDisconnectedError as error:
-            if not self._record.status:
-                raise
-            await send({"type": "http.response.body", "body": self._failed(error)})
+            await self._end(error, send)
+        except asyncio.CancelledError:
+            await self._end(server_stopped(), send)
 
     async def _follow(self, request: Request, send: Send) -> None:
         try:
             await unless_disconnected(request, self.stream_response(send))
         finally:
-            self._generation.leave()
+            self._follower.leave()
+
+    async def _end(self, error: ApiError, send: Send) -> None:
+        """Wherever it was; raises `error` if that was before its begin or after its end."""
+        if self._record.status == 0 or self._record.is_answered:
+            raise error
+        await send({"type": "http.response.body", "body": self._failed(error)})
 
     async def _frames(self) -> AsyncIterator[bytes]:
         yield ACCEPTED
         try:
-            async for event in self._generation.follow(self._ping_seconds):
+            async for event in self._follower.events(self._ping_seconds):
                 yield PING if event is None else await self._frame(event)
         except ApiError as error:
             yield self._failed(error)
@@ -74,12 +86,26 @@ class EventStream(StreamingResponse):
             case StepDone():
                 return _progress(event, self._with_progress)
             case Preview():
-                return await self._encoder.run(_partial, self._generation, event)
+                return await self._encoder.run(self._partial, event)
             case Picture():
-                return await self._encoder.run(_completed, self._generation, event)
+                return await self._encoder.run(self._completed, event)
             case Finished():
                 self._record.finished = event
                 return f": server-timing {server_timing(event)}\n\n".encode()
+
+    def _partial(self, preview: Preview) -> bytes:
+        index = {"partial_image_index": preview.preview_index}
+        return _image("image_generation.partial_image", self._parameters, preview, PREVIEW_FORMAT, index)
+
+    def _completed(self, picture: Picture) -> bytes:
+        parameters = self._parameters
+        last = {
+            "seed": picture.seed,
+            "usage": usage(self._transcript.prompt_tokens, parameters, images=1).model_dump(),
+            **parameters.prompt.revised(),
+            **warnings(parameters),
+        }
+        return _image("image_generation.completed", parameters, picture, parameters.output_format, last)
 
     def _failed(self, error: ApiError) -> bytes:
         self._record.fail(error)
@@ -94,26 +120,9 @@ def _progress(event: StepDone, as_event: bool) -> bytes:
     return _frame(kind, {"type": kind, **fields})
 
 
-def _partial(generation: Generation, preview: Preview) -> bytes:
-    index = {"partial_image_index": preview.preview_index}
-    return _image("image_generation.partial_image", generation, preview, PREVIEW_FORMAT, index)
-
-
-def _completed(generation: Generation, picture: Picture) -> bytes:
-    parameters = generation.parameters
-    last = {
-        "seed": picture.seed,
-        "usage": usage(generation, images=1).model_dump(),
-        **parameters.prompt.revised(),
-        **warnings(parameters),
-    }
-    return _image("image_generation.completed", generation, picture, parameters.output_format, last)
-
-
 def _image(
-    kind: str, generation: Generation, image: Preview | Picture, output_format: str, extra: dict[str, Any]
+    kind: str, parameters: Parameters, image: Preview | Picture, output_format: str, extra: dict[str, Any]
 ) -> bytes:
-    parameters = generation.parameters
     return _frame(
         kind,
         {

@@ -40,6 +40,12 @@ class Prompt:
         """The answer's field, if there is anything to say."""
         return {} if self.plain is None else {"revised_prompt": self.text}
 
+    def drawn(self, revised: str | None, warnings: tuple[Fault, ...]) -> "Prompt":
+        """As it was drawn for another request that sent the same."""
+        if revised is None:
+            return replace(self, warnings=warnings)
+        return replace(self, text=revised, plain=self.text, warnings=warnings)
+
     def warned(self, code: str, message: str) -> "Prompt":
         """The same with a remark for the client."""
         return replace(self, warnings=(*self.warnings, Fault(code=code, path=None, message=message)))

@@ -1,5 +1,6 @@
 """A prompt to a caption: asked at most twice, and not again for the same prompt and shape."""
 
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -23,18 +24,19 @@ class Expansion:
 
 
 class Expander:
-    """Keeps the last `cache_entries` captions with their tokens."""
+    """Keeps the last `cache_entries` captions with their tokens, by digests of the prompts."""
 
     def __init__(self, backend: ExpansionBackend, cache_entries: int) -> None:
         self._backend = backend
         self._cache_entries = cache_entries
-        self._cache: OrderedDict[Key, Expansion] = OrderedDict()
+        self._cache: OrderedDict[bytes, Expansion] = OrderedDict()
 
     async def expand(self, key: Key, read: Read) -> Expansion:
         """Of prompt, width and height. `read` raises BackendError for what the model cannot read, and so
         does this in the end."""
-        expansion = self._cache.pop(key, None) or await self._ask(key, read)
-        self._cache[key] = expansion
+        digest = hashlib.sha256(repr(key).encode()).digest()
+        expansion = self._cache.pop(digest, None) or await self._ask(key, read)
+        self._cache[digest] = expansion
         while len(self._cache) > self._cache_entries:
             self._cache.popitem(last=False)
         return expansion

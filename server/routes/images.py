@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fastapi import APIRouter, Request, Response
 
 from engine.errors import EngineError
-from engine.messages import EngineRequest
+from engine.messages import EngineRequest, Priority
 from server import answers, metadata
 from server.auth import Caller
 from server.beside import beside
@@ -16,6 +16,7 @@ from server.choices import Choices, choose
 from server.deadlines import allowed_seconds
 from server.disconnect import unless_disconnected
 from server.errors import from_engine
+from server.follower import Follower
 from server.generation import Course, Generation
 from server.idempotency import Fingerprint
 from server.images import MEDIA_TYPES
@@ -25,6 +26,7 @@ from server.record import Record
 from server.safety import Safety
 from server.service import Service
 from server.streaming import EventStream
+from server.transcript import Transcript
 from server.treatment import Treatment
 
 router = APIRouter()
@@ -40,23 +42,27 @@ async def create_image(request: Request) -> Response:
     service.enter(record)
     async with service.bodies.receive(request) as body:
         order = await _understand(request, service, caller, body)
-    generation = _join(request, service, caller, order)
-    record.generation_id = generation.request.request_id
-    await _prepared(request, generation)
-    record.parameters = generation.parameters
+    follower = _join(service, caller, order, _terms(request, service, caller))
+    record.generation_id = follower.transcript.request_id
+    await _prepared(request, follower)
+    record.parameters = parameters = follower.transcript.parameters(order.parameters)
     if order.kind == "events":
         return EventStream(
-            generation,
+            follower,
+            parameters,
             service.encoder,
             record,
             ping_seconds=service.settings.ping_seconds,
             with_progress=order.with_progress,
         )
     try:
-        result = await unless_disconnected(request, answers.collect(generation))
-        return await _whole(service, record, generation, result, order.kind == "image")
+        result = await unless_disconnected(request, answers.collect(follower))
+        record.finished = result.finished
+        if order.kind == "image":
+            return _raw(result, parameters)
+        return await _json(service, follower.transcript, result, parameters)
     finally:
-        generation.leave()
+        follower.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,14 @@ class _Order:
     token_ids: tuple[int, ...]
     fingerprint: Fingerprint | None
     with_progress: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """When the client stops waiting, and how urgent its request is."""
+
+    deadline: float
+    priority: Priority
 
 
 async def _understand(request: Request, service: Service, caller: Caller, body: bytearray) -> _Order:
@@ -88,6 +102,14 @@ async def _understand(request: Request, service: Service, caller: Caller, body: 
     return _Order(kind, parameters, choices, token_ids, fingerprint, bool(wanted.progress))
 
 
+def _terms(request: Request, service: Service, caller: Caller) -> _Terms:
+    """Each request's own, whether it joins another or not. Raises ApiError."""
+    priority = caller.priority(request.headers)
+    request.state.record.priority = priority
+    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds)
+    return _Terms(time.monotonic() + seconds, priority)
+
+
 def _without_previews(parameters: Parameters, choices: Choices, safety: Safety) -> Parameters:
     """Previews of an image that is going to be judged would leave before it is."""
     if not parameters.num_previews or safety.sends_previews or not choices.is_moderated:
@@ -96,12 +118,12 @@ def _without_previews(parameters: Parameters, choices: Choices, safety: Safety) 
     return replace(parameters, prompt=prompt, num_previews=0)
 
 
-async def _prepared(request: Request, generation: Generation) -> None:
-    """Raises ApiError, and leaves the generation then."""
+async def _prepared(request: Request, follower: Follower) -> None:
+    """Raises ApiError, and leaves then."""
     try:
-        await unless_disconnected(request, generation.prepared())
+        await unless_disconnected(request, follower.prepared())
     except BaseException:
-        generation.leave()
+        follower.leave()
         raise
 
 
@@ -113,65 +135,65 @@ async def _tokenize(service: Service, prompt: str) -> tuple[int, ...]:
         raise from_engine(error) from error
 
 
-def _join(request: Request, service: Service, caller: Caller, order: _Order) -> Generation:
-    """The generation that answers: one under the same Idempotency-Key, or a new one. Leave it when done.
+def _join(service: Service, caller: Caller, order: _Order, terms: _Terms) -> Follower:
+    """Of the request under the same Idempotency-Key, or a new one. Leave it when done. Raises ApiError.
 
     Nothing is awaited in here, so two requests with one key cannot both find none.
     """
-    generation = service.kept.find(order.fingerprint) if order.fingerprint else None
-    if generation is None:
-        engine_request = _engine_request(request, service, caller, order.parameters, order.token_ids)
-        generation = _start(service, caller, order.parameters, order.choices, engine_request)
+    found = service.kept.find(order.fingerprint) if order.fingerprint else None
+    if isinstance(found, Transcript):
+        return Follower(found, terms.deadline)
+    if found is None:
+        found = _start(service, caller, order, terms)
         if order.fingerprint:
-            service.kept.keep(order.fingerprint, generation)
-    generation.join()
+            service.kept.keep(order.fingerprint, found)
+    return found.join(terms.deadline, terms.priority)
+
+
+def _start(service: Service, caller: Caller, order: _Order, terms: _Terms) -> Generation:
+    """Admit the request and start to generate. Raises ApiError 429."""
+    slot = service.admission.admit(_engine_request(order, terms), caller)
+    course = Course(
+        renew=lambda renewed: service.admission.renew(slot, renewed),
+        describe=lambda drawn: metadata.describe(drawn, service.engine.config, service.settings.embed_prompt),
+    )
+    treatment = Treatment(
+        service.safety, order.choices, service.encoder, lambda prompt: _tokenize(service, prompt)
+    )
+    generation = Generation(service.engine, service.encoder, slot, order.parameters, treatment, course)
+    generation.task.add_done_callback(lambda _: service.admission.release(slot))
     return generation
 
 
-def _engine_request(
-    request: Request, service: Service, caller: Caller, parameters: Parameters, token_ids: tuple[int, ...]
-) -> EngineRequest:
-    priority = caller.priority(request.headers)
-    request.state.record.priority = priority
-    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds)
+def _engine_request(order: _Order, terms: _Terms) -> EngineRequest:
+    parameters = order.parameters
     return EngineRequest(
         request_id="img-" + uuid.uuid4().hex,
-        token_ids=token_ids,
+        token_ids=order.token_ids,
         width=parameters.width,
         height=parameters.height,
         seeds=parameters.seeds,
         sampling=parameters.sampling,
         num_previews=parameters.num_previews,
-        deadline=time.monotonic() + seconds,
-        priority=priority,
+        deadline=terms.deadline,
+        priority=terms.priority,
     )
 
 
-def _start(
-    service: Service, caller: Caller, parameters: Parameters, choices: Choices, engine_request: EngineRequest
-) -> Generation:
-    """Admit the request and start to generate. Raises ApiError 429."""
-    slot = service.admission.admit(engine_request, caller)
-    course = Course(
-        renew=lambda renewed: service.admission.renew(slot, renewed),
-        describe=lambda drawn: metadata.describe(drawn, service.engine.config, service.settings.embed_prompt),
-    )
-    treatment = Treatment(service.safety, choices, service.encoder, lambda prompt: _tokenize(service, prompt))
-    generation = Generation(service.engine, service.encoder, slot, parameters, treatment, course)
-    generation.task.add_done_callback(lambda _: service.admission.release(slot))
-    return generation
+def _raw(result: answers.Result, parameters: Parameters) -> Response:
+    picture = result.pictures[0]
+    headers = {
+        "Server-Timing": answers.server_timing(result.finished),
+        "X-Seed": str(picture.seed),
+        **answers.warning_header(parameters),
+    }
+    return Response(picture.data, media_type=MEDIA_TYPES[parameters.output_format], headers=headers)
 
 
-async def _whole(
-    service: Service, record: Record, generation: Generation, result: answers.Result, raw: bool
+async def _json(
+    service: Service, transcript: Transcript, result: answers.Result, parameters: Parameters
 ) -> Response:
-    record.finished = result.finished
-    headers = {"Server-Timing": answers.server_timing(result.finished)}
-    if raw:
-        picture = result.pictures[0]
-        media_type = MEDIA_TYPES[generation.parameters.output_format]
-        headers |= {"X-Seed": str(picture.seed), **answers.warning_header(generation.parameters)}
-        return Response(picture.data, media_type=media_type, headers=headers)
     model = service.engine.config.model_id
-    body = await answers.json_body(generation, result.pictures, model, service.encoder)
+    body = await answers.json_body(transcript, parameters, result.pictures, model, service.encoder)
+    headers = {"Server-Timing": answers.server_timing(result.finished)}
     return Response(body, media_type="application/json", headers=headers)

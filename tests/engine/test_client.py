@@ -236,6 +236,19 @@ async def test_a_deadline_passes_while_the_engine_loads() -> None:
         assert client.stats().waiting == 0
 
 
+async def test_a_deadline_is_put_off_while_the_request_waits_for_it() -> None:
+    async with engine(fake_worker.slow_to_start) as client:
+        deadline = time.monotonic() + 0.1
+        waiting = asyncio.create_task(collect(client, request("a", deadline=deadline)))
+        await asyncio.sleep(0)
+        client.promote("a", deadline + 0.2, "interactive")
+        client.promote("a", deadline + 0.1, "interactive")  # never shortened
+        client.promote("b", deadline, "interactive")  # not in flight
+        with pytest.raises(DeadlineExceededError):
+            await waiting
+        assert time.monotonic() >= deadline + 0.2
+
+
 async def test_past_its_deadline_a_request_has_no_seat_any_more() -> None:
     async with engine(max_running=1) as client:
         await collect(client, request("first"))

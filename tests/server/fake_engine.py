@@ -2,10 +2,11 @@
 
 A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `resume()`, `linger` does
 so too, and at its abort again; `deadline`, `fail`, `crash` and `bug` end in that error, `slow` takes 50 ms a
-step, `die` kills the engine.
+step, `die` kills the engine, `noise` fills its images with what no file format can compress.
 """
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -128,6 +129,11 @@ class FakeEngine:
     def release(self, request_id: str) -> None:
         self._in_flight.pop(request_id, None)
 
+    def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
+        in_flight = self._in_flight.get(request_id)
+        if in_flight:
+            in_flight.request = in_flight.request.promoted(deadline, priority)
+
     def stats(self) -> FakeStats:
         return FakeStats(running=len(self._running))
 
@@ -147,6 +153,11 @@ class FakeEngine:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def running_requests(self) -> list[EngineRequest]:
+        """As they are now, promotions included."""
+        return [self._in_flight[name].request for name in self._running]
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         self.reserve(request)
@@ -175,7 +186,7 @@ class FakeEngine:
             async for output in self._steps(request, word, index):
                 yield output
             self._unit("decode")
-            rgb = bytes((seed % 256, 64 + index, 128)) * (request.width * request.height)
+            rgb = _rgb(word, seed, index, request.width * request.height)
             yield ImageDone(request.request_id, index, seed, request.width, request.height, rgb)
         yield RequestDone(request.request_id, StageTimes(0.001, 0.002, time.monotonic() - started, 0.004))
 
@@ -189,17 +200,31 @@ class FakeEngine:
             if step <= request.num_previews:
                 rgb = bytes((255, step, 0)) * 64
                 yield PreviewReady(request.request_id, index, step - 1, 8, 8, rgb)
-            await self._act(word, step)
+            await self._act(request.request_id, word, step)
 
-    async def _act(self, word: str, step: int) -> None:
+    async def _act(self, request_id: str, word: str, step: int) -> None:
         if word in ERRORS:
-            raise ERRORS[word]
+            raise ERRORS[word].with_traceback(None)
         if word == "die":
             self._death = EngineDeadError("the worker cannot be started again")
-            raise self._death
+            await self.resume()
         if word in ("hold", "linger") and step == 1:
-            await self._released.wait()
+            await self._until_released(request_id)
+        if self._death:
+            raise self._death
         await asyncio.sleep(0.05 if word == "slow" else 0)
+
+    async def _until_released(self, request_id: str) -> None:
+        """Or until the deadline, which may be put off meanwhile."""
+        released = self._released
+        while not released.is_set():
+            deadline = self._in_flight[request_id].request.deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await released.wait()
+            except TimeoutError:
+                if self._in_flight[request_id].request.deadline == deadline:
+                    raise ERRORS["deadline"] from None
 
     def _ahead(self, others: Iterable[FakeInFlight], priority: Priority) -> float:
         ahead = (each.request for each in others if priority in ("batch", each.request.priority))
@@ -218,3 +243,9 @@ class FakeEngine:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _rgb(word: str, seed: int, index: int, pixels: int) -> bytes:
+    if word == "noise":
+        return random.Random(seed).randbytes(3 * pixels)
+    return bytes((seed % 256, 64 + index, 128)) * pixels

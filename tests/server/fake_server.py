@@ -27,7 +27,8 @@ def control(engine: FakeEngine) -> APIRouter:
     @router.get("/state")
     async def state() -> dict[str, Any]:
         requests = [dataclasses.asdict(request) for request in engine.requests]
-        return {"requests": requests, **counts(engine)}
+        running = [dataclasses.asdict(request) for request in engine.running_requests]
+        return {"requests": requests, "running_requests": running, **counts(engine)}
 
     @router.get("/wait")
     async def wait(request: Request) -> dict[str, int]:

@@ -1,10 +1,18 @@
 """A client that goes away takes its request with it, in every mode."""
 
+import asyncio
+import gc
 import json
 import socket
+import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from server.disconnect import unless_disconnected
+from tests.server.connections import connection
 from tests.server.process import HANG, ServerProcess, small
 
 
@@ -52,3 +60,34 @@ def test_disconnect_in_the_middle_of_a_body(server: ServerProcess) -> None:
     assert server.create().status_code == 200
     assert len(server.state()["requests"]) == before + 1
     assert not server.log_lines(level="error")
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Only what nothing refers to is freed."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_what_failed_is_freed_at_once() -> None:
+    """An exception holds the frames it passed: a task among their variables would hold the exception."""
+
+    class Failure(Exception):
+        pass
+
+    async def fail() -> None:
+        raise Failure
+
+    async def wait() -> weakref.ref[Failure]:
+        try:
+            request = Request(
+                {"type": "http", "state": {"connection": connection()}}, asyncio.Queue[Any]().get
+            )
+            await unless_disconnected(request, fail())
+        except Failure as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    assert asyncio.run(wait())() is None

@@ -1,12 +1,15 @@
 """Logs, metrics, spans, and what an image says of itself."""
 
+import asyncio
 import io
 import json
 import queue
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from PIL import Image
 
 from server import VERSION
-from tests.server.process import HANG, REPOSITORY, ServerProcess
+from server.app import create_app
+from server.settings import Settings
+from tests.server.connections import connection
+from tests.server.fake_engine import FakeEngine
+from tests.server.process import HANG, REPOSITORY, ServerProcess, small, until
 
 Start = Callable[..., ServerProcess]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -116,6 +123,76 @@ def test_metrics_count(start: Start) -> None:
         f'build_info{{model="fake-model",model_hash="0123456789ab",version="{VERSION}"}}': 1,
     }
     assert {name: server.metric(f"ideoserve_{name}") for name in expected} == expected
+
+
+def outcomes(server: ServerProcess) -> Counter[str]:
+    """Requests by outcome."""
+    name = 'ideoserve_requests_total{outcome="'
+    lines = [line for line in server.http.get("/metrics").text.splitlines() if line.startswith(name)]
+    samples = (line.removeprefix(name).split('"} ') for line in lines)
+    return Counter({outcome: int(float(value)) for outcome, value in samples})
+
+
+def test_every_request_has_one_outcome(start: Start) -> None:
+    server = start("--max-backlog-seconds", "86400", "--max-body-bytes", "2048")
+    kinds: list[tuple[str, dict[str, str], dict[str, Any]]] = [
+        ("ok", {}, {}),
+        ("ok", {"Idempotency-Key": "k"}, {"prompt": "slow: a", "num_inference_steps": 2}),
+        ("ok", {"Accept": "text/event-stream"}, {"n": 2}),
+        ("generation_failed", {"Accept": "text/event-stream"}, {"prompt": "fail: a"}),
+        ("internal_error", {"Accept": "image/png"}, {"prompt": "bug: a"}),
+        ("deadline_exceeded", {"Idempotency-Key": "d"}, {"prompt": "deadline: a"}),
+        ("deadline_unreachable", {"X-Request-Timeout": "0.001"}, {}),
+        ("invalid_value", {"X-Priority": "nonsense"}, {}),
+        ("body_too_large", {}, {"user": "x" * 2048}),
+        ("idempotency_key_reused", {"Idempotency-Key": "k"}, {"seed": 1}),
+    ]
+    server.create(kinds[1][1], **kinds[1][2])
+    with ThreadPoolExecutor(16) as pool:
+        for _, headers, body in kinds * 20:
+            pool.submit(server.create, headers, **body)
+    expected = Counter({"ok": 1}) + Counter(outcome for outcome, _, _ in kinds * 20)
+    until(lambda: outcomes(server).total() == expected.total())
+    assert outcomes(server) == expected
+    assert server.metric("ideoserve_request_duration_seconds_count") == expected.total()
+
+
+def test_a_cancelled_request_is_neither_ok_nor_rejected() -> None:
+    """It had been admitted."""
+
+    async def cancel() -> tuple[list[Any], str]:
+        engine = FakeEngine()
+        app = create_app(Settings(model="fake"), engine)
+        body = json.dumps(small(prompt="hold: a")).encode()
+        arriving, sent = asyncio.Queue[Any](), list[Any]()
+        arriving.put_nowait({"type": "http.request", "body": body})
+        scope = {**SCOPE, "state": {"connection": connection()}}
+        task = asyncio.create_task(app(scope, arriving.get, lambda message: _append(sent, message)))
+        await engine.wait_for(lambda: engine.running == 1)
+        task.cancel()
+        await task
+        return sent, app.state.service.metrics.render().decode()
+
+    sent, metrics = asyncio.run(cancel())
+    assert [message.get("status") for message in sent] == [503, None]
+    assert 'ideoserve_requests_total{outcome="server_draining"} 1.0' in metrics
+    assert 'ideoserve_requests_total{outcome="ok"}' not in metrics
+    assert 'ideoserve_rejected_total{reason="server_draining"} 0.0' in metrics
+
+
+SCOPE = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "POST",
+    "path": "/v1/images",
+    "raw_path": b"/v1/images",
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json")],
+}
+
+
+async def _append(messages: list[Any], message: Any) -> None:
+    messages.append(message)
 
 
 def test_gauges_while_a_request_runs(server: ServerProcess) -> None:

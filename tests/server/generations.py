@@ -1,0 +1,60 @@
+"""Generations over the fake engine, in this process."""
+
+from typing import Any
+
+from engine.messages import EngineRequest
+from server.admission import Admission
+from server.auth import Caller
+from server.backends import Backends
+from server.choices import Choices
+from server.generation import Course, Generation
+from server.images import ImageEncoder
+from server.parameters import Parameters, resolve
+from server.protocol import ImageRequest
+from server.safety import Safety
+from server.settings import Settings
+from server.treatment import Treatment
+from tests.server.fake_engine import CONFIG, FakeEngine
+
+BACKENDS = Backends(lambda *_: None)
+
+
+async def tokenize(prompt: str) -> tuple[int, ...]:
+    return tuple(prompt.encode())
+
+
+def generate(
+    prompt: str,
+    engine: FakeEngine | None = None,
+    treatment: Treatment | None = None,
+    deadline: float | None = None,
+    **fields: Any,
+) -> Generation:
+    """Begin one of priority `batch`; it is to be joined."""
+    engine, encoder = engine or FakeEngine(seconds_per_step=0), ImageEncoder(1, 1)
+    parameters = resolve(ImageRequest.model_validate({"prompt": prompt, "seed": 1, **fields}), CONFIG)
+    slot = Admission(engine, 86400, 1).admit(_request(engine, prompt, parameters, deadline), Caller())
+    course = Course(renew=lambda renewed: engine.reserve(renewed), describe=lambda _: {})
+    generation = Generation(engine, encoder, slot, parameters, treatment or _treatment(encoder), course)
+    generation.task.add_done_callback(lambda _: encoder.close())
+    return generation
+
+
+def _request(
+    engine: FakeEngine, prompt: str, parameters: Parameters, deadline: float | None
+) -> EngineRequest:
+    return EngineRequest(
+        request_id="id",
+        token_ids=engine.tokenize(prompt),
+        width=64,
+        height=64,
+        seeds=parameters.seeds,
+        sampling=parameters.sampling,
+        num_previews=parameters.num_previews,
+        deadline=deadline,
+        priority="batch",
+    )
+
+
+def _treatment(encoder: ImageEncoder) -> Treatment:
+    return Treatment(Safety(Settings(model="fake"), BACKENDS, "fake"), Choices(), encoder, tokenize)
