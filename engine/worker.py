@@ -16,6 +16,8 @@ from engine.messages import (
     Abort,
     EngineRequest,
     FromWorker,
+    Ping,
+    Pong,
     Shutdown,
     WorkerFailed,
     WorkerReady,
@@ -92,6 +94,9 @@ def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
                         core.add(message)
                     case Abort(request_id):
                         core.abort(request_id)
+                    case Ping():
+                        outbox.emit(Pong())
+                        outbox.flush()
                     case Shutdown():
                         return
         core.step()
