@@ -113,5 +113,6 @@ class Backlog:
 
     @property
     def _takers(self) -> Sequence[Worker]:
-        """The workers that take new work; while none is ready, all of them will."""
-        return [worker for worker in self._workers if worker.is_ready] or self._workers
+        """The workers that take new work: silent ones only if there is no other; while none is ready, all."""
+        ready = [worker for worker in self._workers if worker.is_ready]
+        return [worker for worker in ready if not worker.is_silent] or ready or self._workers

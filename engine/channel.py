@@ -1,7 +1,9 @@
 """The two ends of the pipe: the server's must not block, the worker's needs no thread."""
 
 import contextlib
+import os
 import queue
+import socket
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,8 +28,13 @@ class Channel:
         """The next messages, at least one. Raises EOFError once the worker is gone."""
         return receive(self._connection)
 
+    def hang_up(self) -> None:
+        """End both directions: `receive` reaches its end even if a child of the worker holds the pipe."""
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as pipe:
+            pipe.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Once the worker is gone, and nobody receives: a closed descriptor may soon be another's."""
+        """Once hung up, and nobody receives: a closed descriptor may soon be another's."""
         self._outbox.put(None)
         self._sender.join()
         self._connection.close()

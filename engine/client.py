@@ -5,8 +5,10 @@ that worker dies, given again, from its seed, to the next one that is ready.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from engine.backlog import Backlog, Forecast, Loads
 from engine.config import EngineOptions, ModelConfig
@@ -26,10 +28,9 @@ from engine.messages import (
     StepDone,
     UnitDone,
     UnitKind,
-    WorkerReady,
 )
 from engine.preflight import open_tokenizer
-from engine.supervisor import Worker
+from engine.supervisor import CHECKPOINT_EXIT_CODE, DeviceState, Worker
 from engine.worker import main as worker_main
 
 UnitListener = Callable[[UnitKind, int, float], None]
@@ -38,7 +39,8 @@ WorkerTarget = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A moment of the engine. Bytes over all devices; the counters since the workers' start."""
+    """A moment of the engine. Bytes over all devices; the counters since the workers' start; `devices` by
+    state."""
 
     running: int
     waiting: int
@@ -46,6 +48,7 @@ class EngineStats:
     device_memory_bytes: int
     cache_hits: int
     cache_misses: int
+    devices: Mapping[str, int]
 
 
 class EngineClient:
@@ -78,7 +81,7 @@ class EngineClient:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker is loaded and warmed up."""
+        """Whether a worker is loaded, warmed up and responds."""
         return any(worker.is_ready for worker in self._workers)
 
     async def wait_dead(self) -> EngineDeadError:
@@ -124,7 +127,7 @@ class EngineClient:
             in_flight.worker.send(Promote(request_id, in_flight.request.priority))
 
     def stats(self) -> EngineStats:
-        units = list(self._units.values())
+        units, states = self._units.values(), Counter(worker.state for worker in self._workers)
         running = sum(request.has_begun for request in self._in_flight.values())
         return EngineStats(
             running=running,
@@ -133,6 +136,7 @@ class EngineClient:
             device_memory_bytes=sum(unit.device_memory_bytes for unit in units),
             cache_hits=sum(unit.cache_hits for unit in units),
             cache_misses=sum(unit.cache_misses for unit in units),
+            devices={state: states[state] for state in get_args(DeviceState)},
         )
 
     def subscribe(self, listener: UnitListener) -> None:
@@ -161,8 +165,6 @@ class EngineClient:
     def on_message(self, worker: Worker, message: FromWorker) -> None:
         """Of Worker: pass outputs on, take note of the rest."""
         match message:
-            case WorkerReady():
-                self._deal()
             case UnitDone():
                 self._units[worker] = message
                 for listener in self._listeners:
@@ -172,6 +174,10 @@ class EngineClient:
                 if request is not None and request.worker is worker:
                     request.deliver(message)
 
+    def on_availability(self, worker: Worker) -> None:
+        """Of Worker: what is not begun goes where it is done first now."""
+        self._deal()
+
     def on_death(self, worker: Worker, suspects: tuple[str, ...]) -> None:
         """Of Worker: its requests run again; those it died on run alone, and not for ever."""
         self._units.pop(worker, None)
@@ -180,8 +186,15 @@ class EngineClient:
                 request.start_again(suspects)
         self._deal()
 
-    def on_dead_engine(self, error: EngineDeadError) -> None:
-        """Of Worker: nothing can be served any more."""
+    def on_start_failures(self, worker: Worker, error: EngineDeadError) -> None:
+        """Of Worker: the engine is dead once no device is left. If the checkpoint is at fault, only devices
+        that have been ready are left."""
+        is_checkpoint_error = error.exit_code == CHECKPOINT_EXIT_CODE
+        others = [other for other in self._workers if not other.is_failed]
+        if any(other.cost_model or not is_checkpoint_error for other in others):
+            return
+        for each in self._workers:
+            each.give_up()
         self._fail_all(error)
         self._died.set()
 
@@ -193,23 +206,18 @@ class EngineClient:
     def _forget(self, request: InFlightRequest) -> None:
         """Done, failed or left: make sure that it costs nothing any more."""
         del self._in_flight[request.request.request_id]
-        worker = request.worker
-        if worker is None:
-            return
-        if worker.is_ready and not request.is_answered:
-            worker.send(Abort(request.request.request_id))
-        if not any(other.worker is worker for other in self._in_flight.values()):
-            worker.went_idle()
+        if request.worker is not None and not request.is_answered:
+            request.worker.send(Abort(request.request.request_id))
 
     def _deal(self) -> None:
-        """Give each request that no worker has begun to the one where it is done first."""
+        """Give each request that no worker is at to the one where it is done first."""
         loads = self._backlog.loads()
         for request in self._in_flight.values():
-            if request.is_started and not request.has_begun and not request.is_answered:
+            if request.can_move:
                 self._assign(request, loads)
 
     def _assign(self, request: InFlightRequest, loads: Loads) -> None:
-        """If no worker is ready the request waits."""
+        """If no worker is ready the request waits where it is."""
         if not self.is_ready:
             return
         before, request.worker = request.worker, loads.place(request)

@@ -79,8 +79,8 @@ class EngineOptions:
     on cuda alone; `cuda_graphs`: on cuda record the unconditional pass and replay it. A step has at most
     `max_batch_size` samples (1..64) of `max_batch_tokens` image and prompt tokens in all (one sample may
     have more); `max_running` samples (1..1024) are in memory; `hang_seconds`: least silence of a worker
-    before it counts as hung; `load_seconds`: longest load; `max_start_failures` in a row before the
-    engine is dead.
+    before it counts as hung; `load_seconds`: longest load; `max_start_failures` in a row before a device
+    counts as failed, and the engine as dead if all have.
     """
 
     devices: tuple[str, ...] = ()

@@ -98,6 +98,12 @@ class InFlightRequest:
         """Whether its worker has taken a step for it."""
         return bool(self.steps_done)
 
+    @property
+    def can_move(self) -> bool:
+        """Whether another worker may have it: its own has taken no step, and is not at it."""
+        is_at_work = self.worker is not None and self.request.request_id in self.worker.at_work
+        return self.is_started and not (self.has_begun or is_at_work or self.is_answered)
+
     def seconds_left(self, cost: CostModel | None) -> float:
         """Device seconds still to spend on it, over all its images; 0 for a device that was never ready."""
         if self.is_answered or cost is None:

@@ -73,6 +73,16 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer with Pong before the next unit of work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The step loop is alive."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepDone:
     """Image `image_index` finished step `step` (1..num_steps)."""
 
@@ -178,5 +188,5 @@ class UnitDone:
 
 
 RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone | RequestFailed
-ToWorker = EngineRequest | Abort | Promote | Shutdown
-FromWorker = RequestOutput | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone
+ToWorker = EngineRequest | Abort | Promote | Ping | Shutdown
+FromWorker = RequestOutput | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone | Pong

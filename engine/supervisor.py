@@ -1,22 +1,22 @@
-"""One worker process: started, watched, restarted. Torch-free."""
+"""The worker of one device: its process is started, watched and started again. Torch-free."""
 
 import asyncio
 import contextlib
+import logging
 import math
-import multiprocessing
-import threading
 import time
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
-from typing import Protocol
+from typing import Literal, Protocol
 
-from engine.channel import Channel
+from engine.attempts import Attempts
 from engine.config import EngineOptions, ModelConfig
 from engine.cost import CostModel
 from engine.errors import EngineDeadError
 from engine.messages import (
     CostCorrected,
     FromWorker,
+    Ping,
+    Pong,
     RequestDone,
     Shutdown,
     ToWorker,
@@ -25,28 +25,35 @@ from engine.messages import (
     WorkerFailed,
     WorkerReady,
 )
+from engine.process import WorkerProcess
+from engine.silence import Silence
 from engine.worker import main as worker_main
 
-# A unit of work may take this many times what it was expected to before its worker counts as hung.
-_HANG_FACTOR = 20.0
-_MAX_BACKOFF_SECONDS = 30.0
-_CHECKPOINT_EXIT_CODE = 2
+CHECKPOINT_EXIT_CODE = 2
+_CLOSE_SECONDS = 5.0
+
+DeviceState = Literal["ready", "silent", "starting", "failed"]
+
+logger = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Who owns the worker; called on the event loop."""
+    """Owner of the worker; called on the event loop."""
 
     def on_message(self, worker: "Worker", message: FromWorker) -> None: ...
+    def on_availability(self, worker: "Worker") -> None:
+        """`is_ready` or `is_silent` changed."""
+
     def on_death(self, worker: "Worker", suspects: tuple[str, ...]) -> None:
         """It died with `suspects` in its unit of work, and will be started again."""
 
-    def on_dead_engine(self, error: EngineDeadError) -> None:
-        """It cannot be started."""
+    def on_start_failures(self, worker: "Worker", error: EngineDeadError) -> None:
+        """It `is_failed`. It will be started again all the same, unless told to give up."""
 
 
 class Worker:
-    """The process of one device. `cost_model` is None until it was ready once; `worked_at` is the end of its
-    last unit of work."""
+    """The process of one device. `cost_model` is None until it was ready once; `at_work` are the requests of
+    its last unit of work, and `worked_at` is when that ended."""
 
     def __init__(
         self,
@@ -58,155 +65,184 @@ class Worker:
     ) -> None:
         self.device = device
         self.cost_model: CostModel | None = None
-        self.is_ready = False
         self.restarts = 0
         self.worked_at = -math.inf
+        self.attempts = Attempts(options.max_start_failures)
+        self._name = f"ideoserve-worker-{device or 'auto'}"
         self._config = config
         self._options = options
         self._listener = listener
         self._target = target
-        self._suspects: tuple[str, ...] = ()
-        self._start_failures = 0
-        self._deaths = 0
-        self._reason = ""
+        self._process: WorkerProcess | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_closing = False
-        self._is_idle = False
+        self._closing = asyncio.Event()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._was_ready = False
+        self._is_checkpoint_error = False
+        self._is_pinged = False
+        self._reason = ""
+        self.at_work: tuple[str, ...] = ()
+        self._availability = (False, False)
+        self._silence = Silence(self._options.hang_seconds, self._options.load_seconds, time.monotonic())
 
     @property
-    def allowed_silence(self) -> float:
-        """Seconds without a message before it counts as hung, while it has work or loads."""
-        if not self.is_ready:
-            return self._options.load_seconds
-        return max(self._options.hang_seconds, _HANG_FACTOR * self._expected)
+    def _is_loaded(self) -> bool:
+        return self._was_ready and self._process is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is loaded, and not silent for long."""
+        return self._is_loaded and not self._silence.is_unready
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it should have been heard: work is better given to another."""
+        return self._is_loaded and self._silence.is_doubtful
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it failed to start too often."""
+        return self.attempts.have_failed
+
+    @property
+    def state(self) -> DeviceState:
+        if self.is_failed:
+            return "failed"
+        if not self._is_loaded:
+            return "starting"
+        return "ready" if self.is_ready else "silent"
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._supervise())
 
     def send(self, message: ToWorker) -> None:
         """Never blocks; what is sent to a dying worker is lost, and its owner is told of the death."""
-        if self._is_idle:
-            # It owes no sign of life from before it had work.
-            self._heard_at = time.monotonic()
-        self._is_idle = False
-        self._channel.send(message)
+        if self._process is not None:
+            self._process.send(message)
 
-    def went_idle(self) -> None:
-        """It has no work: silence is what is expected of it."""
-        self._is_idle = True
+    def give_up(self) -> None:
+        """Start no further process."""
+        self._closing.set()
 
     async def close(self) -> None:
-        """End the process: politely first."""
-        self._is_closing = True
-        if self._task is None:
-            return
-        if self.is_ready:
-            self._channel.send(Shutdown())
-        else:
-            self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-            await asyncio.wait_for(self._task, timeout=5.0)
+        """End the process: politely first, if it answers. Takes at most 10 seconds."""
+        self.give_up()
+        if self.is_ready and not self.is_silent:
+            self.send(Shutdown())
+            await self._ends()
+        if self._process is not None:
+            self._process.kill()
+        await self._ends()
+
+    async def _ends(self) -> None:
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_CLOSE_SECONDS)
 
     async def _supervise(self) -> None:
+        """One process after the other until closed, whatever goes wrong."""
         await self._run_once()
-        while not self._is_closing:
-            if self._start_failures >= self._options.max_start_failures:
-                self._listener.on_dead_engine(EngineDeadError(f"the worker cannot start: {self._reason}"))
-                return
-            # 0, 0.5, 1.5, 3.5 ... seconds, until it has answered a request again.
-            await asyncio.sleep(min(_MAX_BACKOFF_SECONDS, 0.5 * (2 ** (self._deaths - 1) - 1)))
+        while not await _is_set_within(self.attempts.pause_seconds, self._closing):
             self.restarts += 1
             await self._run_once()
 
     async def _run_once(self) -> None:
-        """From the spawn of one process to its end."""
-        process = self._spawn()
-        ended = asyncio.Event()
-        reader = (self._channel, asyncio.get_running_loop(), ended)
-        threading.Thread(target=self._read, args=reader, name="channel-reader", daemon=True).start()
-        watchdog = asyncio.create_task(self._watch(process))
+        """From the spawn of one process to its end, and what follows from that."""
+        self._reset()
         try:
-            await ended.wait()
-        finally:
-            was_ready, self.is_ready = self.is_ready, False
-            watchdog.cancel()
-            # A process that closed its pipe is on its way out; one that is not wanted any more may not be.
-            if ended.is_set():
-                await asyncio.to_thread(process.join, 0.5)
+            await self._run_process()
+        except Exception as error:
+            logger.exception("%s: the process could not be supervised", self._name)
+            self._reason = f"{type(error).__name__}: {error}"
+        if self._closing.is_set():
+            return
+        logger.warning("%s: %s", self._name, self._reason)
+        self.attempts.died(self._was_ready, self._is_checkpoint_error)
+        if self.is_failed:
+            self._notify(self._listener.on_start_failures, self._start_error())
+
+    async def _run_process(self) -> None:
+        args = (self._config, self._options, self.device)
+        self._process = process = WorkerProcess(self._name, self._target, args, self._on_messages)
+        try:
+            await self._watch(process)
+        except BaseException:
             process.kill()
-            await ended.wait()
-            await asyncio.to_thread(self._clean_up, process)
-        self._deaths += 1
-        if not was_ready:
-            self._start_failures += 1
-            self._reason = self._reason or "it ended while loading"
-        if not self._is_closing:
-            self._listener.on_death(self, self._suspects)
+            raise
+        finally:
+            self._process = None
+            if not self._closing.is_set():
+                self._notify(self._listener.on_death, self.at_work)
+            await process.ended.wait()
+        self._reason = self._reason or f"it ended with exit code {process.exit_code}"
 
-    def _spawn(self) -> BaseProcess:
-        ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(
-            target=self._target,
-            args=(theirs, self._config, self._options, self.device),
-            name=f"ideoserve-worker-{self.device or 'auto'}",
-            daemon=True,
-        )
-        process.start()
-        theirs.close()
-        self._channel = Channel(ours)
-        self._heard_at, self._expected, self._is_idle = time.monotonic(), 0.0, False
-        self._suspects, self._reason = (), ""
-        return process
+    async def _watch(self, process: WorkerProcess) -> None:
+        """Until the process has closed its pipe, or owed a sign of life for too long and is killed."""
+        while not await _is_set_within(self._silence.interval, process.closed):
+            self._silence.tick(time.monotonic())
+            if self._silence.is_hang:
+                self._reason = f"no sign of life for {self._silence.allowed:.0f} s"
+                process.kill()
+                return
+            self._ping(process)
+            self._tell_availability()
 
-    def _clean_up(self, process: BaseProcess) -> None:
-        """Of a dead process; blocks."""
-        process.join()
-        if process.exitcode:
-            self._reason = self._reason or f"it ended with exit code {process.exitcode}"
-        process.close()
-        self._channel.close()
+    def _ping(self, process: WorkerProcess) -> None:
+        """One at a time: a stopped worker reads none."""
+        if self._is_loaded and not self._is_pinged:
+            self._is_pinged = True
+            process.send(Ping())
 
-    def _read(self, channel: Channel, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
-        """In a thread: hand all messages to the event loop."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            try:
-                while True:
-                    loop.call_soon_threadsafe(self._on_messages, channel.receive())
-            except EOFError:
-                loop.call_soon_threadsafe(ended.set)
+    def _start_error(self) -> EngineDeadError:
+        if self._is_checkpoint_error:
+            return EngineDeadError(self._reason, CHECKPOINT_EXIT_CODE)
+        return EngineDeadError(f"the worker cannot start: {self._reason}")
 
     def _on_messages(self, messages: list[FromWorker]) -> None:
-        self._heard_at = time.monotonic()
-        for message in messages:
-            self._on_message(message)
+        if self._process is not None:  # else it was given up
+            self._silence.heard()
+            for message in messages:
+                self._on_message(message)
+            self._tell_availability()
 
     def _on_message(self, message: FromWorker) -> None:
         match message:
             case WorkerReady():
                 self.cost_model, self.worked_at = message.cost_model, -math.inf
-                self.is_ready = self._is_idle = True
-                self._start_failures = 0
+                self._was_ready = True
+                self._silence.expect(0.0)
+                self.attempts.is_ready()
             case CostCorrected():
                 self.cost_model = message.cost_model
+            case RequestDone():
+                self.attempts.has_answered()
+            case WorkerFailed():
+                self._reason, self._is_checkpoint_error = message.reason, message.is_checkpoint_error
+            case UnitStarted(_, request_ids, seconds):
+                self.at_work = request_ids
+                self._silence.expect(seconds)
             case UnitDone():
                 self.worked_at = time.monotonic()
-            case RequestDone():
-                self._deaths = 0
-            case WorkerFailed():
-                self._reason = message.reason
-                if message.is_checkpoint_error:
-                    self._is_closing = True
-                    self._listener.on_dead_engine(EngineDeadError(message.reason, _CHECKPOINT_EXIT_CODE))
-            case UnitStarted():
-                self._suspects, self._expected = message.request_ids, message.expected_seconds
-        self._listener.on_message(self, message)
+                self._silence.expect(0.0)
+            case Pong():
+                self._is_pinged = False
+        self._notify(self._listener.on_message, message)
 
-    async def _watch(self, process: BaseProcess) -> None:
-        """Kill the process if it owes a sign of life for too long."""
-        while True:
-            await asyncio.sleep(min(1.0, self._options.hang_seconds / 4))
-            allowed = self.allowed_silence
-            if not self._is_idle and time.monotonic() - self._heard_at > allowed:
-                self._reason = f"no sign of life for {allowed:.0f} s"
-                process.kill()
-                return
+    def _tell_availability(self) -> None:
+        before, self._availability = self._availability, (self.is_ready, self.is_silent)
+        if self._availability != before:
+            self._notify(self._listener.on_availability)
+
+    def _notify(self, callback: Callable[..., None], *details: object) -> None:
+        """A fault of the owner does not end the supervision."""
+        try:
+            callback(self, *details)
+        except Exception:
+            logger.exception("%s: what happened could not be passed on", self._name)
+
+
+async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

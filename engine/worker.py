@@ -16,6 +16,8 @@ from engine.messages import (
     Abort,
     EngineRequest,
     FromWorker,
+    Ping,
+    Pong,
     Promote,
     Shutdown,
     WorkerFailed,
@@ -95,6 +97,9 @@ def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
                         core.abort(request_id)
                     case Promote(request_id, priority):
                         core.promote(request_id, priority)
+                    case Ping():
+                        outbox.emit(Pong())
+                        outbox.flush()
                     case Shutdown():
                         return
         core.step()

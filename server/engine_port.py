@@ -1,6 +1,6 @@
 """The engine as the server sees it: the whole surface of `engine.client.EngineClient` used here."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from engine.config import ModelConfig
@@ -23,6 +23,8 @@ class EngineStats(Protocol):
     def cache_hits(self) -> int: ...
     @property
     def cache_misses(self) -> int: ...
+    @property
+    def devices(self) -> Mapping[str, int]: ...
 
 
 class Forecast(Protocol):

@@ -36,7 +36,7 @@ class Gate:
             message = "The server is shutting down."
             raise ApiError(503, "server_draining", message, retry_after=1, headers=CLOSE)
         if not self._engine.is_ready:
-            message = "The model is loading."
+            message = "No device is ready: the model is loading, or a device does not respond."
             raise ApiError(503, "model_not_ready", message, retry_after=5, headers=CLOSE)
 
     def enter(self) -> None:

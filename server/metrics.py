@@ -1,6 +1,6 @@
 """Prometheus metrics of one application, under the names that inference servers share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -124,7 +124,10 @@ class _EngineCollector:
             "Most device memory in use during the last unit of work.",
             stats.device_memory_bytes,
         )
-        yield _gauge("ready", "1 if the worker is loaded and warm.", float(self._engine.is_ready))
+        yield _gauge("ready", "1 if a device is loaded, warm and responds.", float(self._engine.is_ready))
+        yield _labelled(
+            "devices", "Devices by state: ready, silent, starting or failed.", "state", stats.devices
+        )
         yield _counter("worker_restarts", "Times the worker was started again.", stats.restarts)
         yield _counter("prompt_cache_hits", "Prompts whose encoding was kept.", stats.cache_hits)
         yield _counter("prompt_cache_misses", "Prompts that were encoded.", stats.cache_misses)
@@ -136,6 +139,13 @@ class _EngineCollector:
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"ideoserve_{name}", text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    gauge = GaugeMetricFamily(f"ideoserve_{name}", text, labels=[label])
+    for value, number in values.items():
+        gauge.add_metric([value], number)
+    return gauge
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

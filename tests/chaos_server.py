@@ -12,6 +12,6 @@ from tests import chaos_worker
 
 if __name__ == "__main__":
     settings = read_settings(sys.argv[1:])
-    options = EngineOptions(devices=("cpu",), dtype="float32", hang_seconds=3.0)
+    options = EngineOptions(settings.device_list or ("cpu",), dtype="float32", hang_seconds=3.0)
     engine = EngineClient(ModelConfig.load(Path(settings.model)), options, chaos_worker.main)
     sys.exit(serve(create_app(settings, engine)))

@@ -204,6 +204,27 @@ def test_every_accepted_request_is_answered_with_the_right_pixels_once(server: S
     until(lambda: not any(is_running(worker) for worker in chaos.workers))
 
 
+def test_a_stopped_device_gets_no_work_and_without_any_the_server_is_not_ready() -> None:
+    flags = ["--model", str(DEMO), "--devices", "cpu,cpu", "--log-level", "warning"]
+    server = ServerProcess(*flags, module="tests.chaos_server", OMP_NUM_THREADS="1")
+    try:
+        until(lambda: server.metric('ideoserve_devices{state="ready"}') == 2)
+        first, second = sorted(server.worker_pids())
+        os.kill(first, signal.SIGSTOP)
+        answers = [create(server) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        os.kill(second, signal.SIGSTOP)
+        until(lambda: not is_ready(server))
+        assert create(server).json()["error"]["code"] == "model_not_ready"
+    finally:
+        server.close()
+
+
+def create(server: ServerProcess) -> httpx.Response:
+    body = {"prompt": "a red circle", "preset": "V4_TURBO_12", "size": "64x64"}
+    return server.http.post("/v1/images", json=body, headers={"X-Request-Timeout": "60"})
+
+
 def kind(wanted: Wanted) -> Wanted:
     """Without what does not show in the pixels."""
     return Wanted(wanted.prompt, wanted.preset, wanted.size, wanted.seed, wanted.images, stream=False)

@@ -61,6 +61,18 @@ def has_no_checkpoint(*args: Any) -> None:
     worker.main(*args)
 
 
+def loads_or_has_no_checkpoint(*args: Any) -> None:
+    """Device `slow` loads for ever; others have no checkpoint."""
+    (slow_to_start if args[3] == "slow" else has_no_checkpoint)(*args)
+
+
+def as_its_device_says(*args: Any) -> None:
+    """A device `exit:FILE` ends while loading, and `checkpoint:FILE` has none, until FILE exists."""
+    action, _, file = args[3].partition(":")
+    is_sound = not file or Path(file).exists()
+    (main if is_sound else {"exit": ends_while_loading, "checkpoint": has_no_checkpoint}[action])(*args)
+
+
 def _load(emit: worker.Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> EngineCore:
     return _core(emit, options, FakeRunner(before_step=_act), COST, time.monotonic)
 
@@ -91,11 +103,25 @@ def _once(path: str) -> bool:
     return is_first
 
 
+def _leave_a_child(path: str) -> None:
+    """Dies; a child that has the pipe open too lives on. Its process id is in the file."""
+    if not _once(path):
+        return
+    child = os.fork()
+    if child == 0:
+        time.sleep(3600)
+    Path(path).write_text(str(child))
+    os._exit(3)
+
+
 ACTIONS = {
     "raise": lambda rest: (_ for _ in ()).throw(ValueError(rest)),
     "exit": lambda rest: os._exit(3),
     "exit-once": lambda rest: _once(rest) and os._exit(3),
     "stop-once": lambda rest: _once(rest) and os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": lambda rest: os.kill(os.getpid(), signal.SIGSTOP),
     "slow": lambda rest: time.sleep(0.01),
+    "slower": lambda rest: time.sleep(0.3),
+    "leave-a-child": _leave_a_child,
     "hold": lambda rest: time.sleep(3600),
 }

@@ -1,6 +1,7 @@
 """Nothing lost: worker processes that die, hang and cannot start, seen from the client."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,11 +16,22 @@ from typing import Any
 
 import pytest
 
+from engine import supervisor
+from engine.attempts import Attempts
 from engine.calibration import WINDOW
 from engine.client import EngineClient
 from engine.config import EngineOptions, ModelConfig
 from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
-from engine.messages import EngineRequest, ImageDone, RequestDone, RequestOutput, StepDone, UnitStarted
+from engine.messages import (
+    EngineRequest,
+    ImageDone,
+    RequestDone,
+    RequestOutput,
+    StepDone,
+    UnitDone,
+    UnitStarted,
+)
+from engine.supervisor import Worker
 from tests.engine import fake_worker
 from tests.engine.fakes import COST, request
 
@@ -129,13 +141,31 @@ async def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
         assert client.stats().restarts
 
 
-async def test_silence_without_work_is_no_hang() -> None:
-    async with engine(hang_seconds=4.0) as client:
+async def test_a_worker_that_stops_without_work_is_replaced() -> None:
+    async with engine(hang_seconds=1.0) as client:
         await collect(client, request("a"))
-        client._workers[0]._heard_at -= 1000
-        await asyncio.sleep(1.5)  # the watchdog looks every second
-        await collect(client, request("b"))
-        assert client.stats().restarts == 0
+        os.kill(pid(), signal.SIGSTOP)
+        await until(lambda: client.stats().restarts)
+        assert len(images(await collect(client, request("b")))) == 1
+
+
+async def test_a_stopped_worker_is_replaced_while_requests_come_and_give_up() -> None:
+    async with engine(hang_seconds=1.0) as client:
+        await collect(client, request("first"))
+        os.kill(pid(), signal.SIGSTOP)
+        while not client.stats().restarts:
+            with contextlib.suppress(DeadlineExceededError):
+                await collect(client, request("a", deadline=time.monotonic() + 0.1))
+        assert len(images(await collect(client, request("last")))) == 1
+
+
+async def test_an_idle_worker_is_no_hang() -> None:
+    async with engine(hang_seconds=1.0) as client:
+        await collect(client, request("a"))
+        (worker,) = client._workers
+        heard: list[float] = []
+        worker._silence.heard = lambda: heard.append(worker._silence.seconds)  # type: ignore[method-assign]
+        await until(lambda: len(heard) > 2)
 
 
 async def test_the_silence_allowed_scales_with_the_unit_at_work() -> None:
@@ -143,9 +173,45 @@ async def test_the_silence_allowed_scales_with_the_unit_at_work() -> None:
         await collect(client, request("a"))
         (worker,) = client._workers
         worker._on_message(UnitStarted("denoise", ("a",), expected_seconds=0.01))
-        assert worker.allowed_silence == 2.0
+        assert worker._silence.allowed == 2.0
         worker._on_message(UnitStarted("denoise", ("a",), expected_seconds=3.0))
-        assert worker.allowed_silence == 60.0
+        assert worker._silence.allowed == 60.0
+        worker._on_message(UnitDone("denoise", 1, 3.0, 0, 0, 0))
+        assert worker._silence.allowed == 2.0
+
+
+async def test_an_engine_whose_only_device_is_silent_is_not_ready_until_it_answers() -> None:
+    async with engine(hang_seconds=4.0) as client:
+        await collect(client, request("first"))
+        process = pid()
+        os.kill(process, signal.SIGSTOP)
+        before = asyncio.create_task(collect(client, request("before")))
+        await until(lambda: not client.is_ready)
+        assert client.stats().devices == {"ready": 0, "silent": 1, "starting": 0, "failed": 0}
+        after = asyncio.create_task(collect(client, request("after")))
+        await until(lambda: len(client._in_flight) == 2)
+        os.kill(process, signal.SIGCONT)
+        assert images(await before) + images(await after) == [(0, b"before"), (0, b"after")]
+        assert client.is_ready
+        assert client.stats().restarts == 0
+
+
+async def test_a_worker_is_replaced_though_its_child_holds_the_pipe(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    async with engine(hang_seconds=1.0) as client:
+        outputs = await collect(client, request(f"leave-a-child:{mark}"))
+        assert len(images(outputs)) == 1
+    os.kill(int(mark.read_text()), signal.SIGKILL)
+
+
+async def test_closing_ends_a_stopped_worker_with_a_full_pipe() -> None:
+    async with engine(hang_seconds=4.0) as client:
+        await collect(client, request("first"))
+        os.kill(pid(), signal.SIGSTOP)
+        task = await began(client, request("large", prompt_tokens=1 << 20))
+        await until(lambda: client._workers[0].is_silent)
+    with pytest.raises(EngineDeadError):
+        await task
 
 
 async def test_a_request_that_crashes_the_worker_once_is_answered(tmp_path: Path) -> None:
@@ -192,6 +258,43 @@ def resources() -> tuple[int, int]:
     return len(os.listdir("/proc/self/fd")), sum("channel" in t.name for t in threading.enumerate())
 
 
+# Supervision itself.
+
+
+def test_after_many_deaths_the_worker_is_still_started_again() -> None:
+    attempts, pauses = Attempts(max_start_failures=3), []
+    for _ in range(5000):
+        attempts.died(was_ready=True, is_hopeless=False)
+        pauses.append(attempts.pause_seconds)
+    assert pauses[:4] == [0, 0.5, 1.5, 3.5]
+    assert pauses[-1] == 30
+
+
+async def test_a_process_that_cannot_be_spawned_is_a_start_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor, "WorkerProcess", failing(OSError("too many open files")))
+        async with engine() as client:
+            await until(lambda: client._workers[0].attempts.deaths)
+            patch.undo()
+            assert len(images(await collect(client, request("a")))) == 1
+
+
+async def test_a_listener_that_raises_costs_no_request() -> None:
+    async with engine() as client:
+        client.subscribe(failing(KeyError("listener")))
+        assert len(images(await collect(client, request("a")))) == 1
+        os.kill(pid(), signal.SIGKILL)
+        await until(lambda: not client.is_ready)
+        assert len(images(await collect(client, request("b")))) == 1
+
+
+def failing(error: Exception) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
 # Start failures.
 
 
@@ -224,6 +327,39 @@ async def test_a_load_that_never_ends_is_a_start_failure() -> None:
         fake_worker.slow_to_start, load_seconds=0.2, hang_seconds=0.2, max_start_failures=1
     ) as client:
         assert "no sign of life" in str(await client.wait_dead())
+
+
+async def test_a_device_that_cannot_start_takes_down_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    devices = ("cpu", f"exit:{mark}")
+    async with engine(fake_worker.as_its_device_says, devices, max_start_failures=2) as client:
+        await until(lambda: client.stats().devices["failed"] and client.is_ready)
+        assert len(images(await collect(client, request("a")))) == 1
+        process_of(client._workers[0]).kill()
+        assert len(images(await collect(client, request("b")))) == 1
+        mark.touch()
+        await until(lambda: client.stats().devices["ready"] == 2)
+
+
+async def test_the_engine_is_dead_once_no_device_can_start(tmp_path: Path) -> None:
+    devices = (f"exit:{tmp_path / 'a'}", f"exit:{tmp_path / 'b'}")
+    async with engine(fake_worker.as_its_device_says, devices, max_start_failures=2) as client:
+        assert (await client.wait_dead()).exit_code == 1
+        assert client.stats().devices["failed"] == 2
+
+
+async def test_a_broken_checkpoint_ends_no_device_that_serves(tmp_path: Path) -> None:
+    devices = ("cpu", f"exit:{tmp_path / 'late'}")
+    async with engine(fake_worker.as_its_device_says, devices) as client:
+        await until(lambda: client.is_ready)
+        client._workers[1].device = f"checkpoint:{tmp_path / 'none'}"
+        await until(lambda: client._workers[1]._is_checkpoint_error and client.stats().devices["failed"])
+        assert len(images(await collect(client, request("a")))) == 1
+
+
+async def test_a_broken_checkpoint_ends_an_engine_that_only_loads(tmp_path: Path) -> None:
+    async with engine(fake_worker.loads_or_has_no_checkpoint, ("slow", "none")) as client:
+        assert (await client.wait_dead()).exit_code == 2
 
 
 # Deadlines and aborts.
@@ -376,6 +512,88 @@ async def test_one_device_serves_while_another_restarts() -> None:
         for name in "abcd":
             assert len(images(await collect(client, request(name)))) == 1
             assert client.is_ready
+
+
+async def test_what_a_silent_device_has_not_begun_goes_to_another() -> None:
+    async with engine(devices=("one", "two"), hang_seconds=6.0) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        stopped, healthy = client._workers
+        os.kill(process_of(stopped).pid, signal.SIGSTOP)
+        assert len(images(await collect(client, request("moved")))) == 1
+        assert stopped.is_silent
+        waiting = await began(client, request("slow:", steps=20))
+        assert client._in_flight["slow:"].worker is healthy
+        assert len(images(await waiting)) == 1
+        assert client.stats().restarts == 0
+        assert client.is_ready
+
+
+async def test_what_a_silent_device_has_begun_is_answered_after_its_end() -> None:
+    async with engine(devices=("one", "two"), hang_seconds=1.0) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        task = await began(client, request("slow:", steps=100))
+        await until(lambda: client.stats().running)
+        os.kill(process_of(client._workers[0]).pid, signal.SIGSTOP)
+        assert len(images(await task)) == 1
+        assert client._workers[0].attempts.deaths
+
+
+async def test_a_request_that_hangs_its_worker_is_not_passed_on_to_every_device() -> None:
+    async with engine(devices=("one", "two", "three"), hang_seconds=1.0) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        with pytest.raises(WorkerCrashedError):
+            await collect(client, request("stop:"))
+        assert client._workers[2].state == "ready"
+        assert not client._workers[2].is_silent
+        await until(lambda: [worker.attempts.deaths for worker in client._workers] == [1, 1, 0])
+
+
+def process_of(worker: Worker) -> Any:
+    return next(each for each in multiprocessing.active_children() if each.name == worker._name)
+
+
+# Pauses.
+
+
+PAUSED = """
+import asyncio, sys
+from tests.engine.test_client import began, engine, pid, request, until
+
+async def main():
+    async with engine(hang_seconds=1.0) as client:
+        task = await began(client, request("slower:", steps=10**6))
+        (ticket,) = client._in_flight.values()
+        await until(lambda: ticket.steps_done)
+        print(pid(), flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        seen = ticket.steps_done[0]
+        await until(lambda: client.stats().restarts or ticket.steps_done.get(0, 0) > seen + 1)
+        print(client.stats().restarts, flush=True)
+        task.cancel()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("is_worker_stopped_too", [False, True])
+async def test_a_pause_of_the_server_is_no_hang_of_its_worker(is_worker_stopped_too: bool) -> None:
+    command = [sys.executable, "-c", PAUSED]
+    with subprocess.Popen(  # noqa: ASYNC220
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+        processes = [server.pid, *[int(server.stdout.readline())] * is_worker_stopped_too]
+        for each in processes:
+            os.kill(each, signal.SIGSTOP)
+        await asyncio.sleep(1.5)  # longer than a worker may be silent
+        for each in processes:
+            os.kill(each, signal.SIGCONT)
+            await asyncio.sleep(0.3)  # the server looks before its worker can speak
+        server.stdin.write("\n")
+        server.stdin.flush()
+        assert server.stdout.readline() == "0\n"
 
 
 # Signals and orphans.

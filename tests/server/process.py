@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,12 @@ class ServerProcess:
 
     def worker_pid(self) -> int:
         """Of the engine's process."""
+        for pid in self.worker_pids():
+            return pid
+        raise LookupError("no worker")
+
+    def worker_pids(self) -> Iterator[int]:
+        """Of the engine's processes."""
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
                 fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
@@ -98,8 +104,7 @@ class ServerProcess:
             except OSError:
                 continue
             if fields["PPid"] == str(self.process.pid) and "spawn_main" in command:
-                return int(fields["Pid"])
-        raise LookupError("no worker")
+                yield int(fields["Pid"])
 
     def peak_bytes(self) -> int:
         """The most memory that the server's process has held since the last call."""

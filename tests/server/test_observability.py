@@ -120,6 +120,8 @@ def test_metrics_count(start: Start) -> None:
         "worker_restarts_total": 0,
         "device_memory_bytes": 1 << 30,
         "ready": 1,
+        'devices{state="ready"}': 1,
+        'devices{state="failed"}': 0,
         f'build_info{{model="fake-model",model_hash="0123456789ab",version="{VERSION}"}}': 1,
     }
     assert {name: server.metric(f"ideoserve_{name}") for name in expected} == expected
