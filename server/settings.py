@@ -52,7 +52,12 @@ class Settings(BaseSettings):
         "length of prompt; pays where small images of the same prompts come again",
     )
     max_batch_size: int = Field(8, ge=1, le=64, description="most images denoised in one step")
-    max_running: int = Field(64, ge=1, le=1024, description="most images in the device's memory at once")
+    max_running: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="most images in the device's memory at once; priority `batch` holds at most half of it",
+    )
 
     api_keys_file: Path | None = Field(
         None, description="JSON file of API keys, read again when it changes; none: open"

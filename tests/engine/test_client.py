@@ -451,7 +451,7 @@ async def test_a_promoted_request_is_served_by_its_worker_before_later_ones() ->
 
         tasks = [asyncio.create_task(serve(request("slow:batch", steps=10, priority="batch")))]
         await until(lambda: client.stats().running)
-        tasks += [asyncio.create_task(serve(request(f"slow:{i}", steps=100))) for i in range(2)]
+        tasks += [asyncio.create_task(serve(request(f"slow:{i}", steps=30))) for i in range(2)]
         await until(lambda: client.stats().running == 2)
         client.promote("slow:batch", None, "interactive")
         client.promote("slow:batch", None, "batch")
