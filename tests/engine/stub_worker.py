@@ -29,6 +29,9 @@ class StubWorker:
 
     cost_model: CostModel | None = SECOND
     is_ready: bool = True
+    is_silent: bool = False
+    at_work: tuple[str, ...] = ()
+    state: str = "ready"
     worked_at: float = math.inf
     restarts: int = 0
     queue: dict[str, EngineRequest] = field(default_factory=dict)
@@ -40,9 +43,6 @@ class StubWorker:
             self.steps[message.request_id] = 0
         elif isinstance(message, Abort):
             self.queue.pop(message.request_id, None)
-
-    def went_idle(self) -> None:
-        assert not self.queue
 
     def seconds(self, priority: Priority) -> float:
         """What is left of its requests of this priority, as it counts itself."""

@@ -72,7 +72,7 @@ async def test_a_request_that_runs_again_costs_again_what_was_lost() -> None:
     assert engine.backlog_seconds("interactive") == 6
     assert (engine.stats().running, engine.stats().waiting) == (1, 0)
     (worker,) = engine._workers
-    worker.is_ready = False
+    worker.is_ready = False  # type: ignore[misc]
     engine.on_death(worker, ())
     assert engine.backlog_seconds("interactive") == 8, "the first image was sent"
     assert (engine.stats().running, engine.stats().waiting) == (0, 1)
@@ -108,7 +108,7 @@ async def test_no_worker_is_sent_what_is_only_reserved() -> None:
     engine = client(2)
     engine.reserve(request("a"))
     for worker in engine._workers:
-        engine.on_message(worker, WorkerReady(SECOND, 0))
+        engine.on_availability(worker)
     assert not any(worker.queue for worker in engine._workers)  # type: ignore[attr-defined]
 
 
@@ -177,16 +177,26 @@ async def test_devices_predict_each_for_itself() -> None:
 
 async def test_a_device_that_is_not_ready_takes_nothing() -> None:
     engine = client(2)
-    engine._workers[0].is_ready = False
+    engine._workers[0].is_ready = False  # type: ignore[misc]
     engine.reserve(request("a", seconds=8))
     assert [forecast.ahead for forecast in engine.forecast(request("next"))] == [8]
     assert engine.backlog_seconds("batch") == 8
 
 
+async def test_a_silent_device_takes_nothing_unless_all_are_silent() -> None:
+    engine = client(2)
+    first, second = engine._workers
+    first.is_silent = True  # type: ignore[misc]
+    engine.reserve(request("a", seconds=8))
+    assert [forecast.ahead for forecast in engine.forecast(request("next"))] == [8]
+    second.is_silent = True  # type: ignore[misc]
+    assert sorted(forecast.ahead for forecast in engine.forecast(request("next"))) == [0, 8]
+
+
 async def test_while_no_device_is_ready_what_waits_is_shared_among_all() -> None:
     engine = client(2)
     for worker in engine._workers:
-        worker.is_ready = False
+        worker.is_ready = False  # type: ignore[misc]
     tasks = [await start(engine, request(str(index), seconds=8)) for index in range(4)]
     assert engine.backlog_seconds("interactive") == 16
     for task in tasks:
@@ -220,7 +230,7 @@ async def test_the_first_to_be_done_waits_for_what_is_on_its_device() -> None:
 
 
 async def test_predictions_are_proven_by_work_for_a_minute() -> None:
-    engine = EngineClient(CONFIG, EngineOptions(("cpu", "cpu")))
+    engine = EngineClient(CONFIG, EngineOptions(("cpu",)))
     worker: Worker = engine._workers[0]
     worker._on_message(WorkerReady(SECOND, 0))
     (forecast,) = engine.forecast(request("a"))

@@ -515,12 +515,13 @@ async def test_one_device_serves_while_another_restarts() -> None:
 
 
 async def test_what_a_silent_device_has_not_begun_goes_to_another() -> None:
-    async with engine(devices=("one", "two"), hang_seconds=6.0) as client:
+    async with engine(devices=("one", "two"), hang_seconds=12.0) as client:
         await until(lambda: all(worker.is_ready for worker in client._workers))
         stopped, healthy = client._workers
         os.kill(process_of(stopped).pid, signal.SIGSTOP)
         assert len(images(await collect(client, request("moved")))) == 1
         assert stopped.is_silent
+        assert stopped.is_ready, "it was passed over late"
         waiting = await began(client, request("slow:", steps=20))
         assert client._in_flight["slow:"].worker is healthy
         assert len(images(await waiting)) == 1
