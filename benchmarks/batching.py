@@ -18,17 +18,17 @@ from statistics import median
 import torch
 
 from engine.channel import Outbox
-from engine.checkpoint import load_pipeline
-from engine.config import EngineOptions, ModelConfig
-from engine.core import EngineCore
-from engine.limits import BatchLimits
+from engine.checkpoint.loader import load_pipeline
+from engine.client.tokenizer import Tokenizer
+from engine.config.model_config import EngineOptions, ModelConfig
 from engine.messages import EngineRequest, FromWorker, RequestDone, SamplingParams, StepDone
-from engine.model_runner import ModelRunner
-from engine.request import RequestState, SampleState
-from engine.scheduler import Scheduler
-from engine.tokenizer import Tokenizer
-from engine.warmup import measure
-from engine.work import drain
+from engine.models.resumable import drain
+from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import RequestState, SampleState
+from engine.scheduling.batch_limits import BatchLimits
+from engine.scheduling.scheduler import Scheduler
+from engine.worker.core import EngineCore
+from engine.worker.warmup import measure
 
 # Steps that each long request has taken when the short one arrives.
 HEAD_START = 4

@@ -63,7 +63,7 @@ def png() -> None:
     """Measure the stall that encoding one large image causes, with noise as the worst case."""
     import asyncio
 
-    from server.images import ImageEncoder
+    from server.generation.image_encoder import ImageEncoder
 
     async def run(size: int) -> tuple[float, float, int]:
         encoder, rgb, worst = ImageEncoder(1, 1), os.urandom(size * size * 3), 0.0

@@ -20,13 +20,13 @@ from typing import get_args
 import torch
 
 from benchmarks.random_checkpoint import Layout, write_checkpoint
-from engine.checkpoint import Pipeline, load_pipeline
+from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.messages import EngineRequest, SamplingParams
-from engine.model_runner import ModelRunner
 from engine.models.dit import DiTConfig
+from engine.models.resumable import drain
 from engine.models.vae import VAEConfig
-from engine.request import RequestState
-from engine.work import drain
+from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import RequestState
 
 # The text model of Qwen3-VL 8B, and a smaller one that is used with two-layer transformers.
 TEXT = {

@@ -23,7 +23,7 @@ from benchmarks.bench_model import write_bench_model
 from benchmarks.variants import TURBO, Ours, prompt
 from engine.environment import set_up_environment
 from engine.kernels.packing import Packing
-from engine.work import drain
+from engine.models.resumable import drain
 
 STEPS = TURBO.num_inference_steps
 
@@ -124,7 +124,7 @@ def measure(path: Path, side: int, dtype: str, runs: int) -> None:
     with patch("engine.kernels.attention._wants_products", lambda *_: False):
         fused = least(bench.step, runs)
     print_row("the fused attention kernel (a step)", fused, image, image + STEPS * (fused - step))
-    with patch("engine.model_runner.wants_prepacked_weights", lambda _: False):
+    with patch("engine.runner.model_runner.wants_prepacked_weights", lambda _: False):
         plain = least(Bench(path, side, dtype).step, runs)
     print_row("weights not prepacked (a step)", plain, image, image + STEPS * (plain - step))
     alike = apart(stepping, path, side, dtype, runs, MKL_NUM_STRIPES="0")

@@ -23,12 +23,12 @@ from benchmarks.load import TEXT
 from benchmarks.parts import apart
 from benchmarks.variants import Job, Ours, Theirs, Variant, image_seconds, load_tokenizer, prompt
 from benchmarks.versus import several
-from engine.checkpoint import LatentNorm, Pipeline
-from engine.device import choose_device
+from engine.checkpoint.loader import LatentNorm, Pipeline
+from engine.config.part_configs import TextConfig, TextEncoderConfig
 from engine.models.dit import DiT, DiTConfig
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE, VAEConfig
-from engine.module_config import TextConfig, TextEncoderConfig
+from engine.runner.device import choose_device
 from tests.engine.checkpoints import VISION_CONFIG, train_tokenizer
 
 GB = 1e9

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from engine.layouts import DIT_SOURCES, expected_tensors, same_names
+from engine.checkpoint.layouts import DIT_SOURCES, expected_tensors, same_names
+from engine.config.part_configs import TextConfig, TextEncoderConfig
 from engine.models.dit import DiT, DiTConfig
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE, VAEConfig
-from engine.module_config import TextConfig, TextEncoderConfig
 
 Layout = Literal["bf16", "fp8", "nf4"]
 POOL = 1 << 20  # number of random values, which each tensor repeats

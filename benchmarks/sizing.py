@@ -8,7 +8,7 @@ over the data sheet's dense bfloat16 peak times EFFICIENCY, which is what the pu
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.config import PUBLISHED_PRESETS
+from engine.config.model_config import PUBLISHED_PRESETS
 from engine.cost import CostModel, LinearCost
 
 EFFICIENCY = 0.42

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.checkpoint import Pipeline, load_pipeline
-from engine.config import PUBLISHED_PRESETS
-from engine.device import choose_dtype, set_up_cpu
-from engine.graphs import cuda_recorder
+from engine.checkpoint.loader import Pipeline, load_pipeline
+from engine.client.tokenizer import Tokenizer
+from engine.config.model_config import PUBLISHED_PRESETS
 from engine.messages import EngineRequest, SamplingParams
-from engine.model_runner import ModelRunner
-from engine.request import RequestState, SampleState
-from engine.tokenizer import Tokenizer
-from engine.work import drain
+from engine.models.resumable import drain
+from engine.runner.cuda_graphs import cuda_recorder
+from engine.runner.device import choose_dtype, set_up_cpu
+from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import RequestState, SampleState
 
 TURBO = PUBLISHED_PRESETS["V4_TURBO_12"]
 MAX_TOKENS = 2048

@@ -4,13 +4,13 @@ import os
 import sys
 from pathlib import Path
 
-from engine.client import EngineClient
-from engine.config import EngineOptions, ModelConfig
+from engine.client.engine_client import EngineClient
+from engine.config.model_config import EngineOptions, ModelConfig
 from engine.errors import CheckpointError
 from server.app import create_app
-from server.config_error import ConfigError
-from server.serving import serve
-from server.settings import Settings, read_settings
+from server.settings.config_error import ConfigError
+from server.settings.settings import Settings, read_settings
+from server.transport.server import serve
 
 UNUSABLE = 2
 

@@ -7,13 +7,13 @@ from typing import NoReturn
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 
-from server import VERSION, openapi
+from server import VERSION
 from server.engine_port import Engine
-from server.envelope import Envelope
-from server.errors import ApiError
-from server.routes import captions, health, images, models, playground
+from server.routes import captions, health, images, models, openapi, playground
+from server.schemas.errors import ApiError
 from server.service import Service
-from server.settings import Settings
+from server.settings.settings import Settings
+from server.transport.middleware import Envelope
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:

@@ -1,9 +1,9 @@
-"""The engine as the server sees it: the whole surface of `engine.client.EngineClient` used here."""
+"""The engine as the server sees it: every method of `EngineClient` that is used here."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from engine.config import ModelConfig
+from engine.config.model_config import ModelConfig
 from engine.errors import EngineDeadError
 from engine.messages import EngineRequest, Priority, RequestOutput, UnitKind
 

@@ -5,7 +5,7 @@ import sys
 
 from PIL import Image, UnidentifiedImageError
 
-from server.metadata import read
+from server.generation.metadata import read
 
 
 def main(argv: list[str]) -> int:

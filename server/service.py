@@ -4,20 +4,20 @@ from typing import Protocol
 
 from starlette.requests import Request
 
-from server import logs
-from server.admission import Admission
-from server.auth import Caller, Keys
-from server.backends import Backends
-from server.body import Bodies
+from server.access.admission import Admission
+from server.access.api_keys import Caller, Keys
 from server.engine_port import Engine
-from server.gate import Gate
-from server.idempotency import KeptAnswers
-from server.images import ImageEncoder
-from server.metrics import Metrics
-from server.protocol import limited_to
-from server.record import Record
-from server.safety import Safety
-from server.settings import Settings
+from server.generation.idempotency import KeptAnswers
+from server.generation.image_encoder import ImageEncoder
+from server.integrations import Safety
+from server.observability import logs
+from server.observability.metrics import Metrics
+from server.observability.request_record import Record
+from server.schemas.images import limited_to
+from server.settings.settings import Settings
+from server.transport.body import Bodies
+from server.transport.lifecycle import Gate
+from server.upstream.client import Backends
 
 
 class _Spans(Protocol):
@@ -82,6 +82,6 @@ class Service:
 def _spans(endpoint: str | None) -> _Spans | None:
     if endpoint is None:
         return None
-    from server.tracing import Spans  # an optional extra, so only where it is wanted
+    from server.observability.tracing import Spans  # an optional extra, so only where it is wanted
 
     return Spans(endpoint)

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from engine.client import EngineClient
-from engine.config import EngineOptions, ModelConfig
+from engine.client.engine_client import EngineClient
+from engine.config.model_config import EngineOptions, ModelConfig
 from server.app import create_app
-from server.serving import serve
-from server.settings import read_settings
+from server.settings.settings import read_settings
+from server.transport.server import serve
 from tests import chaos_worker
 
 if __name__ == "__main__":

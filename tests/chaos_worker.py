@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from engine import worker
-from engine.request import SampleState
+from engine.runner.request_state import SampleState
+from engine.worker import main as worker
 
 # From this seed on, a request fails at step `seed - FAILS`.
 FAILS = 1_000_000
 
 
 def main(*args: Any) -> None:
-    from engine.model_runner import ModelRunner
+    from engine.runner.model_runner import ModelRunner
 
     original = ModelRunner.denoise_step
 

@@ -20,14 +20,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.checkpoint import load_pipeline
-from engine.config import ModelConfig
-from engine.core import EngineCore
-from engine.limits import BatchLimits
+from engine.checkpoint.loader import load_pipeline
+from engine.client.tokenizer import Tokenizer
+from engine.config.model_config import ModelConfig
 from engine.messages import EngineRequest, FromWorker, ImageDone, SamplingParams
-from engine.model_runner import ModelRunner
-from engine.scheduler import Scheduler
-from engine.tokenizer import Tokenizer
+from engine.runner.model_runner import ModelRunner
+from engine.scheduling.batch_limits import BatchLimits
+from engine.scheduling.scheduler import Scheduler
+from engine.worker.core import EngineCore
 from tests.chaos_worker import FAILS
 from tests.engine.fakes import COST
 from tests.server import sse

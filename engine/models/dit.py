@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.config.part_configs import DiTConfig
 from engine.kernels.attention import packed_attention
 from engine.kernels.feed_forward import FeedForward
 from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Packing, spread
 from engine.models.rotary import apply_rotary, frequencies, table
-from engine.module_config import DiTConfig
 
 # Image positions start here on every axis, beyond those of the text.
 IMAGE_POSITION_OFFSET = 65536

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.config.part_configs import TextConfig, TextEncoderConfig
 from engine.kernels.attention import attend
 from engine.kernels.norm import RMSNorm
+from engine.models.resumable import drain
 from engine.models.rotary import apply_rotary, frequencies, table
-from engine.module_config import TextConfig, TextEncoderConfig
-from engine.work import drain
 
 
 class Attention(nn.Module):

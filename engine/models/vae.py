@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.module_config import VAEConfig
-from engine.work import drain
+from engine.config.part_configs import VAEConfig
+from engine.models.resumable import drain
 
 # A generator that yields between parts, so that other work can run, and returns the result.
 Parts = Generator[None, None, Tensor]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLTextConfig, Qwen3VLTextModel
 
-from engine.module_config import PUBLISHED_TAPS
+from engine.config.part_configs import PUBLISHED_TAPS
 from models.training import progress, tokenizer
 from models.training.captions import structured
 from models.training.scenes import (

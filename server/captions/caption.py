@@ -7,8 +7,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from server.captions import shape
-from server.captions.fault import Fault, Faults
-from server.protocol import MAX_PROMPT_CHARACTERS
+from server.schemas.caption_fault import Fault, Faults
+from server.schemas.images import MAX_PROMPT_CHARACTERS
 
 REQUIRED_KEY = "compositional_deconstruction"
 SCHEMA_KEYS = {

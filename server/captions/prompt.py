@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.captions.caption import Caption, CaptionTooLongError
-from server.captions.fault import Fault
-from server.errors import CaptionError, invalid
-from server.protocol import MAX_PROMPT_CHARACTERS, PromptFields
+from server.schemas.caption_fault import Fault
+from server.schemas.errors import CaptionError, invalid
+from server.schemas.images import MAX_PROMPT_CHARACTERS, PromptFields
 
 NOT_A_CAPTION = Fault(
     code="not_a_caption", path="", message="Plain text: no JSON object with compositional_deconstruction."

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from server.captions.fault import Faults, Path
+from server.schemas.caption_fault import Faults, Path
 
 Rule = Callable[[Any, Path, Faults], Any]
 COLOUR = re.compile(r"#[0-9A-Fa-f]{3}(?:[0-9A-Fa-f]{3})?")

@@ -1,13 +1,13 @@
 """Who may refuse a prompt or an image."""
 
-from server.backends import Backend, Backends
-from server.config_error import ConfigError, needed
 from server.moderation.deny_list import DenyList
 from server.moderation.hive import Hive
 from server.moderation.moderation import Moderation
 from server.moderation.webhook import Webhook
-from server.secrets import read_token
-from server.settings import Settings
+from server.settings.config_error import ConfigError, needed
+from server.settings.secrets import read_token
+from server.settings.settings import Settings
+from server.upstream.client import Backend, Backends
 
 
 def from_settings(settings: Settings, backends: Backends) -> Moderation:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import regex
 
-from server.beside import beside
-from server.config_error import ConfigError
 from server.moderation.judge import CATEGORY, Categories
-from server.watched_file import WatchedFile
+from server.offload import beside
+from server.settings.config_error import ConfigError
+from server.settings.watched_file import WatchedFile
 
 NO_CATEGORY = "deny_list"
 # Marks on letters, and what no font draws. `re` and `unicodedata` do not know Default_Ignorable_Code_Point.

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.backends import Backend
 from server.moderation.judge import PASSED, Categories, named
+from server.upstream.client import Backend
 
 # Hive reads no more than this of a text; pieces overlap, so that no phrase of this length is cut.
 MAX_CHARACTERS = 1024

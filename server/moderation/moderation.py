@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Awaitable, Sequence
 
-from server.backends import BackendError
-from server.errors import ApiError, RefusedError
 from server.moderation.judge import PASSED, Categories, ImageJudge, TextJudge
+from server.schemas.errors import ApiError, RefusedError
+from server.upstream.client import BackendError
 
 logger = logging.getLogger(__name__)
 

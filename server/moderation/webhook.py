@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.backends import Backend
 from server.moderation.judge import PASSED, Categories, named
+from server.upstream.client import Backend
 
 
 class _Verdict(BaseModel):

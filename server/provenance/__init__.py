@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from server.config_error import ConfigError, needed
-from server.secrets import read_secret
-from server.settings import Settings
+from server.settings.config_error import ConfigError, needed
+from server.settings.secrets import read_secret
+from server.settings.settings import Settings
 
 
 class Signer(Protocol):

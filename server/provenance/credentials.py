@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from server import VERSION
-from server.config_error import ConfigError
+from server.settings.config_error import ConfigError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 CURVES = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}

@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter, Request, Response
 
-from server.beside import beside
-from server.body import parse
 from server.captions.prompt import NOT_A_CAPTION, read_prompt
-from server.protocol import CaptionReport, PromptFields
-from server.record import Record
+from server.observability.request_record import Record
+from server.offload import beside
+from server.schemas.images import CaptionReport, PromptFields
 from server.service import Service
+from server.transport.body import parse
 
 router = APIRouter()
 

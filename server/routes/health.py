@@ -5,7 +5,7 @@ import ipaddress
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from server.errors import ApiError
+from server.schemas.errors import ApiError
 from server.service import Service
 
 router = APIRouter()

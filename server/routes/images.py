@@ -8,26 +8,27 @@ from fastapi import APIRouter, Request, Response
 
 from engine.errors import EngineError
 from engine.messages import EngineRequest, Priority
-from server import answers, metadata
-from server.auth import Caller
-from server.beside import beside
-from server.body import parse
-from server.choices import Choices, choose
-from server.deadlines import allowed_seconds
-from server.disconnect import unless_disconnected
-from server.errors import from_engine
-from server.follower import Follower
-from server.generation import Course, Generation
-from server.idempotency import Fingerprint
-from server.images import MEDIA_TYPES
-from server.negotiation import Kind, negotiate
-from server.parameters import Parameters, resolve
-from server.record import Record
-from server.safety import Safety
+from server.access.api_keys import Caller
+from server.access.opt_outs import Choices, choose
+from server.generation import metadata
+from server.generation.follower import Follower
+from server.generation.generation import Course, Generation
+from server.generation.idempotency import Fingerprint
+from server.generation.image_encoder import MEDIA_TYPES
+from server.generation.parameters import Parameters, resolve
+from server.generation.processing import Treatment
+from server.generation.transcript import Transcript
+from server.integrations import Safety
+from server.observability.request_record import Record
+from server.offload import beside
+from server.responses import json_response as answers
+from server.responses.event_stream import EventStream
+from server.responses.negotiation import Kind, negotiate
+from server.schemas.errors import from_engine
 from server.service import Service
-from server.streaming import EventStream
-from server.transcript import Transcript
-from server.treatment import Treatment
+from server.transport.body import parse
+from server.transport.disconnect import unless_disconnected
+from server.transport.timeouts import allowed_seconds
 
 router = APIRouter()
 

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from server.errors import ApiError
-from server.protocol import Model, ModelList
+from server.schemas.errors import ApiError
+from server.schemas.images import Model, ModelList
 from server.service import Service
 
 router = APIRouter()

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint import load_pipeline
-from engine.config import PUBLISHED_PRESETS
-from engine.device import Device, choose_device, choose_dtype
-from engine.graphs import cuda_recorder
+from engine.checkpoint.loader import load_pipeline
+from engine.config.model_config import PUBLISHED_PRESETS
 from engine.kernels.attention import attend, packed_attention
 from engine.kernels.packing import Rows
-from engine.model_runner import ModelRunner
-from engine.request import SampleState
+from engine.runner.cuda_graphs import cuda_recorder
+from engine.runner.device import Device, choose_device, choose_dtype
+from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import SampleState
 from tests.engine.checkpoints import LAYOUTS, Checkpoint
 from tests.engine.conftest import Checkpoints, Runners, finish, finish_all, relative, rgb, start
 from tests.engine.reference import Job

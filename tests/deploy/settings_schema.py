@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from server.settings import Settings
+from server.settings.settings import Settings
 
 SCHEMA = Path(__file__).parents[2] / "deploy/helm/values.schema.json"
 # What other values of the chart decide.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.settings import read_settings
+from server.settings.settings import read_settings
 from tests.deploy.chart import Manifest, environment, kinds, one, pod, render, server
 
 

@@ -27,7 +27,7 @@ from tests.engine import quantisers
 
 LAYOUTS = ("diffusers", "sharded", "official", "official-fp8", "official-nf4")
 HIDDEN, TAPS = 64, 13
-LATENT_NORM = Path(__file__).parents[2] / "engine" / "models" / "latent_norm.json"
+LATENT_NORM = Path(__file__).parents[2] / "engine" / "checkpoint" / "latent_norm.json"
 
 TEXT_CONFIG = {
     "hidden_size": HIDDEN,

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.checkpoint import load_pipeline
+from engine.checkpoint.loader import load_pipeline
 from engine.messages import EngineRequest, SamplingParams
-from engine.model_runner import ModelRunner
-from engine.request import RequestState, SampleState
-from engine.work import drain
+from engine.models.resumable import drain
+from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import RequestState, SampleState
 from tests.engine.checkpoints import LAYOUTS, Checkpoint, write_checkpoint
 from tests.engine.reference import Job, token_ids
 

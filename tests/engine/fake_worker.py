@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import worker
-from engine.config import EngineOptions, ModelConfig
-from engine.core import EngineCore
+from engine.config.model_config import EngineOptions, ModelConfig
 from engine.cost import CostModel
 from engine.errors import CheckpointError
-from engine.limits import BatchLimits
 from engine.messages import WorkerReady
-from engine.request import SampleState
-from engine.scheduler import Scheduler
+from engine.runner.request_state import SampleState
+from engine.scheduling.batch_limits import BatchLimits
+from engine.scheduling.scheduler import Scheduler
+from engine.worker import main as worker
+from engine.worker.core import EngineCore
 from tests.engine.fakes import COST, FakeRunner
 
 

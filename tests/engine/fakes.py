@@ -4,12 +4,12 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from engine.core import EngineCore
 from engine.cost import CostModel, LinearCost
-from engine.limits import BatchLimits
 from engine.messages import EngineRequest, FromWorker, Priority, SamplingParams
-from engine.request import Conditioning, Preview, RequestState, SampleState
-from engine.scheduler import Scheduler
+from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
+from engine.scheduling.batch_limits import BatchLimits
+from engine.scheduling.scheduler import Scheduler
+from engine.worker.core import EngineCore
 
 # Seconds: a pass is 2 ms and 0.1 ms a token; a prompt token 1 ms; a decoded token 1 ms.
 COST = CostModel(

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.client import EngineClient
-from engine.config import EngineOptions, ModelConfig
+from engine.client.engine_client import EngineClient
+from engine.config.model_config import EngineOptions, ModelConfig
 from engine.cost import CostModel, LinearCost
 from engine.messages import (
     Abort,

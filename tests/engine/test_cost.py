@@ -6,7 +6,7 @@ import pytest
 
 from engine.cost import CostModel, LinearCost
 from engine.messages import SamplingParams
-from engine.warmup import Point, fit
+from engine.worker.warmup import Point, fit
 from tests.engine.fakes import COST, request
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoint import load_pipeline
-from engine.config import ModelConfig
+from engine.checkpoint.loader import load_pipeline
+from engine.config.model_config import ModelConfig
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT, DiTConfig
 from models.training import captions, dit, pool, scenes, text, tokenizer, vae

@@ -1,4 +1,4 @@
-"""An engine with the interface of `engine.client.EngineClient` and no model: flat colours, made step by step.
+"""An engine with the interface of `EngineClient` and no model: flat colours, made step by step.
 
 A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `resume()`, `linger` does
 so too, and at its abort again; `deadline`, `fail`, `crash` and `bug` end in that error, `slow` takes 50 ms a
@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import Limits, ModelConfig
+from engine.config.model_config import Limits, ModelConfig
 from engine.errors import (
     DeadlineExceededError,
     EngineDeadError,

@@ -14,9 +14,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server.app import create_app
-from server.config_error import ConfigError
-from server.serving import serve
-from server.settings import read_settings
+from server.settings.config_error import ConfigError
+from server.settings.settings import read_settings
+from server.transport.server import serve
 from tests.server.fake_engine import FakeEngine
 
 

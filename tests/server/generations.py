@@ -3,17 +3,17 @@
 from typing import Any
 
 from engine.messages import EngineRequest
-from server.admission import Admission
-from server.auth import Caller
-from server.backends import Backends
-from server.choices import Choices
-from server.generation import Course, Generation
-from server.images import ImageEncoder
-from server.parameters import Parameters, resolve
-from server.protocol import ImageRequest
-from server.safety import Safety
-from server.settings import Settings
-from server.treatment import Treatment
+from server.access.admission import Admission
+from server.access.api_keys import Caller
+from server.access.opt_outs import Choices
+from server.generation.generation import Course, Generation
+from server.generation.image_encoder import ImageEncoder
+from server.generation.parameters import Parameters, resolve
+from server.generation.processing import Treatment
+from server.integrations import Safety
+from server.schemas.images import ImageRequest
+from server.settings.settings import Settings
+from server.upstream.client import Backends
 from tests.server.fake_engine import CONFIG, FakeEngine
 
 BACKENDS = Backends(lambda *_: None)

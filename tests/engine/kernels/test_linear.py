@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from engine.checkpoint import load_pipeline
-from engine.device import wants_prepacked_weights
+from engine.checkpoint.loader import load_pipeline
 from engine.kernels import linear
 from engine.kernels.feed_forward import FeedForward, PrepackedFeedForward, prepacked
 from engine.kernels.linear import PrepackedLinear
 from engine.kernels.prepack import prepack_weights
-from engine.model_runner import ModelRunner
+from engine.runner.device import wants_prepacked_weights
+from engine.runner.model_runner import ModelRunner
 from tests.engine.checkpoints import Checkpoint
 
 
@@ -63,7 +63,7 @@ def test_the_format_is_chosen_by_the_processor(
 def test_a_runner_prepacks_every_plain_weight_of_the_transformers_and_the_text_encoder(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, packed: bool
 ) -> None:
-    monkeypatch.setattr("engine.model_runner.wants_prepacked_weights", lambda _: packed)
+    monkeypatch.setattr("engine.runner.model_runner.wants_prepacked_weights", lambda _: packed)
     pipeline = load_pipeline(checkpoint.path, "cpu", torch.float32)
     ModelRunner(pipeline, "cpu")
     for part in (pipeline.conditional, pipeline.unconditional, pipeline.text_encoder):

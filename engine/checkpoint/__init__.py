@@ -1,0 +1,1 @@
+"""A checkpoint folder -> the model."""

@@ -1,0 +1,162 @@
+"""A checkpoint folder -> the model, in any of the published layouts.
+
+Every problem of the folder is a CheckpointError that names the file and the key.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.checkpoint.layouts import DIT_SOURCES, dit_layout, same_names
+from engine.checkpoint.module_weights import Part
+from engine.checkpoint.weight_files import WeightFiles
+from engine.config.files import read_json
+from engine.config.part_configs import (
+    DiTConfig,
+    PartConfigs,
+    TextEncoderConfig,
+    VAEConfig,
+    read_config,
+    read_latent_rgb,
+)
+from engine.errors import CheckpointError
+from engine.models.dit import DiT
+from engine.models.text_encoder import TextEncoder
+from engine.models.vae import VAE
+
+LATENT_NORM = Path(__file__).parent / "latent_norm.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LatentNorm:
+    """Per-channel affine from the DiT's latents to the VAE's: z * scale + shift, (C,) float32 each."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LatentRGB:
+    """Linear map from a VAE latent (c,) to the RGB in [-1, 1] it stands for: weight (c, 3), bias (3,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The loaded model. `unconditional` may be `conditional` itself (distilled checkpoints).
+
+    `latent_rgb` is None where the checkpoint has no map of its own for previews.
+    """
+
+    text_encoder: TextEncoder
+    conditional: DiT
+    unconditional: DiT
+    vae: VAE
+    latent_norm: LatentNorm
+    latent_rgb: LatentRGB | None = None
+
+
+def load_pipeline(
+    path: Path,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    uncond_device: torch.device | str | None = None,
+) -> Pipeline:
+    """Load every part of the checkpoint folder `path`. Raises CheckpointError naming file and key.
+
+    Configs, keys, shapes and dtypes of all parts are compared before the first weight is read.
+    """
+    configs = PartConfigs.read(path)
+    transformer, layout = _open_dit(path / "transformer", configs.transformer)
+    separate = configs.unconditional and _open_dit(path / "unconditional_transformer", configs.unconditional)
+    text_encoder = _open_text_encoder(path / "text_encoder", configs.text_encoder)
+    vae = _open_vae(path / "vae", configs.vae)
+    norm = _load_latent_norm(path / "vae", configs.vae, layout, device)
+    rgb = _load_latent_rgb(path / "vae", configs.vae, device)
+    conditional = transformer.load(device, dtype)
+    unconditional = separate[0].load(uncond_device or device, dtype) if separate else conditional
+    encoder, decoder = text_encoder.load(device, dtype), _channels_last(vae.load(device, dtype))
+    pipeline = Pipeline(encoder, conditional, unconditional, decoder, norm, rgb)
+    _check_decoder(path / "vae", pipeline)
+    return pipeline
+
+
+def load_dit(folder: Path, device: torch.device | str, dtype: torch.dtype) -> tuple[DiT, str]:
+    """One DiT and the layout it came in ("diffusers" or "official")."""
+    part, layout = _open_dit(folder, read_config(folder, DiTConfig))
+    return part.load(device, dtype), layout
+
+
+def load_vae(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
+    """The decoder; the encoder and the bn statistics in the file are left unread."""
+    return _channels_last(_open_vae(folder, read_config(folder, VAEConfig)).load(device, dtype))
+
+
+def _open_dit(folder: Path, config: DiTConfig) -> tuple[Part[DiT], str]:
+    files = WeightFiles(folder)
+    layout = dit_layout(files)
+    return Part.open(DiT, config, files, DIT_SOURCES[layout]), layout
+
+
+def _open_text_encoder(folder: Path, config: TextEncoderConfig) -> Part[TextEncoder]:
+    """The text model; the vision tower and the final norm in the file are left unread."""
+    files = WeightFiles(folder, ignore=("visual.", "language_model.norm."))
+    return Part.open(TextEncoder, config, files, same_names)
+
+
+def _open_vae(folder: Path, config: VAEConfig) -> Part[VAE]:
+    files = WeightFiles(folder, ignore=("encoder.", "quant_conv.", "bn."))
+    return Part.open(VAE, config, files, same_names)
+
+
+def _channels_last(vae: VAE) -> VAE:
+    return vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _load_latent_norm(folder: Path, config: VAEConfig, layout: str, device: torch.device | str) -> LatentNorm:
+    """bn statistics in the diffusers layout; the published constants in the official one."""
+    if layout == "diffusers":
+        scale, shift = _read_statistics(WeightFiles(folder), config)
+    else:
+        constants = read_json(LATENT_NORM)
+        scale, shift = torch.tensor(constants["scale"]), torch.tensor(constants["shift"])
+        if len(scale) != config.token_channels:
+            raise CheckpointError(
+                f"{folder / 'config.json'}: latent_channels: times patch_size is {config.token_channels}, "
+                f"but the official layout has {len(scale)}"
+            )
+    return LatentNorm(scale.to(device), shift.to(device))
+
+
+def _read_statistics(files: WeightFiles, config: VAEConfig) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of each of a token's channels."""
+    for key in ("bn.running_var", "bn.running_mean"):
+        files.check(key, (config.token_channels,), torch.float32)
+    variance = files.read("bn.running_var").float()
+    if (variance < 0).any():
+        raise files.error("bn.running_var", "a variance is negative")
+    return torch.sqrt(variance + config.batch_norm_eps), files.read("bn.running_mean").float()
+
+
+def _load_latent_rgb(folder: Path, config: VAEConfig, device: torch.device | str) -> LatentRGB | None:
+    """The checkpoint's own map for previews, if it has one."""
+    declared = read_latent_rgb(folder, config)
+    if declared is None:
+        return None
+    return LatentRGB(torch.tensor(declared.weight, device=device), torch.tensor(declared.bias, device=device))
+
+
+@torch.inference_mode()
+def _check_decoder(folder: Path, pipeline: Pipeline) -> None:
+    """Raises CheckpointError unless noise decodes to finite pixels: a preview map may be fitted to them."""
+    vae, norm = pipeline.vae, pipeline.latent_norm
+    channels = vae.config.latent_channels
+    scale, shift = norm.scale[:channels].view(1, -1, 1, 1), norm.shift[:channels].view(1, -1, 1, 1)
+    noise = torch.randn(1, channels, 8, 8, generator=torch.Generator("cpu").manual_seed(0))
+    latents = noise.to(scale.device) * scale + shift
+    if not vae.decode(latents.to(vae.decoder.conv_in.weight.dtype)).isfinite().all():
+        raise CheckpointError(f"{folder}: the weights turn noise into NaN or infinity")

@@ -1,0 +1,163 @@
+"""Fills a module built on `meta`: each tensor goes from the mapped file straight to its place."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoint.layouts import Sources
+from engine.checkpoint.weight_files import WeightFiles
+from engine.errors import CheckpointError
+from engine.kernels.quantized_linear import NF4_BLOCK, Fp8Linear, NF4Linear, scale_fault
+
+NF4_STATE = "quant_state.bitsandbytes__nf4"
+LinearClass = type[nn.Linear | Fp8Linear | NF4Linear]
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[M]):
+    """A module on `meta`, and the files that hold each of its tensors in the right shape and dtype."""
+
+    module: M
+    files: WeightFiles
+    sources: Sources
+
+    @classmethod
+    def open(cls, kind: Callable[[Any], M], config: Any, files: WeightFiles, sources: Sources) -> "Part[M]":
+        """Compare `kind(config)` with the headers of the files; allocates and reads no weights.
+
+        Raises CheckpointError on a missing, unexpected or unfit tensor.
+        """
+        part = cls(_build(kind, config, files.folder / "config.json"), files, sources)
+        _swap_quantised(part.module, files, sources)
+        part._check()
+        return part
+
+    def load(self, device: torch.device | str, dtype: torch.dtype) -> M:
+        """Give every parameter its tensor, in `dtype`; quantised ones stay as they are stored.
+
+        Raises CheckpointError on NaN, infinity and scales that scale nothing.
+        """
+        for name, parameter in list(self.module.named_parameters()):
+            kept = parameter.dtype if _is_quantised(self.module, name) else dtype
+            target = torch.empty(parameter.shape, dtype=kept, device=device)
+            self._fill(name, target)
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.module.get_submodule(owner), leaf, nn.Parameter(target, requires_grad=False))
+        return self.module.eval()
+
+    def _check(self) -> None:
+        used: set[str] = set()
+        for name, parameter in self.module.named_parameters():
+            for key, shape in self._stored(name, parameter):
+                self.files.check(key, shape, parameter.dtype)
+                used.add(key)
+        self.files.check_all_used(used)
+
+    def _stored(self, name: str, parameter: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Key and shape of each tensor that makes up a parameter, in the order of its rows."""
+        keys = _stored_keys(self.module, name, self.sources)
+        pieces = 1 if _is_shared(name) else len(keys)
+        for key in keys:
+            yield key, (parameter.shape[0] // pieces, *parameter.shape[1:])
+
+    def _fill(self, name: str, target: Tensor) -> None:
+        """Copy each key's tensor into its rows of `target`; shared ones must be equal."""
+        first, *others = keys = _stored_keys(self.module, name, self.sources)
+        if not _is_shared(name):
+            for key, rows in zip(keys, target.chunk(len(keys)), strict=True):
+                self._copy(name, key, rows)
+            return
+        self._copy(name, first, target)
+        for key in others:
+            if not torch.equal(self.files.read(key), target.cpu()):
+                raise self.files.error(key, f"differs from {first}, which shares its matrix")
+
+    def _copy(self, name: str, key: str, target: Tensor) -> None:
+        self.files.copy(key, target)
+        if fault := scale_fault(name.rpartition(".")[2], target):
+            raise self.files.error(key, fault)
+
+
+def _build(kind: Callable[[Any], M], config: Any, file: Path) -> M:
+    """`kind(config)` on `meta`; sizes that make no module are the file's fault."""
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except Exception as error:  # torch raises many kinds
+        raise CheckpointError(f"{file}: {type(error).__name__}: {error}") from error
+
+
+def _stored_keys(module: nn.Module, name: str, sources: Sources) -> list[str]:
+    """Keys of a parameter: scales hang on the name of the weight they belong to."""
+    owner, _, leaf = name.rpartition(".")
+    if _is_quantised(module, name) and leaf != "weight":
+        join = "_scale" if leaf == "weight_scale" else f".{leaf}"
+        return [key + join for key in sources(f"{owner}.weight")]
+    return sources(name)
+
+
+def _is_shared(name: str) -> bool:
+    """Whether the tensors that make up a matrix all have the same of it."""
+    return name.endswith(".quant_map")
+
+
+def _is_quantised(module: nn.Module, name: str) -> bool:
+    """Whether this is a quantised weight or one of its scales."""
+    owner, _, leaf = name.rpartition(".")
+    return leaf != "bias" and isinstance(module.get_submodule(owner), Fp8Linear | NF4Linear)
+
+
+def _swap_quantised(module: nn.Module, files: WeightFiles, sources: Sources) -> None:
+    """Replace each Linear by the class its stored weight needs."""
+    for name, linear in list(module.named_modules()):
+        if not isinstance(linear, nn.Linear):
+            continue
+        kind = _stored_class(linear, files, sources(f"{name}.weight"))
+        if kind is nn.Linear:
+            continue
+        with torch.device("meta"):
+            replacement = kind(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, replacement)
+
+
+def _stored_class(linear: nn.Linear, files: WeightFiles, keys: list[str]) -> LinearClass:
+    """The one class of all the keys that make up the layer's weight."""
+    kinds = [_quantisation(files, key) for key in keys]
+    for key, kind in zip(keys, kinds, strict=True):
+        if kind is not kinds[0]:
+            raise files.error(key, f"quantised differently from {keys[0]}, which shares its matrix")
+        if kind is NF4Linear:
+            shape = (linear.out_features // len(keys), linear.in_features)
+            _check_nf4(files, key, shape, is_shared=len(keys) > 1)
+    return kinds[0]
+
+
+def _quantisation(files: WeightFiles, key: str) -> LinearClass:
+    if f"{key}_scale" in files:
+        return Fp8Linear
+    return NF4Linear if f"{key}.{NF4_STATE}" in files else nn.Linear
+
+
+def _check_nf4(files: WeightFiles, key: str, shape: tuple[int, int], is_shared: bool) -> None:
+    """Raises CheckpointError unless the weight is (rows, columns) of plain nf4, in whole rows if stacked."""
+    state = f"{key}.{NF4_STATE}"
+    files.ignore(state)
+    try:
+        declared = json.loads(bytes(files.read(state).tolist()))
+        stored = tuple(declared["shape"])
+        known = declared["blocksize"] == NF4_BLOCK and "nested_blocksize" not in declared
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise files.error(state, f"not a quantisation state: {error!r}") from error
+    if not known:
+        raise files.error(state, f"only nf4 with blocksize {NF4_BLOCK} and no double quantisation is known")
+    if stored != shape:
+        raise files.error(state, f"shape {stored}, expected {shape}")
+    if shape[0] * shape[1] % NF4_BLOCK or shape[1] % (NF4_BLOCK if is_shared else 2):
+        raise files.error(state, f"rows of {shape[1]} weights, not whole blocks of {NF4_BLOCK}")

@@ -1,0 +1,1 @@
+"""The engine's client, in the server's process. Torch-free."""

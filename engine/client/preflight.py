@@ -1,0 +1,34 @@
+"""Checks of a checkpoint that need no torch: run in the server's process before a worker is spawned."""
+
+from engine.client.tokenizer import Tokenizer
+from engine.config.model_config import ModelConfig
+from engine.config.part_configs import PartConfigs
+from engine.errors import CheckpointError
+
+
+def open_tokenizer(config: ModelConfig) -> Tokenizer:
+    """The tokenizer, once limits, configs, tokenizer and chat template fit each other.
+
+    Raises CheckpointError naming file and key.
+    """
+    parts = PartConfigs.read(config.path)
+    _check_limits(config, parts)
+    tokenizer = Tokenizer(config.path / "tokenizer", config.limits.max_prompt_tokens)
+    tokenizer.check(parts.text_encoder.text_config.vocab_size)
+    return tokenizer
+
+
+def _check_limits(config: ModelConfig, parts: PartConfigs) -> None:
+    file, limits = config.path / "ideoserve.json", config.limits
+    pixels = parts.vae.pixels_per_token
+    if limits.multiple_of % pixels:
+        raise CheckpointError(
+            f"{file}: limits.multiple_of: {limits.multiple_of}, but by vae/config.json a token is {pixels} "
+            "pixels wide"
+        )
+    positions = parts.text_encoder.text_config.max_position_embeddings
+    if limits.max_prompt_tokens > positions:
+        raise CheckpointError(
+            f"{file}: limits.max_prompt_tokens: {limits.max_prompt_tokens}, but text_encoder/config.json: "
+            f"max_position_embeddings is {positions}"
+        )

@@ -1,0 +1,248 @@
+"""The worker of one device: its process is started, watched and started again. Torch-free."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from engine.client.attempts import Attempts
+from engine.client.silence import Silence
+from engine.client.worker_process import WorkerProcess
+from engine.config.model_config import EngineOptions, ModelConfig
+from engine.cost import CostModel
+from engine.errors import EngineDeadError
+from engine.messages import (
+    CostCorrected,
+    FromWorker,
+    Ping,
+    Pong,
+    RequestDone,
+    Shutdown,
+    ToWorker,
+    UnitDone,
+    UnitStarted,
+    WorkerFailed,
+    WorkerReady,
+)
+from engine.worker.main import main as worker_main
+
+CHECKPOINT_EXIT_CODE = 2
+_CLOSE_SECONDS = 5.0
+
+DeviceState = Literal["ready", "silent", "starting", "failed"]
+
+logger = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Owner of the worker; called on the event loop."""
+
+    def on_message(self, worker: "Worker", message: FromWorker) -> None: ...
+    def on_availability(self, worker: "Worker") -> None:
+        """`is_ready` or `is_silent` changed."""
+
+    def on_death(self, worker: "Worker", suspects: tuple[str, ...]) -> None:
+        """It died with `suspects` in its unit of work, and will be started again."""
+
+    def on_start_failures(self, worker: "Worker", error: EngineDeadError) -> None:
+        """It `is_failed`. It will be started again all the same, unless told to give up."""
+
+
+class Worker:
+    """The process of one device. `cost_model` is None until it was ready once; `at_work` are the requests of
+    its last unit of work, and `worked_at` is when that ended."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        options: EngineOptions,
+        device: str | None,
+        listener: Listener,
+        target: Callable[..., None] = worker_main,
+    ) -> None:
+        self.device = device
+        self.cost_model: CostModel | None = None
+        self.restarts = 0
+        self.worked_at = -math.inf
+        self.attempts = Attempts(options.max_start_failures)
+        self._name = f"ideoserve-worker-{device or 'auto'}"
+        self._config = config
+        self._options = options
+        self._listener = listener
+        self._target = target
+        self._process: WorkerProcess | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._was_ready = False
+        self._is_checkpoint_error = False
+        self._is_pinged = False
+        self._reason = ""
+        self.at_work: tuple[str, ...] = ()
+        self._availability = (False, False)
+        self._silence = Silence(self._options.hang_seconds, self._options.load_seconds, time.monotonic())
+
+    @property
+    def _is_loaded(self) -> bool:
+        return self._was_ready and self._process is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is loaded, and not silent for long."""
+        return self._is_loaded and not self._silence.is_unready
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it should have been heard: work is better given to another."""
+        return self._is_loaded and self._silence.is_doubtful
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it failed to start too often."""
+        return self.attempts.have_failed
+
+    @property
+    def state(self) -> DeviceState:
+        if self.is_failed:
+            return "failed"
+        if not self._is_loaded:
+            return "starting"
+        return "ready" if self.is_ready else "silent"
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._supervise())
+
+    def send(self, message: ToWorker) -> None:
+        """Never blocks; what is sent to a dying worker is lost, and its owner is told of the death."""
+        if self._process is not None:
+            self._process.send(message)
+
+    def give_up(self) -> None:
+        """Start no further process."""
+        self._closing.set()
+
+    async def close(self) -> None:
+        """End the process: politely first, if it answers. Takes at most 10 seconds."""
+        self.give_up()
+        if self.is_ready and not self.is_silent:
+            self.send(Shutdown())
+            await self._ends()
+        if self._process is not None:
+            self._process.kill()
+        await self._ends()
+
+    async def _ends(self) -> None:
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_CLOSE_SECONDS)
+
+    async def _supervise(self) -> None:
+        """One process after the other until closed, whatever goes wrong."""
+        await self._run_once()
+        while not await _is_set_within(self.attempts.pause_seconds, self._closing):
+            self.restarts += 1
+            await self._run_once()
+
+    async def _run_once(self) -> None:
+        """From the spawn of one process to its end, and what follows from that."""
+        self._reset()
+        try:
+            await self._run_process()
+        except Exception as error:
+            logger.exception("%s: the process could not be supervised", self._name)
+            self._reason = f"{type(error).__name__}: {error}"
+        if self._closing.is_set():
+            return
+        logger.warning("%s: %s", self._name, self._reason)
+        self.attempts.died(self._was_ready, self._is_checkpoint_error)
+        if self.is_failed:
+            self._notify(self._listener.on_start_failures, self._start_error())
+
+    async def _run_process(self) -> None:
+        args = (self._config, self._options, self.device)
+        self._process = process = WorkerProcess(self._name, self._target, args, self._on_messages)
+        try:
+            await self._watch(process)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            self._process = None
+            if not self._closing.is_set():
+                self._notify(self._listener.on_death, self.at_work)
+            await process.ended.wait()
+        self._reason = self._reason or f"it ended with exit code {process.exit_code}"
+
+    async def _watch(self, process: WorkerProcess) -> None:
+        """Until the process has closed its pipe, or owed a sign of life for too long and is killed."""
+        while not await _is_set_within(self._silence.interval, process.closed):
+            self._silence.tick(time.monotonic())
+            if self._silence.is_hang:
+                self._reason = f"no sign of life for {self._silence.allowed:.0f} s"
+                process.kill()
+                return
+            self._ping(process)
+            self._tell_availability()
+
+    def _ping(self, process: WorkerProcess) -> None:
+        """One at a time: a stopped worker reads none."""
+        if self._is_loaded and not self._is_pinged:
+            self._is_pinged = True
+            process.send(Ping())
+
+    def _start_error(self) -> EngineDeadError:
+        if self._is_checkpoint_error:
+            return EngineDeadError(self._reason, CHECKPOINT_EXIT_CODE)
+        return EngineDeadError(f"the worker cannot start: {self._reason}")
+
+    def _on_messages(self, messages: list[FromWorker]) -> None:
+        if self._process is not None:  # else it was given up
+            self._silence.heard()
+            for message in messages:
+                self._on_message(message)
+            self._tell_availability()
+
+    def _on_message(self, message: FromWorker) -> None:
+        match message:
+            case WorkerReady():
+                self.cost_model, self.worked_at = message.cost_model, -math.inf
+                self._was_ready = True
+                self._silence.expect(0.0)
+                self.attempts.is_ready()
+            case CostCorrected():
+                self.cost_model = message.cost_model
+            case RequestDone():
+                self.attempts.has_answered()
+            case WorkerFailed():
+                self._reason, self._is_checkpoint_error = message.reason, message.is_checkpoint_error
+            case UnitStarted(_, request_ids, seconds):
+                self.at_work = request_ids
+                self._silence.expect(seconds)
+            case UnitDone():
+                self.worked_at = time.monotonic()
+                self._silence.expect(0.0)
+            case Pong():
+                self._is_pinged = False
+        self._notify(self._listener.on_message, message)
+
+    def _tell_availability(self) -> None:
+        before, self._availability = self._availability, (self.is_ready, self.is_silent)
+        if self._availability != before:
+            self._notify(self._listener.on_availability)
+
+    def _notify(self, callback: Callable[..., None], *details: object) -> None:
+        """A fault of the owner does not end the supervision."""
+        try:
+            callback(self, *details)
+        except Exception:
+            logger.exception("%s: what happened could not be passed on", self._name)
+
+
+async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

@@ -1,0 +1,232 @@
+"""What a checkpoint says about itself: limits, default size and presets. Torch-free."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from engine.config.files import read_as, read_json, require_file, unreadable
+from engine.errors import CheckpointError
+
+# Bounds of a request, and so of a preset.
+MAX_STEPS = 100
+MIN_GUIDANCE, MAX_GUIDANCE = 1, 20
+MAX_STD = 10
+
+Side = Annotated[int, Field(ge=1, le=16_383)]  # the most that WebP holds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a request. Sizes in pixels, each side; the defaults are the published model's."""
+
+    min_size: Side = 256
+    max_size: Side = 2048
+    multiple_of: Side = 16
+    max_aspect_ratio: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 6.0
+    # Image tokens have the rotary positions from 65536 on.
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=65_536)] = 2048
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    def __post_init__(self) -> None:
+        for key, size in (("min_size", self.min_size), ("max_size", self.max_size)):
+            if size % self.multiple_of:
+                raise ValueError(f"{key}: {size} is no multiple of multiple_of, {self.multiple_of}")
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size: {self.min_size} is above max_size, {self.max_size}")
+
+    def allow_sides(self, width: int, height: int) -> bool:
+        """Whether both sides, in pixels, are within the bounds and multiples."""
+        sides = (width, height)
+        return all(self.min_size <= side <= self.max_size and side % self.multiple_of == 0 for side in sides)
+
+    def allow_ratio(self, width: int, height: int) -> bool:
+        return max(width, height) <= self.max_aspect_ratio * min(width, height)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Named sampling parameters; `guidance_schedule` has one value per step, in the order of sampling."""
+
+    guidance_schedule: tuple[float, ...]
+    mu: float
+    std: float
+
+    @property
+    def num_inference_steps(self) -> int:
+        return len(self.guidance_schedule)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How the engine runs. One worker per device; no devices: cuda where there is one, else cpu.
+
+    `uncond_device` holds the unconditional transformer apart, both passes in parallel; `dtype` None or
+    "bfloat16": bfloat16 where the device has it, else float32; `compile` the transformers' blocks, None:
+    on cuda alone; `cuda_graphs`: on cuda record the unconditional pass and replay it. A step has at most
+    `max_batch_size` samples (1..64) of `max_batch_tokens` image and prompt tokens in all (one sample may
+    have more); `max_running` samples (1..1024) are in memory; `hang_seconds`: least silence of a worker
+    before it counts as hung; `load_seconds`: longest load; `max_start_failures` in a row before a device
+    counts as failed, and the engine as dead if all have.
+    """
+
+    devices: tuple[str, ...] = ()
+    uncond_device: str | None = None
+    dtype: str | None = None
+    compile: bool | None = None
+    cuda_graphs: bool = False
+    max_batch_size: int = 8
+    max_batch_tokens: int = 32_768
+    max_running: int = 64
+    hang_seconds: float = 30.0
+    load_seconds: float = 1800.0
+    max_start_failures: int = 3
+
+
+PUBLISHED_PRESETS: Mapping[str, Preset] = {
+    "V4_QUALITY_48": Preset((7.0,) * 45 + (3.0,) * 3, mu=0.0, std=1.5),
+    "V4_DEFAULT_20": Preset((7.0,) * 18 + (3.0,) * 2, mu=0.0, std=1.75),
+    "V4_TURBO_12": Preset((7.0,) * 11 + (3.0,) * 1, mu=0.5, std=1.75),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One served checkpoint: its folder, name, fingerprint, limits, default size (pixels) and presets."""
+
+    path: Path
+    model_id: str
+    created: int
+    fingerprint: str
+    limits: Limits = field(default_factory=Limits)
+    default_width: int = 1024
+    default_height: int = 1024
+    presets: Mapping[str, Preset] = field(default_factory=lambda: PUBLISHED_PRESETS)
+
+    @property
+    def default_preset(self) -> str:
+        """V4_DEFAULT_20 where the checkpoint has it, else its first preset."""
+        return "V4_DEFAULT_20" if "V4_DEFAULT_20" in self.presets else next(iter(self.presets))
+
+    @classmethod
+    def load(cls, path: Path, model_id: str | None = None) -> "ModelConfig":
+        """Read `ideoserve.json` (optional) and the identity of the checkpoint in `path`.
+
+        Raises CheckpointError if the folder is no checkpoint or the file is malformed.
+        """
+        index, file = path / "model_index.json", path / "ideoserve.json"
+        if not os.path.isdir(path):
+            raise CheckpointError(f"{path}: no such folder; --model takes that of a checkpoint")
+        read_json(index)
+        declared = read_as(_Declared, file) if os.path.lexists(file) else _Declared()
+        width, height = declared.size
+        presets = {name: preset.to_preset() for name, preset in (declared.presets or {}).items()}
+        return cls(
+            path=path,
+            model_id=model_id or declared.id or _folder_name(path),
+            created=int(index.stat().st_mtime),
+            fingerprint=_fingerprint(path),
+            limits=declared.limits,
+            default_width=width,
+            default_height=height,
+            presets=presets or PUBLISHED_PRESETS,
+        )
+
+
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Scale = Annotated[float, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, allow_inf_nan=False)]
+
+
+class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
+    """`guidance_schedule` as pairs of a scale and how many steps have it."""
+
+    num_inference_steps: Steps
+    guidance_schedule: Annotated[list[tuple[Scale, Steps]], Field(max_length=MAX_STEPS)]
+    # Beyond these every step lies at one end of the schedule, or nearly all at one time.
+    mu: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+    std: Annotated[float, Field(ge=0.1, le=MAX_STD, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _covers_every_step(self) -> "_DeclaredPreset":
+        covered = sum(repeat for _, repeat in self.guidance_schedule)
+        if covered != self.num_inference_steps:
+            raise ValueError(
+                f"guidance_schedule covers {covered} steps, num_inference_steps is {self.num_inference_steps}"
+            )
+        return self
+
+    def to_preset(self) -> Preset:
+        schedule = tuple(scale for scale, repeat in self.guidance_schedule for _ in range(repeat))
+        return Preset(schedule, mu=self.mu, std=self.std)
+
+
+def _check_id(name: str) -> str:
+    """It is part of a URL, of logs and of metrics."""
+    if not name.isprintable() or name != name.strip() or name != name.strip("/"):
+        raise ValueError("must be printable, with neither a space nor a slash at its ends")
+    return name
+
+
+ModelId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_id)]
+PresetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Declared(BaseModel, extra="forbid", strict=True):
+    """The contents of `ideoserve.json`; what it leaves out is the published model's."""
+
+    id: ModelId | None = None
+    limits: Limits = Limits()
+    default_size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] = "1024x1024"
+    presets: Annotated[dict[PresetName, _DeclaredPreset], Field(min_length=1, max_length=64)] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = map(int, self.default_size.split("x"))
+        return width, height
+
+    @model_validator(mode="after")
+    def _allows_its_default(self) -> "_Declared":
+        if not self.limits.allow_sides(*self.size) or not self.limits.allow_ratio(*self.size):
+            raise ValueError(f"default_size: {self.default_size} is outside limits")
+        return self
+
+
+def _folder_name(path: Path) -> str:
+    name = path.resolve().name
+    try:
+        return TypeAdapter(ModelId).validate_python(name)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path / 'ideoserve.json'}: id: missing, and the folder's name cannot be one"
+        ) from error
+
+
+def _fingerprint(path: Path) -> str:
+    """12 hex digits over every config and the head (at most 1 MiB) and size of every weight file."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("**/*")):
+        if file.suffix in {".json", ".safetensors", ".jinja"}:
+            digest.update(f"{file.relative_to(path)}:{require_file(file)}".encode())
+            digest.update(_head(file))
+    return digest.hexdigest()[:12]
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(1 << 20)
+    except OSError as error:
+        raise unreadable(file, error) from error

@@ -1,0 +1,241 @@
+"""The `config.json` of each part of a checkpoint: its bounds, and how the parts fit. Torch-free.
+
+The defaults are the published model's; unknown keys are ignored.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from engine.config.files import read_as
+from engine.errors import CheckpointError
+
+T = TypeVar("T")
+
+PUBLISHED_TAPS = (0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 35)
+
+# Far beyond any model, so that nothing built from a config grows without end.
+Count = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[int, Field(ge=1, le=1 << 20)]
+Length = Annotated[int, Field(ge=1, le=1 << 24)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 14)], ...], Field(min_length=1, max_length=8)]
+Epsilon = Annotated[float, Field(ge=1e-12, le=0.1, allow_inf_nan=False)]
+Colour = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
+Theta = Annotated[float, Field(gt=1, le=1e12, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class DiTConfig:
+    """`transformer/config.json`, `unconditional_transformer/config.json`."""
+
+    in_channels: Width = 128
+    num_layers: Count = 34
+    attention_head_dim: Width = 256
+    num_attention_heads: Count = 18
+    intermediate_size: Width = 12288
+    adaln_dim: Width = 512
+    llm_features_dim: Length = 53248
+    rope_theta: Theta = 5_000_000
+    mrope_section: tuple[Count, Count, Count] = (24, 20, 20)
+    norm_eps: Epsilon = 1e-5
+
+    def __post_init__(self) -> None:
+        _check_head_dim("attention_head_dim", self.attention_head_dim)
+        if not 4 <= self.hidden_size <= 1 << 20:
+            raise ValueError(
+                f"attention_head_dim: {self.attention_head_dim}, times num_attention_heads: "
+                f"{self.num_attention_heads}, must be a width from 4 to {1 << 20}"
+            )
+        frequencies = self.attention_head_dim // 2
+        if max(sum(self.mrope_section), 3 * max(self.mrope_section[1:])) > frequencies:
+            raise ValueError(
+                f"mrope_section: {self.mrope_section} exceeds the head's {frequencies} frequencies"
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        return self.attention_head_dim * self.num_attention_heads
+
+
+@dataclass(frozen=True, slots=True)
+class RopeParameters:
+    rope_type: Literal["default"] = "default"
+    rope_theta: Theta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """`text_config` of `text_encoder/config.json`."""
+
+    vocab_size: Length = 151936
+    hidden_size: Width = 4096
+    intermediate_size: Width = 12288
+    num_hidden_layers: Count = 36
+    num_attention_heads: Count = 32
+    num_key_value_heads: Count = 8
+    head_dim: Count = 128
+    rms_norm_eps: Epsilon = 1e-6
+    max_position_embeddings: Annotated[int, Field(ge=1)] = 262144
+    hidden_act: Literal["silu"] = "silu"
+    attention_bias: Literal[False] = False
+    rope_theta: Theta = 5_000_000
+    rope_scaling: RopeParameters | None = None  # its name before transformers 5
+    rope_parameters: RopeParameters = field(default_factory=RopeParameters)
+
+    def __post_init__(self) -> None:
+        _check_head_dim("head_dim", self.head_dim)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads: {self.num_key_value_heads} does not divide num_attention_heads, "
+                f"{self.num_attention_heads}"
+            )
+
+    @property
+    def theta(self) -> float:
+        return self.rope_parameters.rope_theta or self.rope_theta
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoderConfig:
+    """`text_encoder/config.json`; a model of another depth names the layers it is tapped at."""
+
+    text_config: TextConfig
+    tap_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = PUBLISHED_TAPS
+
+    def __post_init__(self) -> None:
+        layers = self.text_config.num_hidden_layers
+        if beyond := [tap for tap in self.tap_layers if tap >= layers]:
+            raise ValueError(f"tap_layers: {beyond[0]} is none of num_hidden_layers: {layers}")
+        if list(self.tap_layers) != sorted(set(self.tap_layers)):
+            raise ValueError(f"tap_layers: {self.tap_layers} does not rise")
+
+    @property
+    def features_dim(self) -> int:
+        return self.text_config.hidden_size * len(self.tap_layers)
+
+
+@dataclass(frozen=True, slots=True)
+class VAEConfig:
+    """`vae/config.json`."""
+
+    latent_channels: Annotated[int, Field(ge=1, le=1 << 14)] = 32
+    out_channels: Literal[3] = 3
+    block_out_channels: Channels = (128, 256, 512, 512)
+    decoder_block_out_channels: Channels | None = None
+    layers_per_block: Annotated[int, Field(ge=1, le=64)] = 2
+    norm_num_groups: Annotated[int, Field(ge=1)] = 32
+    mid_block_add_attention: bool = True
+    use_post_quant_conv: bool = True
+    batch_norm_eps: Epsilon = 1e-4
+    patch_size: tuple[Literal[2], Literal[2]] = (2, 2)
+    act_fn: Literal["silu"] = "silu"
+
+    def __post_init__(self) -> None:
+        for channels in self.decoder_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(
+                    f"norm_num_groups: {self.norm_num_groups} does not divide {channels} channels"
+                )
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels per latent, each side."""
+        return int(2 ** (len(self.decoder_channels) - 1))
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Of each side."""
+        return self.patch_size[0] * self.scale_factor
+
+    @property
+    def token_channels(self) -> int:
+        """Channels of a token: those of its patch of latents."""
+        return self.patch_size[0] * self.patch_size[1] * self.latent_channels
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        return self.decoder_block_out_channels or self.block_out_channels
+
+
+@dataclass(frozen=True, slots=True)
+class LatentRGBConfig:
+    """`vae/latent_rgb.json`: a linear map from a latent to RGB in [-1, 1]."""
+
+    weight: list[tuple[Colour, Colour, Colour]]
+    bias: tuple[Colour, Colour, Colour]
+
+
+@dataclass(frozen=True, slots=True)
+class PartConfigs:
+    """The configs of a checkpoint whose parts fit; `unconditional` is None if `transformer` is both."""
+
+    text_encoder: TextEncoderConfig
+    transformer: DiTConfig
+    unconditional: DiTConfig | None
+    vae: VAEConfig
+
+    @classmethod
+    def read(cls, path: Path) -> "PartConfigs":
+        """Raises CheckpointError naming file and key."""
+        configs = cls(
+            text_encoder=read_config(path / "text_encoder", TextEncoderConfig),
+            transformer=read_config(path / "transformer", DiTConfig),
+            unconditional=_read_unconditional(path / "unconditional_transformer"),
+            vae=read_config(path / "vae", VAEConfig),
+        )
+        _check_widths(path / "transformer", configs.transformer, configs)
+        read_latent_rgb(path / "vae", configs.vae)
+        if configs.unconditional:
+            _check_widths(path / "unconditional_transformer", configs.unconditional, configs)
+        return configs
+
+
+def read_config(folder: Path, kind: type[T]) -> T:
+    """The folder's `config.json`. Raises CheckpointError naming file and key."""
+    return read_as(kind, folder / "config.json")
+
+
+def read_latent_rgb(folder: Path, config: VAEConfig) -> LatentRGBConfig | None:
+    """None without a `latent_rgb.json`. Raises CheckpointError naming file and key."""
+    file = folder / "latent_rgb.json"
+    if not os.path.lexists(file):
+        return None
+    declared = read_as(LatentRGBConfig, file)
+    if len(declared.weight) != config.latent_channels:
+        raise CheckpointError(
+            f"{file}: weight: {len(declared.weight)} rows, but vae/config.json: latent_channels is "
+            f"{config.latent_channels}"
+        )
+    return declared
+
+
+def _read_unconditional(folder: Path) -> DiTConfig | None:
+    if not os.path.lexists(folder):
+        return None
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"{folder}: not a folder")
+    return read_config(folder, DiTConfig)
+
+
+def _check_widths(folder: Path, dit: DiTConfig, configs: PartConfigs) -> None:
+    """Raises CheckpointError where the other parts do not fit the transformer in `folder`."""
+    features, channels = configs.text_encoder.features_dim, configs.vae.token_channels
+    file = folder / "config.json"
+    if dit.llm_features_dim != features:
+        raise CheckpointError(
+            f"{file}: llm_features_dim: {dit.llm_features_dim}, but text_encoder/config.json: hidden_size "
+            f"times tap_layers is {features}"
+        )
+    if dit.in_channels != channels:
+        raise CheckpointError(
+            f"{file}: in_channels: {dit.in_channels}, but vae/config.json: latent_channels times patch_size "
+            f"is {channels}"
+        )
+
+
+def _check_head_dim(key: str, head_dim: int) -> None:
+    if head_dim % 2:
+        raise ValueError(f"{key}: {head_dim} is odd: rotary positions turn pairs")

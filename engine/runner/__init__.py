@@ -1,0 +1,1 @@
+"""Runs the model on a batch of samples."""

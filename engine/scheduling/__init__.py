@@ -1,0 +1,1 @@
+"""Which unit of work runs next: plain Python, no tensors."""

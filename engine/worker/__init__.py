@@ -1,0 +1,1 @@
+"""The worker process: its loop, the scheduler and what it measures at start."""

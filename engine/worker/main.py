@@ -1,0 +1,114 @@
+"""The worker process: loads one model and runs its step loop. Torch is imported only inside it."""
+
+import contextlib
+import ctypes
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from engine.channel import Outbox, receive
+from engine.config.model_config import EngineOptions, ModelConfig
+from engine.environment import set_up_environment
+from engine.errors import CheckpointError
+from engine.messages import (
+    Abort,
+    EngineRequest,
+    FromWorker,
+    Ping,
+    Pong,
+    Promote,
+    Shutdown,
+    WorkerFailed,
+    WorkerReady,
+)
+
+if TYPE_CHECKING:
+    from engine.runner.model_runner import ModelRunner
+    from engine.worker.core import EngineCore
+
+Emit = Callable[[FromWorker], None]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(connection: Connection, config: ModelConfig, options: EngineOptions, device: str | None) -> None:
+    """Entry of the spawned process; ends on Shutdown or when the server's side of the pipe is gone."""
+    _live_and_die_with_parent()
+    set_up_environment()
+    outbox = Outbox(connection)
+    try:
+        core = _load(outbox.emit, config, options, device)
+    except Exception as error:
+        reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        outbox.emit(WorkerFailed(reason, isinstance(error, CheckpointError)))
+    else:
+        with contextlib.suppress(EOFError):
+            _loop(connection, outbox, core)
+    outbox.flush()
+
+
+def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> "EngineCore":
+    from engine.scheduling.batch_limits import BatchLimits
+    from engine.scheduling.scheduler import Scheduler
+    from engine.worker.core import EngineCore
+    from engine.worker.warmup import measure
+
+    runner = _build_runner(config, options, device)
+    cost = measure(runner, config)
+    runner.clear_cache()
+    limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
+    core = EngineCore(runner, Scheduler(cost, limits, options.max_running), emit)
+    emit(WorkerReady(cost, runner.device.peak_memory_bytes()))
+    return core
+
+
+def _build_runner(config: ModelConfig, options: EngineOptions, device: str | None) -> "ModelRunner":
+    from engine.checkpoint.loader import load_pipeline
+    from engine.runner.cuda_graphs import cuda_recorder
+    from engine.runner.device import choose_device, choose_dtype, set_up_cpu
+    from engine.runner.model_runner import ModelRunner
+
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        set_up_cpu(max(1, len(options.devices)))
+    dtype = choose_dtype(chosen, options.dtype)
+    pipeline = load_pipeline(config.path, chosen, dtype, options.uncond_device)
+    compiled = options.compile if options.compile is not None else chosen.type == "cuda"
+    recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
+    return ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)
+
+
+def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
+    """Take in all that has come, run one unit of work, again; wait only when there is nothing to do.
+
+    Raises EOFError once the server is gone.
+    """
+    while True:
+        if not core.has_work:
+            outbox.flush()
+        while connection.poll(0 if core.has_work else None):
+            for message in receive(connection):
+                match message:
+                    case EngineRequest():
+                        core.add(message)
+                    case Abort(request_id):
+                        core.abort(request_id)
+                    case Promote(request_id, priority):
+                        core.promote(request_id, priority)
+                    case Ping():
+                        outbox.emit(Pong())
+                        outbox.flush()
+                    case Shutdown():
+                        return
+        core.step()
+
+
+def _live_and_die_with_parent() -> None:
+    """Signals to the whole group are the server's: it decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # A closed pipe goes unnoticed by a worker that hangs or was stopped.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

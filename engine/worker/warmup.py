@@ -1,0 +1,150 @@
+"""Measures the model on this machine: the cost model that scheduling and admission go by."""
+
+import time
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.config.model_config import ModelConfig
+from engine.cost import CostModel, LinearCost
+from engine.errors import CheckpointError
+from engine.messages import EngineRequest, SamplingParams
+from engine.models.resumable import drain
+from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import RequestState, SampleState
+
+# Measuring stops after this many seconds; the smallest of everything is always measured.
+BUDGET_SECONDS = 10.0
+_RUNS = 3
+_BATCHES = (1, 4)
+_PROMPT_LENS = (16, 256)
+_GUIDED, _UNGUIDED = (SamplingParams((scale,) * _RUNS, mu=0.0, std=1.5) for scale in (7.0, 1.0))
+
+# How often the fixed cost occurs, the lengths it ran over, seconds.
+Point = tuple[int, list[int], float]
+
+
+def measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
+    """Run the smallest and the default size, small batches, a short and a long prompt.
+
+    Raises CheckpointError naming the part whose output is not finite.
+    """
+    try:
+        return _measure(runner, config)
+    except FloatingPointError as error:
+        part = _overflowing_part(runner, config)
+        raise CheckpointError(
+            f"{config.path / part}: the weights turn a prompt into NaN or infinity"
+        ) from error
+
+
+def _measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
+    until = time.monotonic() + BUDGET_SECONDS
+    sizes = sorted({(config.limits.min_size,) * 2, (config.default_width, config.default_height)})
+    lengths = sorted({min(length, config.limits.max_prompt_tokens) for length in _PROMPT_LENS})
+    encodes = [_encode(runner, length) for length in lengths]
+    steps: list[Point] = []
+    decodes: list[Point] = []
+    for size, batch in product(sizes, _BATCHES):
+        if steps and time.monotonic() > until:
+            break
+        samples = _samples(runner, size, batch, _GUIDED, lengths[0])
+        steps.append(_step(runner, samples))
+        if batch == 1:
+            decodes.append(_decode(runner, samples[0]))
+    return CostModel(
+        pass_=fit(steps, squares=True),
+        encode=fit(encodes, squares=False),
+        decode=fit(decodes, squares=False),
+        pixels_per_token=runner.pixels_per_token,
+    )
+
+
+def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> str:
+    """The folder of the first part whose output is not finite: features, one pass, both passes, pixels."""
+    length, size = min(_PROMPT_LENS[0], config.limits.max_prompt_tokens), (config.limits.min_size,) * 2
+    if not drain(runner.pipeline.text_encoder.encode((0,) * length)).isfinite().all():
+        return "text_encoder"
+    is_separate = runner.pipeline.unconditional is not runner.pipeline.conditional
+    second = "unconditional_transformer" if is_separate else "transformer"
+    for part, sampling in (("transformer", _UNGUIDED), (second, _GUIDED)):
+        samples = _samples(runner, size, 1, sampling, length)
+        for _ in range(_RUNS):
+            runner.denoise_step(samples)
+        if not samples[0].latents.isfinite().all():
+            return part
+    return "vae"
+
+
+def _encode(runner: ModelRunner, length: int) -> Point:
+    return 1, [length], _fastest(lambda: _encode_anew(runner, _request((64, 64), (0,) * length, _GUIDED)))
+
+
+def _encode_anew(runner: ModelRunner, request: EngineRequest) -> None:
+    runner.clear_cache()
+    drain(runner.encode_prompt(request))
+
+
+def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
+    tokens = len(samples[0].latents)
+    seconds = _fastest(lambda: _finish_step(runner, samples))
+    conditional = [tokens + len(sample.request.token_ids) for sample in samples]
+    return 2, conditional + [tokens] * len(samples), seconds
+
+
+def _finish_step(runner: ModelRunner, samples: list[SampleState]) -> None:
+    runner.denoise_step(samples)
+    runner.device.synchronize()
+
+
+def _decode(runner: ModelRunner, sample: SampleState) -> Point:
+    return 1, [len(sample.latents)], _fastest(lambda: drain(runner.decode(sample)))
+
+
+def _samples(
+    runner: ModelRunner, size: tuple[int, int], batch: int, sampling: SamplingParams, length: int
+) -> list[SampleState]:
+    state = RequestState(_request(size, (0,) * length, sampling))
+    state.conditioning = drain(runner.encode_prompt(state.request))
+    return [runner.new_sample(state, 0) for _ in range(batch)]
+
+
+def _request(size: tuple[int, int], token_ids: tuple[int, ...], sampling: SamplingParams) -> EngineRequest:
+    return EngineRequest("warmup", token_ids, *size, seeds=(0,), sampling=sampling)
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    """The first run pays for kernels and caches, and others for what else the machine does."""
+    return min(_seconds(run) for _ in range(_RUNS))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def fit(points: list[Point], squares: bool) -> LinearCost:
+    """Least squares of the relative errors, with no coefficient below zero."""
+    rows = np.array([[fixed, sum(lens), sum(n * n for n in lens)] for fixed, lens, _ in points], float)
+    weighted = rows / np.array([[seconds] for *_, seconds in points])
+    candidates = [_solve(weighted, columns) for columns in (_WITH_SQUARES if squares else _LINEAR)]
+    sound = [(error, solution) for error, solution in candidates if min(solution) >= 0]
+    return LinearCost(*min(sound)[1])
+
+
+# Which of base, length and square are fitted; the length alone is always possible.
+_LINEAR = [(0, 1), (1,)]
+_WITH_SQUARES = [(0, 1, 2), (0, 2), (1, 2), *_LINEAR]
+
+
+def _solve(rows: NDArray[np.float64], columns: tuple[int, ...]) -> tuple[float, tuple[float, ...]]:
+    """Squared error and coefficients that bring each row nearest to 1; 0 for those left out."""
+    chosen = rows[:, columns]
+    scale = chosen.max(axis=0)  # so that tokens and their squares are of one size
+    found = np.linalg.lstsq(chosen / scale, np.ones(len(rows)), rcond=None)[0] / scale
+    solution = np.zeros(3)
+    solution[list(columns)] = found
+    return float(((rows @ solution - 1) ** 2).sum()), tuple(map(float, solution))

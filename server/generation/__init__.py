@@ -1,0 +1,1 @@
+"""From parameters to encoded images."""

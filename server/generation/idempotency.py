@@ -1,0 +1,138 @@
+"""Answers kept by `Idempotency-Key`: a retry joins the request in flight, or repeats its answer."""
+
+import asyncio
+import hashlib
+import sys
+import time
+from dataclasses import dataclass
+
+from server.generation.generation import Generation
+from server.generation.transcript import Picture, Transcript
+from server.schemas.errors import ApiError, RefusedError, invalid
+
+MAX_KEY_CHARACTERS = 256
+# Measured: what Python takes beside the bytes and characters themselves.
+ENTRY_BYTES = 4096
+PICTURE_BYTES = 192
+WARNING_BYTES = 768
+
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Whose key, and a digest of what it was first sent with."""
+
+    caller: str
+    key: str
+    digest: bytes
+
+    @property
+    def place(self) -> Place:
+        return self.caller, self.key
+
+    @classmethod
+    def of(cls, caller: str, key: str, body: bytes | bytearray, output_format: str) -> "Fingerprint":
+        if not 0 < len(key) <= MAX_KEY_CHARACTERS:
+            raise invalid(f"Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} characters.", "Idempotency-Key")
+        return cls(caller, key, hashlib.sha256(output_format.encode() + b"\0" + body).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    fingerprint: Fingerprint
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    fingerprint: Fingerprint
+    transcript: Transcript
+    bytes: int
+    expires: float
+
+
+class KeptAnswers:
+    """Bounded in time and memory; the oldest go first. A request that failed is forgotten at once, but for
+    one that moderation refused."""
+
+    def __init__(self, seconds: float, max_bytes: int) -> None:
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._running: dict[Place, _Running] = {}
+        self._kept: dict[Place, _Kept] = {}  # in the order they end
+        self._timer: asyncio.TimerHandle | None = None
+        self.total_bytes = 0
+
+    def find(self, fingerprint: Fingerprint) -> Generation | Transcript | None:
+        """Raises ApiError 422 if the key was used for another body."""
+        running, kept = self._running.get(fingerprint.place), self._kept.get(fingerprint.place)
+        if running and not running.generation.is_abandoned:
+            _check(running.fingerprint, fingerprint)
+            return running.generation
+        if kept:
+            _check(kept.fingerprint, fingerprint)
+            return kept.transcript
+        return None
+
+    def keep(self, fingerprint: Fingerprint, generation: Generation) -> None:
+        """While it runs, and its answer afterwards."""
+        entry = _Running(fingerprint, generation)
+        self._running[fingerprint.place] = entry
+        generation.task.add_done_callback(lambda _: self._finished(entry))
+
+    def _finished(self, entry: _Running) -> None:
+        place, generation = entry.fingerprint.place, entry.generation
+        if self._running.get(place) is not entry:  # abandoned, and another has its key
+            return
+        del self._running[place]
+        if not generation.task.cancelled() and _is_final(generation.transcript):
+            self._add(entry.fingerprint, generation.transcript.kept())
+
+    def _add(self, fingerprint: Fingerprint, transcript: Transcript) -> None:
+        held = _held_bytes(fingerprint, transcript)
+        self._kept[fingerprint.place] = _Kept(fingerprint, transcript, held, time.monotonic() + self._seconds)
+        self.total_bytes += held
+        while self.total_bytes > self._max_bytes:
+            self._forget_oldest()
+        self._watch()
+
+    def _watch(self) -> None:
+        """One timer, for the oldest."""
+        if self._kept and self._timer is None:
+            oldest = next(iter(self._kept.values()))
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(oldest.expires - time.monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        while self._kept and next(iter(self._kept.values())).expires <= now:
+            self._forget_oldest()
+        self._watch()
+
+    def _forget_oldest(self) -> None:
+        self.total_bytes -= self._kept.pop(next(iter(self._kept))).bytes
+
+
+def _check(first: Fingerprint, now: Fingerprint) -> None:
+    if first != now:
+        message = "This Idempotency-Key was used with another body."
+        raise ApiError(422, "idempotency_key_reused", message, param="Idempotency-Key")
+
+
+def _is_final(transcript: Transcript) -> bool:
+    return transcript.failure is None or isinstance(transcript.failure, RefusedError)
+
+
+def _held_bytes(fingerprint: Fingerprint, transcript: Transcript) -> int:
+    pictures = [event for event in transcript.events if isinstance(event, Picture)]
+    failure = transcript.failure.message if transcript.failure else ""
+    texts = [fingerprint.key, transcript.revised_prompt or "", failure]
+    texts += [text for fault in transcript.warnings for text in (fault.message, fault.path or "")]
+    return (
+        ENTRY_BYTES
+        + sum(PICTURE_BYTES + len(picture.data) for picture in pictures)
+        + WARNING_BYTES * len(transcript.warnings)
+        + sum(map(sys.getsizeof, texts))
+    )

@@ -1,0 +1,65 @@
+"""What an image says of itself: written into the file, read back by `server.inspect`."""
+
+import json
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from engine.config.model_config import ModelConfig
+from server import VERSION
+from server.generation.parameters import Parameters
+
+PNG_KEY = "ideoserve"
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
+ASCII = b"ASCII\0\0\0"
+MAX_EXIF_BYTES = 60_000
+
+
+def describe(parameters: Parameters, config: ModelConfig, with_prompt: bool) -> dict[str, Any]:
+    """The facts of a request that repeat it, but for the seed, which differs from image to image."""
+    facts = {
+        "version": VERSION,
+        "model": config.model_id,
+        "model_hash": config.fingerprint,
+        "width": parameters.width,
+        "height": parameters.height,
+        "preset": parameters.preset,
+        "guidance_schedule": parameters.sampling.guidance_schedule,
+        "mu": parameters.sampling.mu,
+        "std": parameters.sampling.std,
+    }
+    return facts | (parameters.prompt.facts() if with_prompt else {})
+
+
+def png_info(facts: dict[str, Any]) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(PNG_KEY, json.dumps(facts, ensure_ascii=False))
+    info.add_text("Software", f"ideoserve {VERSION}")
+    return info
+
+
+def exif(facts: dict[str, Any]) -> bytes:
+    """The facts as an EXIF user comment, which holds 64 KiB: a longer prompt is left out, and says so."""
+    text = json.dumps(facts)
+    if len(text) > MAX_EXIF_BYTES:
+        prompts = dict.fromkeys(facts.keys() & {"prompt", "revised_prompt"})
+        text = json.dumps(facts | prompts | {"prompt_omitted": "too long for EXIF"})
+    block = Image.Exif()
+    block.get_ifd(EXIF_IFD)[USER_COMMENT] = ASCII + text.encode("ascii")
+    block[0x0131] = f"ideoserve {VERSION}"
+    return block.tobytes()
+
+
+def read(image: Image.Image) -> dict[str, Any] | None:
+    """The facts in an image, or None if it has none."""
+    text = image.info.get(PNG_KEY)
+    if text is None:
+        comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+        if not isinstance(comment, bytes) or not comment.startswith(ASCII):
+            return None
+        text = comment.removeprefix(ASCII).decode("ascii", "replace")
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None

@@ -1,0 +1,53 @@
+"""A prompt to a caption: asked at most twice, and not again for the same prompt and shape."""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from server.captions.caption import Caption
+from server.magic_prompt.backend import ExpansionBackend
+from server.upstream.client import BackendError
+
+logger = logging.getLogger(__name__)
+ATTEMPTS = 2
+TokenIds = tuple[int, ...]
+Key = tuple[str, int, int]
+Read = Callable[[Caption], Awaitable[TokenIds]]
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    caption: Caption
+    token_ids: TokenIds
+
+
+class Expander:
+    """Keeps the last `cache_entries` captions with their tokens, by digests of the prompts."""
+
+    def __init__(self, backend: ExpansionBackend, cache_entries: int) -> None:
+        self._backend = backend
+        self._cache_entries = cache_entries
+        self._cache: OrderedDict[bytes, Expansion] = OrderedDict()
+
+    async def expand(self, key: Key, read: Read) -> Expansion:
+        """Of prompt, width and height. `read` raises BackendError for what the model cannot read, and so
+        does this in the end."""
+        digest = hashlib.sha256(repr(key).encode()).digest()
+        expansion = self._cache.pop(digest, None) or await self._ask(key, read)
+        self._cache[digest] = expansion
+        while len(self._cache) > self._cache_entries:
+            self._cache.popitem(last=False)
+        return expansion
+
+    async def _ask(self, key: Key, read: Read) -> Expansion:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                caption = await self._backend.expand(*key)
+                return Expansion(caption, await read(caption))
+            except BackendError as error:
+                logger.warning("magic prompt failed: %s", error, extra={"fields": {"attempt": attempt}})
+                if attempt == ATTEMPTS:
+                    raise
+        raise AssertionError

@@ -1,0 +1,1 @@
+"""The request record and what is reported of it: logs, metrics, spans."""

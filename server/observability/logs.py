@@ -1,0 +1,79 @@
+"""JSON lines on stderr: one per request, and whatever the libraries say."""
+
+import json
+import logging
+import sys
+import time
+import traceback
+from typing import Any
+
+from server.observability.request_record import Record
+
+PROBES = ("/healthz", "/readyz", "/metrics")
+request_logger = logging.getLogger("ideoserve.request")
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line. Of an exception: its type and place, not its message, which may hold a prompt."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, "fields", {})
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = record.exc_info[0].__name__
+            line["at"] = [
+                f"{frame.filename}:{frame.lineno} {frame.name}"
+                for frame in traceback.extract_tb(record.exc_info[2])
+            ]
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(level: str) -> None:
+    """All loggers of the process through the one handler."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpx", "httpcore"):  # they log addresses, which may hold a token
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def log_request(record: Record, with_prompt: bool) -> None:
+    """Probes and scrapes are `debug`: they would drown the rest."""
+    level = logging.DEBUG if record.path in PROBES else logging.INFO
+    request_logger.log(level, "request", extra={"fields": _fields(record, with_prompt)})
+
+
+def _fields(record: Record, with_prompt: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "request_id": record.request_id,
+        "trace_id": record.parent.trace_id if record.parent else None,
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "outcome": record.outcome,
+        "seconds": round(record.seconds, 4),
+        "key": record.key,
+        "priority": record.priority,
+        "mode": record.mode,
+        "generation_id": record.generation_id,
+    }
+    if record.parameters:
+        parameters = record.parameters
+        fields |= {
+            "size": parameters.size,
+            "preset": parameters.preset,
+            "steps": parameters.sampling.num_inference_steps,
+            "n": len(parameters.seeds),
+            "seed": parameters.seeds[0],
+        }
+        if with_prompt:
+            fields |= parameters.prompt.facts()
+    if record.finished:
+        fields["stage_seconds"] = record.finished.stages()
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,152 @@
+"""Prometheus metrics of one application, under the names that inference servers share."""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from engine.messages import UnitKind
+from server import VERSION
+from server.engine_port import Engine
+from server.observability.request_record import Record
+
+WHOLE = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
+STAGE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCH = (1, 2, 4, 8, 16, 32, 64)
+REJECTIONS = (
+    "queue_full",
+    "deadline_unreachable",
+    "concurrency_limit",
+    "model_not_ready",
+    "server_draining",
+    "body_memory_full",
+    "too_many_connections",
+    "invalid_api_key",
+)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """Counters and histograms written as things happen; the engine's gauges are read at each scrape."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = self._counter(
+            "requests", "Image requests by outcome: ok or an error's code.", "outcome"
+        )
+        self._rejected = self._counter("rejected", "Image requests not admitted, by reason.", "reason")
+        for reason in REJECTIONS:
+            self._rejected.labels(reason)
+        self._aborts = self._counter("aborts", "Image requests whose client went away.")
+        self._images = self._counter("images", "Images sent.")
+        self._request = self._seconds(
+            "request_duration", "Whole image request, first byte in to last byte out.", WHOLE
+        )
+        self._queue = self._seconds("queue", "Wait of a request before its first unit of device work.", WHOLE)
+        self._image = self._seconds("image_encoding", "Writing a request's image files.", STAGE)
+        self._units: dict[UnitKind, Histogram] = {
+            "encode": self._seconds("encode", "One text encoder pass.", STAGE),
+            "denoise": self._seconds("step", "One denoising step of a batch.", STAGE),
+            "decode": self._seconds("decode", "One decoder pass.", STAGE),
+        }
+        self._batch = Histogram(
+            "ideoserve_batch_size", "Images in one denoising step.", buckets=BATCH, registry=self._registry
+        )
+        self._backends = self._counter(
+            "backend_requests",
+            "Calls of other services by outcome: ok or what went wrong.",
+            "backend",
+            "outcome",
+        )
+        self._backend = self._seconds("backend", "One call of another service.", STAGE)
+        self._registry.register(_EngineCollector(engine))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        engine.subscribe(self._on_unit)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def finish(self, record: Record) -> None:
+        """Count one image request that came to its end, whatever end."""
+        self._requests.labels(record.outcome).inc()
+        self._request.observe(record.seconds)
+        if record.outcome in REJECTIONS and record.generation_id is None:
+            self._rejected.labels(record.outcome).inc()
+        if record.outcome == "client_disconnected":
+            self._aborts.inc()
+        if record.finished and record.parameters:
+            self._images.inc(len(record.parameters.seeds))
+            self._queue.observe(record.finished.times.queue)
+            self._image.observe(record.finished.image)
+
+    def on_backend(self, name: str, outcome: str, seconds: float) -> None:
+        """Count one call of another service."""
+        self._backends.labels(name, outcome).inc()
+        self._backend.observe(seconds)
+
+    def _on_unit(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
+        self._units[kind].observe(seconds)
+        if kind == "denoise":
+            self._batch.observe(batch_size)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"ideoserve_{name}", text, labels, registry=self._registry)
+
+    def _seconds(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"ideoserve_{name}_seconds", text, buckets=buckets, registry=self._registry)
+
+
+class _EngineCollector:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats, config = self._engine.stats(), self._engine.config
+        yield _gauge("requests_running", "Requests on the device.", stats.running)
+        yield _gauge("requests_waiting", "Requests accepted and not begun.", stats.waiting)
+        yield _gauge(
+            "backlog_seconds",
+            "Predicted device time of accepted, unfinished work on the least loaded device.",
+            self._engine.backlog_seconds("batch"),
+        )
+        yield _gauge(
+            "device_memory_bytes",
+            "Most device memory in use during the last unit of work.",
+            stats.device_memory_bytes,
+        )
+        yield _gauge("ready", "1 if a device is loaded, warm and responds.", float(self._engine.is_ready))
+        yield _labelled(
+            "devices", "Devices by state: ready, silent, starting or failed.", "state", stats.devices
+        )
+        yield _counter("worker_restarts", "Times the worker was started again.", stats.restarts)
+        yield _counter("prompt_cache_hits", "Prompts whose encoding was kept.", stats.cache_hits)
+        yield _counter("prompt_cache_misses", "Prompts that were encoded.", stats.cache_misses)
+        labels = {"version": VERSION, "model": config.model_id, "model_hash": config.fingerprint}
+        info = GaugeMetricFamily("ideoserve_build_info", "What is served.", labels=list(labels))
+        info.add_metric(list(labels.values()), 1)
+        yield info
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"ideoserve_{name}", text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    gauge = GaugeMetricFamily(f"ideoserve_{name}", text, labels=[label])
+    for value, number in values.items():
+        gauge.add_metric([value], number)
+    return gauge
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"ideoserve_{name}", text, value=value)

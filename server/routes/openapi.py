@@ -1,0 +1,172 @@
+"""/openapi.json: what the code does, with the served model's limits."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from server.captions.schema import caption_schema
+from server.generation.image_encoder import MEDIA_TYPES
+from server.observability.request_record import IMAGE_PATHS
+from server.schemas.errors import ErrorBody
+from server.schemas.images import CaptionReport, ImageRequest, ImagesResponse, Model, ModelList, PromptFields
+from server.service import Service
+
+Schema = dict[str, Any]
+ERRORS = {
+    400: "bad JSON, unknown field, wrong type, bad value, or a prompt that is too long or was rejected",
+    401: "no or a wrong API key",
+    403: "this key may not do that",
+    404: "unknown model",
+    406: "no type in Accept can be served",
+    408: "the body took too long",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    422: "the Idempotency-Key was used with another body",
+    429: "queue full, deadline unreachable, or this key's requests in flight",
+    431: "too many headers",
+    499: "the client closed its side of the connection before the answer",
+    500: "the worker died, the model failed on this request, or a bug",
+    503: "loading, draining or at a bound of memory or connections, or a service that has to be asked "
+    "did not answer",
+    504: "the deadline passed after the request was accepted",
+}
+EVENT: Schema = {
+    "type": "object",
+    "description": "image_generation.partial_image, image_generation.completed, error; "
+    "image_generation.progress where `progress` is set.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
+}
+VALIDATE_PATH = "/v1/captions/validate"
+CAPTION: Schema = {
+    "high_level_description": "a lighthouse in a storm",
+    "compositional_deconstruction": {
+        "background": "a stormy sea",
+        "elements": [{"type": "obj", "bbox": [200, 400, 900, 600], "desc": "a white lighthouse"}],
+    },
+}
+HEADERS: dict[str, tuple[str, Schema]] = {
+    "X-Request-Id": ("Echoed if it matches [A-Za-z0-9._-]{1,128}.", {"type": "string"}),
+    "X-Request-Timeout": ("The client's patience, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
+    "X-Priority": ("Which queue.", {"type": "string", "enum": ["interactive", "batch"]}),
+    "Idempotency-Key": (
+        "The same key and body join the request in flight or repeat its answer.",
+        {"type": "string", "minLength": 1, "maxLength": 256},
+    ),
+    "traceparent": ("W3C trace context.", {"type": "string"}),
+}
+
+
+def describe(app: FastAPI, service: Service) -> Schema:
+    """The whole document."""
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    document["components"] = {
+        "schemas": _schemas(
+            service.request_model, PromptFields, CaptionReport, ErrorBody, ImagesResponse, Model, ModelList
+        ),
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "apiKey": {"type": "apiKey", "in": "header", "name": "Api-Key"},
+        },
+    }
+    for path in IMAGE_PATHS:
+        _describe_images(document["paths"][path]["post"], service)
+    _describe_captions(document)
+    _describe_models(document["paths"])
+    _describe_probes(document["paths"])
+    if service.settings.api_keys_file:
+        for path in ("/v1/models", "/v1/models/{model_id}", VALIDATE_PATH, *IMAGE_PATHS):
+            for operation in document["paths"][path].values():
+                operation["security"] = [{"bearer": []}, {"apiKey": []}]
+    return document
+
+
+def _describe_images(operation: Schema, service: Service) -> None:
+    content = _json(ImageRequest)
+    content["application/json"]["examples"] = _examples(service)
+    operation["requestBody"] = {"required": True, "content": content}
+    operation["parameters"] = [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in HEADERS.items()
+    ]
+    image = {"schema": {"type": "string", "format": "binary"}}
+    operation["responses"] = {
+        "200": {
+            "description": "The images.",
+            "content": _json(ImagesResponse)
+            | {"text/event-stream": {"schema": EVENT}}
+            | dict.fromkeys(MEDIA_TYPES.values(), image),
+        }
+    } | _errors(*ERRORS)
+
+
+def _describe_captions(document: Schema) -> None:
+    operation = document["paths"][VALIDATE_PATH]["post"]
+    operation["requestBody"] = {"required": True, "content": _json(PromptFields)}
+    operation["responses"] = _ok(CaptionReport) | _errors(400, 401, 408, 413, 415, 431, 503)
+    schemas = document["components"]["schemas"]
+    schemas["Caption"] = caption_schema()
+    for name in (ImageRequest.__name__, PromptFields.__name__):
+        # The first is what the model was trained on; the second is what is taken, with warnings.
+        taken = {"anyOf": [{"$ref": "#/components/schemas/Caption"}, {"type": "object"}]}
+        schemas[name]["properties"]["json_prompt"]["anyOf"][0] = taken
+
+
+def _examples(service: Service) -> Schema:
+    config = service.engine.config
+    width, height = config.default_width, config.default_height
+    bodies: dict[str, Schema] = {
+        "prompt": {"prompt": "a lighthouse in a storm", "seed": 1},
+        "caption": {"json_prompt": CAPTION, "quality": "low"},
+        "sides": {
+            "prompt": "a lighthouse",
+            "width": width,
+            "height": height,
+            "preset": config.default_preset,
+        },
+        "stream": {"prompt": "a lighthouse", "stream": True, "partial_images": 2, "output_format": "webp"},
+        "sampling": {"prompt": "a lighthouse", "num_inference_steps": 8, "guidance_scale": 4.5},
+    }
+    return {name: {"value": {"model": config.model_id, **body}} for name, body in bodies.items()}
+
+
+def _describe_models(paths: Schema) -> None:
+    paths["/v1/models"]["get"]["responses"] = _ok(ModelList) | _errors(401, 431)
+    retrieve = paths["/v1/models/{model_id}"]["get"]
+    retrieve["responses"] = _ok(Model) | _errors(401, 404, 431)
+    retrieve["parameters"] = [
+        {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    ]
+
+
+def _describe_probes(paths: Schema) -> None:
+    state = {"application/json": {"schema": {"type": "object"}}}
+    for path, errors in {"/healthz": (431,), "/readyz": (431, 503), "/drain": (403, 431)}.items():
+        (operation,) = paths[path].values()
+        operation["responses"] = {"200": {"description": "Yes.", "content": state}} | _errors(*errors)
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    paths["/metrics"]["get"]["responses"] = {"200": {"description": "Metrics.", "content": text}} | _errors(
+        431
+    )
+
+
+def _schemas(*models: type[BaseModel]) -> Schema:
+    _, root = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schemas: Schema = root["$defs"]
+    return schemas
+
+
+def _ok(model: type[BaseModel]) -> Schema:
+    return {"200": {"description": "OK", "content": _json(model)}}
+
+
+def _errors(*statuses: int) -> Schema:
+    return {str(status): {"description": ERRORS[status], "content": _json(ErrorBody)} for status in statuses}
+
+
+def _json(model: type[BaseModel]) -> Schema:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}

@@ -1,0 +1,159 @@
+"""Every error the wire knows, and the one table from the engine's errors to them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from pydantic import BaseModel
+
+from engine.errors import (
+    DeadlineExceededError,
+    EngineDeadError,
+    EngineError,
+    GenerationError,
+    PromptTooLongError,
+    WorkerCrashedError,
+)
+from server.schemas.caption_fault import Fault
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `param` names the field or header at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class CaptionErrorDetail(ErrorDetail):
+    """Every deviation of a caption that had to be without any."""
+
+    faults: list[Fault]
+
+
+class RefusalDetail(ErrorDetail):
+    """What was refused falls under these categories."""
+
+    categories: list[str]
+
+
+class ErrorBody(BaseModel):
+    """The body of every error response."""
+
+    error: CaptionErrorDetail | RefusalDetail | ErrorDetail
+
+
+class ApiError(Exception):
+    """An answer that is an error. `retry` False tells SDKs that a retry would only burn device time."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        retry: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(min(max(retry_after, 1), 60))
+        if retry is not None:
+            self.headers["x-should-retry"] = str(retry).lower()
+
+    def copy(self) -> Self:
+        """The same answer as a new exception: one that was raised holds the frames it passed, and all that
+        was in them."""
+        fresh = type(self).__new__(type(self), *self.args)
+        fresh.__dict__.update(self.__dict__)
+        return fresh
+
+    def body(self) -> ErrorBody:
+        detail = ErrorDetail(
+            message=self.message, type=_error_type(self.status), param=self.param, code=self.code
+        )
+        return ErrorBody(error=self.detail(detail))
+
+    def detail(self, detail: ErrorDetail) -> CaptionErrorDetail | RefusalDetail | ErrorDetail:
+        """More, where an error has more to say."""
+        return detail
+
+
+class CaptionError(ApiError):
+    """A caption under `"caption": "strict"` that deviates."""
+
+    def __init__(self, faults: Iterable[Fault], param: str) -> None:
+        self.faults = list(faults)
+        named = "; ".join(f"{fault.path or 'caption'}: {fault.message}" for fault in self.faults)
+        super().__init__(
+            400, "invalid_caption", f"The caption deviates from the schema. {named}", param=param
+        )
+
+    def detail(self, detail: ErrorDetail) -> CaptionErrorDetail:
+        return CaptionErrorDetail(**detail.model_dump(), faults=self.faults)
+
+
+class RefusedError(ApiError):
+    """A prompt or an image that moderation refused; another try would be refused too."""
+
+    def __init__(self, subject: str, categories: Iterable[str]) -> None:
+        self.categories = sorted(categories)
+        message = f"The {subject} was refused: {', '.join(self.categories)}."
+        param = "prompt" if subject == "prompt" else None
+        super().__init__(400, "content_policy_violation", message, param=param, retry=False)
+
+    def detail(self, detail: ErrorDetail) -> RefusalDetail:
+        return RefusalDetail(**detail.model_dump(), categories=self.categories)
+
+
+class ClientDisconnectedError(ApiError):
+    """The client went away. One that only closed its sending side reads this answer."""
+
+    def __init__(self) -> None:
+        message = "The client closed its side of the connection; it has to stay open until the answer."
+        super().__init__(499, "client_disconnected", message, headers={"Connection": "close"})
+
+
+def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
+    """A 400 about one field."""
+    return ApiError(400, code, message, param=param)
+
+
+def from_engine(error: EngineError) -> ApiError:
+    """The engine's words to a status code."""
+    match error:
+        case PromptTooLongError():
+            message = f"The prompt has {error.count} tokens; the limit is {error.limit}."
+            return invalid(message, "prompt", "string_above_max_length")
+        case DeadlineExceededError():
+            message = "The deadline passed before the image was done."
+            return ApiError(504, "deadline_exceeded", message, retry=False)
+        case WorkerCrashedError() | EngineDeadError():
+            message = "The worker died and could not finish this request."
+            return ApiError(500, "worker_crashed", message, retry=False)
+        case GenerationError():
+            return ApiError(500, "generation_failed", "The model failed on this request.", retry=False)
+        case _:
+            return internal_error()
+
+
+def server_stopped() -> ApiError:
+    """For a request that was running when the server was told to end at once."""
+    message = "The server stopped before this request was done."
+    return ApiError(503, "server_draining", message, retry_after=1, headers={"Connection": "close"})
+
+
+def internal_error() -> ApiError:
+    return ApiError(500, "internal_error", "The server failed on this request.", retry=False)
+
+
+def _error_type(status: int) -> str:
+    by_status = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    return by_status.get(status, "server_error" if status >= 500 else "invalid_request_error")

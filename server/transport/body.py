@@ -1,0 +1,117 @@
+"""Reading a request's body: bounded in size, time and memory, JSON or an ApiError."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+from starlette.requests import ClientDisconnect, Request
+
+from server.schemas.errors import ApiError, ClientDisconnectedError, invalid
+from server.settings.settings import Settings
+
+T = TypeVar("T", bound=BaseModel)
+
+
+# Of each body; an ordinary prompt fits, so that large bodies do not keep it out.
+UNCOUNTED_BYTES = 16 << 10
+CLOSE = {"Connection": "close"}
+
+
+class Bodies:
+    """Reads requests' bodies, bounded in size, in time and in the bytes of all that are in memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_bytes = settings.max_body_bytes
+        self._max_seconds = settings.body_timeout_seconds
+        self._free = settings.max_inflight_body_bytes
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[bytearray]:
+        """The body, which is emptied at the end of the block.
+
+        Raises ApiError 415, 413, 408 or 503; the last three close the connection, whose body was not read.
+        """
+        _require_json(request)
+        self._check(0, int(request.headers.get("content-length", "0")))
+        body = bytearray()
+        try:
+            await self._read_in_time(request, body)
+            yield body
+        finally:
+            self._free += _counted(len(body))
+            body.clear()
+
+    async def _read_in_time(self, request: Request, body: bytearray) -> None:
+        try:
+            async with asyncio.timeout(self._max_seconds):
+                await self._read(request, body)
+        except TimeoutError:
+            message = f"The body did not arrive within {self._max_seconds:g} seconds."
+            raise ApiError(408, "request_timeout", message, retry=False, headers=CLOSE) from None
+        except ClientDisconnect:
+            raise ClientDisconnectedError from None
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        async for chunk in request.stream():
+            before, after = len(body), len(body) + len(chunk)
+            self._check(before, after)
+            self._free -= _counted(after) - _counted(before)
+            body += chunk
+
+    def _check(self, before: int, after: int) -> None:
+        """Whether a body of `before` bytes may grow to `after`. Raises ApiError 413 or 503."""
+        if after > self._max_bytes:
+            message = f"The body has more than {self._max_bytes} bytes."
+            raise ApiError(413, "body_too_large", message, headers=CLOSE)
+        if _counted(after) - _counted(before) > self._free:
+            message = "The request bodies in flight fill the server's memory for them."
+            raise ApiError(503, "body_memory_full", message, retry_after=1, headers=CLOSE)
+
+
+def _counted(size: int) -> int:
+    return max(0, size - UNCOUNTED_BYTES)
+
+
+def parse(body: bytes | bytearray, model: type[T]) -> T:
+    """The body as a request. No message repeats what was sent."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+        _check_names(value, model)
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _from_pydantic(error.errors(include_url=False)[0]) from None
+    except ValueError:
+        raise ApiError(400, "invalid_json", "The body is not valid JSON.") from None
+
+
+def _check_names(value: object, model: type[BaseModel]) -> None:
+    """At the first unknown one: the model would make an error of each of a hundred thousand."""
+    for name in value if isinstance(value, dict) else ():
+        if name not in model.model_fields:
+            raise invalid("Unknown parameter.", name[:64] or None, "unknown_parameter")
+
+
+def _from_pydantic(error: ErrorDetails) -> ApiError:
+    kind = error["type"]
+    param = ".".join(str(part) for part in error["loc"])[:64] or None
+    if kind == "string_too_long":
+        return invalid(error["msg"] + ".", param, "string_above_max_length")
+    return invalid(error["msg"] + ".", param, "invalid_type" if _is_type_error(error) else "invalid_value")
+
+
+def _is_type_error(error: ErrorDetails) -> bool:
+    kind = error["type"]
+    is_wrong_literal = kind == "literal_error" and not isinstance(error["input"], str)
+    return is_wrong_literal or kind.endswith("_type") or kind == "int_from_float"
+
+
+def _require_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError(415, "unsupported_media_type", "The body must be application/json.")
+    codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    if any(coding.strip() not in ("", "identity") for coding in codings):
+        raise ApiError(415, "unsupported_media_type", "The body must not be compressed.")

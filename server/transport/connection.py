@@ -1,0 +1,181 @@
+"""uvicorn's HTTP/1.1 connection with the timeouts and bounds it lacks, and its own errors as JSON."""
+
+import asyncio
+import sys
+from typing import Any, cast
+
+import h11
+from starlette.requests import HTTPConnection
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.schemas.errors import ApiError
+from server.transport.lingering import LingeringTransport
+
+LEAST_BYTES_PER_SECOND = 4096
+# Above the limit, so that probes are still answered.
+SPARE_CONNECTIONS = 64
+SPARE_HEADER_SECONDS = 1.0
+
+
+class GuardedConnection(H11Protocol):
+    """Closes a connection whose client is late: with its first or next headers, with the rest of a body
+    that was answered already, or with reading what was sent. Closes connections beyond `max_connections`,
+    and slow readers whose unread answers exceed `max_unsent_bytes` together."""
+
+    header_seconds = 20.0
+    write_seconds = 30.0
+    max_connections = 4096
+    max_unsent_bytes = 1 << 30
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app_state = {**self.app_state, "connection": self}
+        self.half_closed = asyncio.Event()
+        self.is_surplus = False
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._paused_since = 0.0
+
+    @property
+    def is_last_request(self) -> bool:
+        """The answer closes the connection: it is surplus, or the client asks whether to send a body."""
+        return self.is_surplus or self.conn.they_are_waiting_for_100_continue
+
+    @property
+    def is_sending(self) -> bool:
+        """The client has not reached the end of its request, or sends what is none."""
+        return not self.half_closed.is_set() and self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast(asyncio.Transport, LingeringTransport(transport, self)))
+        excess = len(self.connections) - self.max_connections
+        self.is_surplus = excess > 0
+        if excess > SPARE_CONNECTIONS:
+            transport.abort()
+        self._watch_headers()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._keep_listening()
+        self._watch_headers()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """True keeps the connection for the answers that are due; it closes with the last."""
+        self.half_closed.set()
+        if self._is_answering() and self.conn.their_state is h11.SEND_BODY:
+            self.send_400_response("The connection ended before the body did.")
+        return self._is_answering()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.half_closed.is_set() and not self._is_answering():
+            self.transport.close()
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._header_timer, self._write_timer):
+            if timer:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._paused_since = self.loop.time()
+        self._watch_reader()
+        self._shed_slow_readers()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer:
+            self._write_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """What h11 could not read, with its reason where that is known."""
+        hint = getattr(sys.exc_info()[1], "error_status_hint", 400)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(self._bad_request(self._reason(hint) or msg))
+        self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _reason(self, hint: int) -> str | None:
+        limit = self.config.h11_max_incomplete_event_size
+        reasons = {
+            431: f"The request head has more than {limit} bytes.",
+            501: "The only Transfer-Encoding is chunked.",
+        }
+        return reasons.get(hint)
+
+    def _bad_request(self, message: str) -> bytes:
+        body = ApiError(400, "invalid_request", message).body().model_dump_json().encode()
+        length = str(len(body)).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", length),
+            (b"connection", b"close"),
+        ]
+        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        return b"".join(
+            self.conn.send(event) for event in (response, h11.Data(data=body), h11.EndOfMessage())
+        )
+
+    def _should_upgrade(self) -> bool:
+        """No: an `Upgrade`, such as every Java client's h2c, is an offer that a server may ignore."""
+        return False
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
+
+    def _keep_listening(self) -> None:
+        """A paused connection would not tell that its client left; a little of the next request may wait."""
+        waiting = len(self.conn.trailing_data[0]) + len(self.cycle.body) if self.flow.read_paused else 0
+        if waiting <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
+
+    def _watch_headers(self) -> None:
+        if self._owes_data():
+            seconds = (
+                min(self.header_seconds, SPARE_HEADER_SECONDS) if self.is_surplus else self.header_seconds
+            )
+            self._header_timer = self._header_timer or self.loop.call_later(seconds, self.transport.close)
+        elif self._header_timer:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _owes_data(self) -> bool:
+        """No request runs, and the silence is not the keep-alive pause between two, which uvicorn bounds."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        is_pause = self.timeout_keep_alive_task is not None and self.conn.their_state is h11.IDLE
+        return not is_pause or bool(self.conn.trailing_data[0])
+
+    def _watch_reader(self, before: int | None = None) -> None:
+        """Give up on a reader that took next to nothing since the last look; a slow one may take its time."""
+        unread = self.transport.get_write_buffer_size()
+        if before is not None and before - unread < LEAST_BYTES_PER_SECOND * self.write_seconds:
+            self.transport.abort()
+        else:
+            self._write_timer = self.loop.call_later(self.write_seconds, self._watch_reader, unread)
+
+    def _shed_slow_readers(self) -> None:
+        """Those that read for longest, down to `max_unsent_bytes` or the latest one."""
+        connections = [each for each in self.connections if isinstance(each, GuardedConnection)]
+        slow = sorted(
+            (each for each in connections if each.flow.write_paused), key=lambda each: each._paused_since
+        )
+        unsent = sum(each.transport.get_write_buffer_size() for each in slow)
+        for oldest in slow[:-1]:
+            if unsent <= self.max_unsent_bytes:
+                break
+            unsent -= oldest.transport.get_write_buffer_size()
+            oldest.transport.abort()
+
+
+def connection_of(request: HTTPConnection) -> GuardedConnection:
+    """The connection that a request came on."""
+    connection: GuardedConnection = request.state.connection
+    return connection

@@ -1,0 +1,96 @@
+"""Around every request: its id and record, the headers all responses share, its log line and metrics."""
+
+import asyncio
+import logging
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.observability.logs import PROBES
+from server.observability.request_record import Record
+from server.schemas.errors import ApiError, internal_error, server_stopped
+from server.service import Service
+from server.transport import wire
+from server.transport.connection import connection_of
+
+logger = logging.getLogger(__name__)
+
+
+class Envelope:
+    """ASGI middleware; no exception passes it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        scope = wire.origin_form(scope)
+        record = scope["state"]["record"] = Record.of(scope)
+        try:
+            await self._answer(record, scope, receive, self._with_headers(record, scope, send))
+        finally:
+            self._service.finish(record)
+
+    async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._call(record, scope, receive, send)
+        except ApiError as error:
+            if record.is_answered:
+                return
+            record.fail(error)
+            if record.status == 0:
+                await respond(error)(scope, receive, send)
+
+    async def _call(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises ApiError alone."""
+        try:
+            self._check(scope)
+            await self._app(scope, receive, send)
+        except ApiError:
+            raise
+        except asyncio.CancelledError:
+            raise server_stopped() from None
+        except Exception:
+            logger.exception("a request failed", extra={"fields": {"request_id": record.request_id}})
+            raise internal_error() from None
+
+    def _check(self, scope: Scope) -> None:
+        """Raises ApiError. Probes and metrics pass on the spare connections."""
+        wire.check(scope, self._service.settings)
+        connection = connection_of(Request(scope))
+        if connection.is_surplus and scope["path"] not in PROBES:
+            message = f"More than {connection.max_connections} connections are open."
+            raise ApiError(503, "too_many_connections", message, retry_after=1)
+
+    def _with_headers(self, record: Record, scope: Scope, send: Send) -> Send:
+        connection, gate = connection_of(Request(scope)), self._service.gate
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                # Once the drain is announced, the client's next request belongs to another server.
+                is_last = gate.is_announced or connection.is_last_request
+                _add_headers(MutableHeaders(scope=message), record, is_last)
+            await send(message)
+            is_body = message["type"] == "http.response.body"
+            record.is_answered = is_body and not message.get("more_body", False)
+
+        return send_with_headers
+
+
+def respond(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body().model_dump(), error.status, error.headers)
+
+
+def _add_headers(headers: MutableHeaders, record: Record, is_last: bool) -> None:
+    headers["x-request-id"] = record.request_id
+    headers["Cache-Control"] = "no-store"
+    if is_last:
+        headers["Connection"] = "close"
+    total = f"total;dur={record.seconds * 1000:.1f}"
+    stages = headers.get("Server-Timing")
+    headers["Server-Timing"] = f"{stages}, {total}" if stages else total

@@ -1,0 +1,68 @@
+"""RFC 9112's rules for a request beyond those that h11 checks."""
+
+import re
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from server.schemas.errors import ApiError, invalid
+from server.settings.settings import Settings
+
+ABSOLUTE = re.compile(rb"https?://[^/?#%]+", re.IGNORECASE)
+VERSIONS = ("1.0", "1.1")
+# A server that reads the first and a proxy that reads the last would disagree.
+ONCE = ("Content-Type", "Authorization", "Api-Key", "Idempotency-Key", "X-Priority", "X-Request-Timeout")
+CLOSE = {"Connection": "close"}
+
+
+def origin_form(scope: Scope) -> Scope:
+    """`GET http://host/path` means `GET /path`: any host is this one."""
+    match = ABSOLUTE.match(scope["raw_path"])
+    if match is None:
+        return scope
+    path, raw_path = scope["path"][match.end() :], scope["raw_path"][match.end() :]
+    return {**scope, "path": path or "/", "raw_path": raw_path or b"/"}
+
+
+def check(scope: Scope, settings: Settings) -> None:
+    """Raises ApiError 400, 431 or 505."""
+    if scope["http_version"] not in VERSIONS:
+        message = "The server speaks HTTP/1.1 and HTTP/1.0."
+        raise ApiError(505, "http_version_not_supported", message, headers=CLOSE)
+    if len(scope["headers"]) > settings.max_header_count:
+        raise ApiError(431, "too_many_headers", f"A request has at most {settings.max_header_count} headers.")
+    if _head_bytes(scope) > settings.max_header_bytes:
+        raise ApiError(
+            400, "invalid_request", f"The request head has more than {settings.max_header_bytes} bytes."
+        )
+    _check_target(scope)
+    headers = Headers(scope=scope)
+    _check_framing(scope, headers)
+    for name in ONCE:
+        if len(headers.getlist(name)) > 1:
+            raise invalid(f"{name} was sent more than once.", name)
+
+
+def _head_bytes(scope: Scope) -> int:
+    """Without the few bytes around names and values."""
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    return len(scope["raw_path"]) + len(scope["query_string"]) + fields
+
+
+def _check_target(scope: Scope) -> None:
+    target = scope["raw_path"]
+    if not (target.startswith(b"/") or target == b"*") or b"#" in target + scope["query_string"]:
+        message = "The request target must be a path or an http URL, without a fragment."
+        raise ApiError(400, "invalid_request", message)
+
+
+def _check_framing(scope: Scope, headers: Headers) -> None:
+    """Where two readers may see the body end in two places, what follows it cannot be trusted."""
+    if "transfer-encoding" not in headers:
+        return
+    if "content-length" in headers:
+        message = "A request has Content-Length or Transfer-Encoding, not both."
+        raise ApiError(400, "invalid_request", message, headers=CLOSE)
+    if scope["http_version"] == "1.0":
+        message = "HTTP/1.0 has no Transfer-Encoding."
+        raise ApiError(400, "invalid_request", message, headers=CLOSE)

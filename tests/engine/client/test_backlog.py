@@ -1,0 +1,243 @@
+"""Predicted seconds of the work in flight, over workers without processes."""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+
+from engine.client.engine_client import EngineClient
+from engine.client.supervisor import Worker
+from engine.config.model_config import EngineOptions
+from engine.messages import EngineRequest, Priority, SamplingParams, StepDone, UnitDone, WorkerReady
+from tests.engine.stub_worker import CONFIG, SECOND, client, work
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def request(
+    name: str, seconds: int = 4, images: int = 1, priority: Priority = "interactive"
+) -> EngineRequest:
+    """Each image takes so many seconds."""
+    sampling = SamplingParams((1.0,) * seconds, 0, 1)
+    return EngineRequest(name, (1,), 64, 64, tuple(range(images)), sampling, priority=priority)
+
+
+async def start(engine: EngineClient, wanted: EngineRequest) -> "asyncio.Task[None]":
+    """To its worker."""
+
+    async def collect() -> None:
+        async with aclosing(engine.generate(wanted)) as outputs:
+            async for _ in outputs:
+                pass
+
+    task = asyncio.create_task(collect())
+    await asyncio.sleep(0)
+    return task
+
+
+# What is left of a request.
+
+
+@pytest.mark.parametrize("images", [1, 2, 10])
+async def test_each_step_of_any_image_takes_its_share(images: int) -> None:
+    engine = client()
+    task = await start(engine, request("a", seconds=20, images=images))
+    for left in range(20 * images, 0, -1):
+        assert engine.backlog_seconds("interactive") == left
+        work(engine, 1)
+    assert engine.backlog_seconds("interactive") == 0
+    await task
+
+
+async def test_steps_of_images_that_run_together_are_summed() -> None:
+    """The first step of the tenth image is one of forty, whatever its index."""
+    engine = client()
+    task = await start(engine, request("a", seconds=4, images=10))
+    for image in (9, 0, 5):
+        engine.on_message(engine._workers[0], StepDone("a", image, 1, 4))
+    assert engine.backlog_seconds("interactive") == 37
+    task.cancel()
+
+
+async def test_a_request_that_runs_again_costs_again_what_was_lost() -> None:
+    engine = client()
+    task = await start(engine, request("a", seconds=4, images=3))
+    work(engine, 6)
+    assert engine.backlog_seconds("interactive") == 6
+    assert (engine.stats().running, engine.stats().waiting) == (1, 0)
+    (worker,) = engine._workers
+    worker.is_ready = False  # type: ignore[misc]
+    engine.on_death(worker, ())
+    assert engine.backlog_seconds("interactive") == 8, "the first image was sent"
+    assert (engine.stats().running, engine.stats().waiting) == (0, 1)
+    task.cancel()
+
+
+# Reservations.
+
+
+async def test_a_reservation_counts_until_it_is_released() -> None:
+    engine = client()
+    engine.reserve(request("a", seconds=4))
+    engine.reserve(request("a", seconds=6))
+    assert engine.backlog_seconds("interactive") == 6
+    assert engine.stats().waiting == 1
+    engine.release("a")
+    engine.release("a")
+    assert engine.backlog_seconds("interactive") == 0
+    assert engine.stats().waiting == 0
+
+
+async def test_a_reservation_that_is_taken_up_counts_once() -> None:
+    engine = client()
+    engine.reserve(request("a", seconds=4))
+    task = await start(engine, request("a", seconds=4))
+    assert engine.backlog_seconds("interactive") == 4
+    work(engine, 4)
+    await task
+    assert engine.backlog_seconds("interactive") == 0
+
+
+async def test_no_worker_is_sent_what_is_only_reserved() -> None:
+    engine = client(2)
+    engine.reserve(request("a"))
+    for worker in engine._workers:
+        engine.on_availability(worker)
+    assert not any(worker.queue for worker in engine._workers)  # type: ignore[attr-defined]
+
+
+async def test_a_request_is_not_ahead_of_itself() -> None:
+    engine = client()
+    engine.reserve(request("a", seconds=4))
+    (forecast,) = engine.forecast(request("a", seconds=5))
+    assert (forecast.ahead, forecast.own) == (0, 5)
+
+
+# Priorities.
+
+
+async def test_batch_is_not_ahead_of_interactive_on_any_device() -> None:
+    engine = client(2)
+    for index in range(4):
+        engine.reserve(request(str(index), seconds=4, priority="batch"))
+    engine.reserve(request("now", seconds=3))
+    assert engine.backlog_seconds("interactive") == 0
+    assert [forecast.ahead for forecast in engine.forecast(request("next"))] == [3, 0]
+    assert engine.backlog_seconds("batch") == 8
+
+
+async def test_interactive_goes_where_less_batch_is_if_all_else_is_equal() -> None:
+    engine = client(2)
+    tasks = [
+        await start(engine, request("batch", seconds=4, priority="batch")),
+        await start(engine, request("now")),
+    ]
+    assert [list(worker.queue) for worker in engine._workers] == [["batch"], ["now"]]  # type: ignore[attr-defined]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_a_priority_that_is_raised_in_flight_counts_at_once() -> None:
+    engine = client()
+    in_flight = engine.reserve(request("a", seconds=4, priority="batch"))
+    in_flight.request = replace(in_flight.request, priority="interactive")
+    assert engine.backlog_seconds("interactive") == 4
+
+
+# Several devices.
+
+
+async def test_what_is_reserved_counts_where_it_would_go() -> None:
+    engine = client(4)
+    for index in range(3):
+        engine.reserve(request(str(index), seconds=8))
+    assert sorted(forecast.ahead for forecast in engine.forecast(request("next"))) == [0, 8, 8, 8]
+    for index in range(3, 8):
+        engine.reserve(request(str(index), seconds=8))
+    assert engine.backlog_seconds("interactive") == 16
+
+
+async def test_devices_predict_each_for_itself() -> None:
+    """A request goes where it is done first, not where the backlog is least."""
+    slow = SECOND.scaled(1, 10, 1)
+    engine = client(2, slow, SECOND)
+    tasks = [await start(engine, request(str(index), seconds=2)) for index in range(9)]
+    lengths = [len(worker.queue) for worker in engine._workers]  # type: ignore[attr-defined]
+    assert lengths == [0, 9]
+    assert [forecast.own for forecast in engine.forecast(request("next", seconds=2))] == [20, 2]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_a_device_that_is_not_ready_takes_nothing() -> None:
+    engine = client(2)
+    engine._workers[0].is_ready = False  # type: ignore[misc]
+    engine.reserve(request("a", seconds=8))
+    assert [forecast.ahead for forecast in engine.forecast(request("next"))] == [8]
+    assert engine.backlog_seconds("batch") == 8
+
+
+async def test_a_silent_device_takes_nothing_unless_all_are_silent() -> None:
+    engine = client(2)
+    first, second = engine._workers
+    first.is_silent = True  # type: ignore[misc]
+    engine.reserve(request("a", seconds=8))
+    assert [forecast.ahead for forecast in engine.forecast(request("next"))] == [8]
+    second.is_silent = True  # type: ignore[misc]
+    assert sorted(forecast.ahead for forecast in engine.forecast(request("next"))) == [0, 8]
+
+
+async def test_while_no_device_is_ready_what_waits_is_shared_among_all() -> None:
+    engine = client(2)
+    for worker in engine._workers:
+        worker.is_ready = False  # type: ignore[misc]
+    tasks = [await start(engine, request(str(index), seconds=8)) for index in range(4)]
+    assert engine.backlog_seconds("interactive") == 16
+    for task in tasks:
+        task.cancel()
+
+
+async def test_before_any_device_was_ready_nothing_is_predicted() -> None:
+    engine = EngineClient(CONFIG, EngineOptions(("cpu", "cpu")))
+    engine.reserve(request("a"))
+    assert engine.backlog_seconds("batch") == 0
+    assert [forecast.own for forecast in engine.forecast(request("next"))] == [0, 0]
+
+
+# When one of a caller's requests is done.
+
+
+async def test_the_first_to_be_done_waits_for_what_is_on_its_device() -> None:
+    engine = client(2)
+    tasks = [
+        await start(engine, request(str(index), seconds=seconds)) for index, seconds in enumerate((9, 4, 2))
+    ]
+    assert engine.first_done_seconds(["2"]) == 6
+    assert engine.first_done_seconds(["0", "2"]) == 6
+    assert engine.first_done_seconds(["0"]) == 9
+    assert engine.first_done_seconds([]) == engine.first_done_seconds(["unknown"]) == 0
+    for task in tasks:
+        task.cancel()
+
+
+# Proof.
+
+
+async def test_predictions_are_proven_by_work_for_a_minute() -> None:
+    engine = EngineClient(CONFIG, EngineOptions(("cpu",)))
+    worker: Worker = engine._workers[0]
+    worker._on_message(WorkerReady(SECOND, 0))
+    (forecast,) = engine.forecast(request("a"))
+    assert not forecast.is_proven
+    worker._on_message(UnitDone("denoise", 1, 1.0, 0, 0, 0))
+    (forecast,) = engine.forecast(request("a"))
+    assert forecast.is_proven
+    worker.worked_at -= 61
+    (forecast,) = engine.forecast(request("a"))
+    assert not forecast.is_proven

@@ -1,0 +1,646 @@
+"""Nothing lost: worker processes that die, hang and cannot start, seen from the client."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.client import supervisor
+from engine.client.attempts import Attempts
+from engine.client.engine_client import EngineClient
+from engine.client.supervisor import Worker
+from engine.config.model_config import EngineOptions, ModelConfig
+from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
+from engine.messages import (
+    EngineRequest,
+    ImageDone,
+    RequestDone,
+    RequestOutput,
+    StepDone,
+    UnitDone,
+    UnitStarted,
+)
+from engine.worker.calibration import WINDOW
+from tests.engine import fake_worker
+from tests.engine.fakes import COST, request
+
+CONFIG = ModelConfig.load(Path(__file__).parents[3] / "models" / "demo")
+SECONDS = 60  # before a test that waits for ever fails
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def engine(
+    target: Callable[..., None] = fake_worker.main, devices: tuple[str, ...] = ("cpu",), **options: Any
+) -> AsyncIterator[EngineClient]:
+    """A client whose workers have been told to start."""
+    client = EngineClient(CONFIG, EngineOptions(devices, **{"hang_seconds": 20.0} | options), target)
+    await client.start()
+    try:
+        async with asyncio.timeout(SECONDS):
+            yield client
+    finally:
+        await client.close()
+        assert not multiprocessing.active_children(), "a worker is left"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """For what no event tells; the engine's own limit of time ends it."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+async def collect(client: EngineClient, wanted: EngineRequest) -> list[RequestOutput]:
+    return [output async for output in client.generate(wanted)]
+
+
+def images(outputs: list[RequestOutput]) -> list[tuple[int, bytes]]:
+    return [(output.image_index, output.rgb) for output in outputs if isinstance(output, ImageDone)]
+
+
+def pid() -> int:
+    (process,) = multiprocessing.active_children()
+    assert process.pid
+    return process.pid
+
+
+async def began(client: EngineClient, wanted: EngineRequest) -> "asyncio.Task[list[RequestOutput]]":
+    """Asked for, and with a worker."""
+    task = asyncio.create_task(collect(client, wanted))
+    await until(lambda: (each := client._in_flight.get(wanted.request_id)) and each.worker)
+    return task
+
+
+async def test_a_request_is_answered_with_its_steps_images_and_times() -> None:
+    async with engine() as client:
+        outputs = await collect(client, request("a", steps=3, images=2))
+    steps = [(each.image_index, each.step) for each in outputs if isinstance(each, StepDone)]
+    assert sorted(steps) == [(index, step) for index in (0, 1) for step in (1, 2, 3)]
+    assert images(outputs) == [(0, b"a"), (1, b"a")]
+    assert isinstance(outputs[-1], RequestDone)
+    assert outputs[-1].times.queue >= 0
+
+
+async def test_requests_wait_while_the_engine_loads() -> None:
+    async with engine() as client:
+        assert not client.is_ready
+        task = asyncio.create_task(collect(client, request("a")))
+        await asyncio.sleep(0)
+        assert (client.stats().running, client.stats().waiting) == (0, 1)
+        assert images(await task)
+        assert client.is_ready
+
+
+# Death.
+
+
+async def test_images_sent_before_a_kill_are_not_sent_again() -> None:
+    async with engine(max_batch_size=1) as client:
+        seen: list[RequestOutput] = []
+        async for output in client.generate(request("slow:", images=3, steps=30)):
+            seen.append(output)
+            if isinstance(output, ImageDone) and len(images(seen)) == 1:
+                os.kill(pid(), signal.SIGKILL)
+        assert sorted(index for index, _ in images(seen)) == [0, 1, 2]
+        assert [type(output) for output in seen].count(RequestDone) == 1
+        assert client.stats().restarts == 1
+
+
+async def test_all_requests_of_a_killed_worker_are_answered() -> None:
+    async with engine() as client:
+        tasks = [await began(client, request(f"slow:{i}", steps=20)) for i in range(5)]
+        await until(lambda: client.stats().running == 5)
+        os.kill(pid(), signal.SIGKILL)
+        await until(lambda: client.stats().waiting == 5)
+        assert not client.is_ready
+        for index, task in enumerate(tasks):
+            assert images(await task) == [(0, f"slow:{index}".encode())]
+
+
+async def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
+    async with engine(hang_seconds=1.0) as client:
+        outputs = await collect(client, request(f"stop-once:{tmp_path / 'mark'}"))
+        assert len(images(outputs)) == 1
+        assert client.stats().restarts
+
+
+async def test_a_worker_that_stops_without_work_is_replaced() -> None:
+    async with engine(hang_seconds=1.0) as client:
+        await collect(client, request("a"))
+        os.kill(pid(), signal.SIGSTOP)
+        await until(lambda: client.stats().restarts)
+        assert len(images(await collect(client, request("b")))) == 1
+
+
+async def test_a_stopped_worker_is_replaced_while_requests_come_and_give_up() -> None:
+    async with engine(hang_seconds=1.0) as client:
+        await collect(client, request("first"))
+        os.kill(pid(), signal.SIGSTOP)
+        while not client.stats().restarts:
+            with contextlib.suppress(DeadlineExceededError):
+                await collect(client, request("a", deadline=time.monotonic() + 0.1))
+        assert len(images(await collect(client, request("last")))) == 1
+
+
+async def test_an_idle_worker_is_no_hang() -> None:
+    async with engine(hang_seconds=1.0) as client:
+        await collect(client, request("a"))
+        (worker,) = client._workers
+        heard: list[float] = []
+        worker._silence.heard = lambda: heard.append(worker._silence.seconds)  # type: ignore[method-assign]
+        await until(lambda: len(heard) > 2)
+
+
+async def test_the_silence_allowed_scales_with_the_unit_at_work() -> None:
+    async with engine(hang_seconds=2.0) as client:
+        await collect(client, request("a"))
+        (worker,) = client._workers
+        worker._on_message(UnitStarted("denoise", ("a",), expected_seconds=0.01))
+        assert worker._silence.allowed == 2.0
+        worker._on_message(UnitStarted("denoise", ("a",), expected_seconds=3.0))
+        assert worker._silence.allowed == 60.0
+        worker._on_message(UnitDone("denoise", 1, 3.0, 0, 0, 0))
+        assert worker._silence.allowed == 2.0
+
+
+async def test_an_engine_whose_only_device_is_silent_is_not_ready_until_it_answers() -> None:
+    async with engine(hang_seconds=4.0) as client:
+        await collect(client, request("first"))
+        process = pid()
+        os.kill(process, signal.SIGSTOP)
+        before = asyncio.create_task(collect(client, request("before")))
+        await until(lambda: not client.is_ready)
+        assert client.stats().devices == {"ready": 0, "silent": 1, "starting": 0, "failed": 0}
+        after = asyncio.create_task(collect(client, request("after")))
+        await until(lambda: len(client._in_flight) == 2)
+        os.kill(process, signal.SIGCONT)
+        assert images(await before) + images(await after) == [(0, b"before"), (0, b"after")]
+        assert client.is_ready
+        assert client.stats().restarts == 0
+
+
+async def test_a_worker_is_replaced_though_its_child_holds_the_pipe(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    async with engine(hang_seconds=1.0) as client:
+        outputs = await collect(client, request(f"leave-a-child:{mark}"))
+        assert len(images(outputs)) == 1
+    os.kill(int(mark.read_text()), signal.SIGKILL)
+
+
+async def test_closing_ends_a_stopped_worker_with_a_full_pipe() -> None:
+    async with engine(hang_seconds=4.0) as client:
+        await collect(client, request("first"))
+        os.kill(pid(), signal.SIGSTOP)
+        task = await began(client, request("large", prompt_tokens=1 << 20))
+        await until(lambda: client._workers[0].is_silent)
+    with pytest.raises(EngineDeadError):
+        await task
+
+
+async def test_a_request_that_crashes_the_worker_once_is_answered(tmp_path: Path) -> None:
+    async with engine() as client:
+        outputs = await collect(client, request(f"exit-once:{tmp_path / 'mark'}"))
+        assert len(images(outputs)) == 1
+
+
+async def test_a_request_that_crashes_the_worker_again_and_again_fails_alone() -> None:
+    async with engine() as client:
+        innocent = [await began(client, request(f"slow:{i}", steps=30)) for i in range(3)]
+        await until(lambda: client.stats().running == 3)
+        with pytest.raises(WorkerCrashedError):
+            await collect(client, request("exit:"))
+        assert client.stats().restarts in (2, 3), "in a batch, then twice alone"
+        for task in innocent:
+            assert len(images(await task)) == 1
+        assert len(images(await collect(client, request("after")))) == 1
+
+
+async def test_a_request_that_raises_fails_alone_and_nothing_restarts() -> None:
+    async with engine() as client:
+        innocent = await began(client, request("slow:", steps=20))
+        with pytest.raises(GenerationError, match="ValueError: oops"):
+            await collect(client, request("raise:oops"))
+        assert len(images(await innocent)) == 1
+        assert client.stats().restarts == 0
+
+
+async def test_restarts_leave_no_descriptors_threads_or_processes() -> None:
+    async with engine() as client:
+        await collect(client, request("first"))
+        before = resources()
+        for index in range(5):
+            process = pid()
+            os.kill(process, signal.SIGKILL)
+            await until(lambda: not client.is_ready)
+            await collect(client, request(str(index)))
+            assert is_gone(process)
+        await until(lambda: resources() <= before)
+
+
+def resources() -> tuple[int, int]:
+    return len(os.listdir("/proc/self/fd")), sum("channel" in t.name for t in threading.enumerate())
+
+
+# Supervision itself.
+
+
+def test_after_many_deaths_the_worker_is_still_started_again() -> None:
+    attempts, pauses = Attempts(max_start_failures=3), []
+    for _ in range(5000):
+        attempts.died(was_ready=True, is_hopeless=False)
+        pauses.append(attempts.pause_seconds)
+    assert pauses[:4] == [0, 0.5, 1.5, 3.5]
+    assert pauses[-1] == 30
+
+
+async def test_a_process_that_cannot_be_spawned_is_a_start_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor, "WorkerProcess", failing(OSError("too many open files")))
+        async with engine() as client:
+            await until(lambda: client._workers[0].attempts.deaths)
+            patch.undo()
+            assert len(images(await collect(client, request("a")))) == 1
+
+
+async def test_a_listener_that_raises_costs_no_request() -> None:
+    async with engine() as client:
+        client.subscribe(failing(KeyError("listener")))
+        assert len(images(await collect(client, request("a")))) == 1
+        os.kill(pid(), signal.SIGKILL)
+        await until(lambda: not client.is_ready)
+        assert len(images(await collect(client, request("b")))) == 1
+
+
+def failing(error: Exception) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
+# Start failures.
+
+
+async def test_after_repeated_start_failures_the_engine_is_dead() -> None:
+    async with engine(fake_worker.ends_while_loading, max_start_failures=2) as client:
+        task = asyncio.create_task(collect(client, request("waiting")))
+        death = await client.wait_dead()
+        assert (str(death), death.exit_code) == ("the worker cannot start: it ended with exit code 7", 1)
+        assert client.stats().restarts == 1
+        for failing in (task, collect(client, request("late"))):
+            with pytest.raises(EngineDeadError):
+                await failing
+        assert not client.is_ready
+
+
+async def test_the_reason_of_a_start_failure_is_told() -> None:
+    async with engine(fake_worker.raises_while_loading, max_start_failures=1) as client:
+        assert str(await client.wait_dead()) == "the worker cannot start: RuntimeError: no such device"
+
+
+async def test_a_broken_checkpoint_is_not_tried_again() -> None:
+    async with engine(fake_worker.has_no_checkpoint) as client:
+        death = await client.wait_dead()
+        assert (str(death), death.exit_code) == ("model.safetensors: missing key x", 2)
+        assert client.stats().restarts == 0
+
+
+async def test_a_load_that_never_ends_is_a_start_failure() -> None:
+    async with engine(
+        fake_worker.slow_to_start, load_seconds=0.2, hang_seconds=0.2, max_start_failures=1
+    ) as client:
+        assert "no sign of life" in str(await client.wait_dead())
+
+
+async def test_a_device_that_cannot_start_takes_down_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    devices = ("cpu", f"exit:{mark}")
+    async with engine(fake_worker.as_its_device_says, devices, max_start_failures=2) as client:
+        await until(lambda: client.stats().devices["failed"] and client.is_ready)
+        assert len(images(await collect(client, request("a")))) == 1
+        process_of(client._workers[0]).kill()
+        assert len(images(await collect(client, request("b")))) == 1
+        mark.touch()
+        await until(lambda: client.stats().devices["ready"] == 2)
+
+
+async def test_the_engine_is_dead_once_no_device_can_start(tmp_path: Path) -> None:
+    devices = (f"exit:{tmp_path / 'a'}", f"exit:{tmp_path / 'b'}")
+    async with engine(fake_worker.as_its_device_says, devices, max_start_failures=2) as client:
+        assert (await client.wait_dead()).exit_code == 1
+        assert client.stats().devices["failed"] == 2
+
+
+async def test_a_broken_checkpoint_ends_no_device_that_serves(tmp_path: Path) -> None:
+    devices = ("cpu", f"exit:{tmp_path / 'late'}")
+    async with engine(fake_worker.as_its_device_says, devices) as client:
+        await until(lambda: client.is_ready)
+        client._workers[1].device = f"checkpoint:{tmp_path / 'none'}"
+        await until(lambda: client._workers[1]._is_checkpoint_error and client.stats().devices["failed"])
+        assert len(images(await collect(client, request("a")))) == 1
+
+
+async def test_a_broken_checkpoint_ends_an_engine_that_only_loads(tmp_path: Path) -> None:
+    async with engine(fake_worker.loads_or_has_no_checkpoint, ("slow", "none")) as client:
+        assert (await client.wait_dead()).exit_code == 2
+
+
+# Deadlines and aborts.
+
+
+async def test_a_deadline_passes_while_the_engine_loads() -> None:
+    async with engine(fake_worker.slow_to_start) as client:
+        with pytest.raises(DeadlineExceededError):
+            await collect(client, request("a", deadline=time.monotonic() + 0.05))
+        assert client.stats().waiting == 0
+
+
+async def test_a_deadline_is_put_off_while_the_request_waits_for_it() -> None:
+    async with engine(fake_worker.slow_to_start) as client:
+        deadline = time.monotonic() + 0.1
+        waiting = asyncio.create_task(collect(client, request("a", deadline=deadline)))
+        await asyncio.sleep(0)
+        client.promote("a", deadline + 0.2, "interactive")
+        client.promote("a", deadline + 0.1, "interactive")  # never shortened
+        client.promote("b", deadline, "interactive")  # not in flight
+        with pytest.raises(DeadlineExceededError):
+            await waiting
+        assert time.monotonic() >= deadline + 0.2
+
+
+async def test_past_its_deadline_a_request_has_no_seat_any_more() -> None:
+    async with engine(max_running=1) as client:
+        await collect(client, request("first"))
+        with pytest.raises(DeadlineExceededError):
+            await collect(client, request("slow:", steps=10**6, deadline=time.monotonic() + 0.2))
+        assert len(images(await collect(client, request("next")))) == 1
+        assert client.stats().restarts == 0
+
+
+async def test_a_request_that_is_left_has_no_seat_any_more() -> None:
+    async with engine(max_running=1) as client:
+        outputs = client.generate(request("slow:", steps=10**6))
+        assert isinstance(await anext(outputs), StepDone)
+        waiting = await began(client, request("next"))
+        await outputs.aclose()
+        assert len(images(await waiting)) == 1
+
+
+async def test_closing_answers_what_is_still_asked_for() -> None:
+    async with engine() as client:
+        task = await began(client, request("slow:", steps=10**6))
+    with pytest.raises(EngineDeadError):
+        await task
+
+
+# Costs.
+
+
+async def test_a_wrong_warm_up_is_corrected_by_the_work_done() -> None:
+    """The machine was busy then: each prediction of the worker is eight times what it takes."""
+    async with engine(fake_worker.measured_wrong) as client:
+        await until(lambda: client.is_ready)
+        wanted, right = request("next"), COST.request_seconds(request("next"))
+        (before,) = client.forecast(wanted)
+        assert (before.own, before.is_proven) == (pytest.approx(8 * right), False)
+        for index in range(WINDOW):
+            await collect(client, request(str(index)))
+        (after,) = client.forecast(wanted)
+        assert (after.own, after.is_proven) == (pytest.approx(right, rel=0.1), True)
+
+
+async def test_a_worker_that_starts_again_is_measured_again() -> None:
+    async with engine(fake_worker.measured_wrong) as client:
+        for index in range(WINDOW):
+            await collect(client, request(str(index)))
+        os.kill(pid(), signal.SIGKILL)
+        await until(lambda: not client.is_ready)
+        await until(lambda: client.is_ready)
+        (forecast,) = client.forecast(request("next"))
+        assert forecast.own == pytest.approx(8 * COST.request_seconds(request("next")))
+        assert not forecast.is_proven
+
+
+# Priorities.
+
+
+async def test_a_promoted_request_is_served_by_its_worker_before_later_ones() -> None:
+    async with engine(max_batch_size=1) as client:
+        outputs: list[str] = []
+
+        async def serve(wanted: EngineRequest) -> None:
+            await collect(client, wanted)
+            outputs.append(wanted.request_id)
+
+        tasks = [asyncio.create_task(serve(request("slow:batch", steps=10, priority="batch")))]
+        await until(lambda: client.stats().running)
+        tasks += [asyncio.create_task(serve(request(f"slow:{i}", steps=30))) for i in range(2)]
+        await until(lambda: client.stats().running == 2)
+        client.promote("slow:batch", None, "interactive")
+        client.promote("slow:batch", None, "batch")
+        client.promote("nobody", None, "interactive")
+        await asyncio.gather(*tasks)
+        assert outputs == ["slow:batch", "slow:0", "slow:1"]
+
+
+async def test_batch_is_answered_while_interactive_requests_of_its_size_keep_coming() -> None:
+    async with engine(max_batch_size=2, max_running=4) as client:
+        batch: asyncio.Task[list[RequestOutput]] | None = None
+        names = iter(f"slow:{number}" for number in range(300))
+
+        async def keep_asking() -> None:
+            for name in names:
+                await collect(client, request(name, steps=2))
+                if batch and batch.done():
+                    return
+
+        clients = [asyncio.create_task(keep_asking()) for _ in range(16)]
+        await until(lambda: client.stats().running)
+        batch = asyncio.create_task(collect(client, request("slow:batch", steps=2, priority="batch")))
+        await asyncio.gather(*clients)
+        assert batch.done(), "300 interactive requests were served before it"
+
+
+# Several devices.
+
+
+async def test_requests_go_to_the_device_with_the_least_predicted_backlog() -> None:
+    async with engine(devices=("cpu", "cpu")) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        assert client.backlog_seconds("batch") == 0
+        long = await began(client, request("slow:long", steps=10_000))
+        short = [await began(client, request(f"slow:{i}", steps=1000)) for i in range(3)]
+        (first, *others) = [each.worker for each in client._in_flight.values()]
+        assert len(set(others)) == 1
+        assert first not in others
+        assert 0 < client.backlog_seconds("batch") < client._backlog.loads().ahead(first, "batch")
+        for task in (long, *short):
+            task.cancel()
+
+
+async def test_what_waits_is_shared_with_a_device_that_becomes_ready_later() -> None:
+    async with engine(devices=("cpu", "cpu"), max_running=1) as client:
+        tasks = [await began(client, request(f"slow:{i}", steps=10_000)) for i in range(4)]
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        workers = [each.worker for each in client._in_flight.values()]
+        assert all(workers.count(worker) == 2 for worker in client._workers)
+        for task in tasks:
+            task.cancel()
+
+
+async def test_one_device_serves_while_another_restarts() -> None:
+    async with engine(devices=("cpu", "cpu")) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        multiprocessing.active_children()[0].kill()
+        for name in "abcd":
+            assert len(images(await collect(client, request(name)))) == 1
+            assert client.is_ready
+
+
+async def test_what_a_silent_device_has_not_begun_goes_to_another() -> None:
+    async with engine(devices=("one", "two"), hang_seconds=12.0) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        stopped, healthy = client._workers
+        os.kill(process_of(stopped).pid, signal.SIGSTOP)
+        assert len(images(await collect(client, request("moved")))) == 1
+        assert stopped.is_silent
+        assert stopped.is_ready, "it was passed over late"
+        waiting = await began(client, request("slow:", steps=20))
+        assert client._in_flight["slow:"].worker is healthy
+        assert len(images(await waiting)) == 1
+        assert client.stats().restarts == 0
+        assert client.is_ready
+
+
+async def test_what_a_silent_device_has_begun_is_answered_after_its_end() -> None:
+    async with engine(devices=("one", "two"), hang_seconds=1.0) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        task = await began(client, request("slow:", steps=100))
+        await until(lambda: client.stats().running)
+        os.kill(process_of(client._workers[0]).pid, signal.SIGSTOP)
+        assert len(images(await task)) == 1
+        assert client._workers[0].attempts.deaths
+
+
+async def test_a_request_that_hangs_its_worker_is_not_passed_on_to_every_device() -> None:
+    async with engine(devices=("one", "two", "three"), hang_seconds=1.0) as client:
+        await until(lambda: all(worker.is_ready for worker in client._workers))
+        with pytest.raises(WorkerCrashedError):
+            await collect(client, request("stop:"))
+        assert client._workers[2].state == "ready"
+        assert not client._workers[2].is_silent
+        await until(lambda: [worker.attempts.deaths for worker in client._workers] == [1, 1, 0])
+
+
+def process_of(worker: Worker) -> Any:
+    return next(each for each in multiprocessing.active_children() if each.name == worker._name)
+
+
+# Pauses.
+
+
+PAUSED = """
+import asyncio, sys
+from tests.engine.client.test_engine_client import began, engine, pid, request, until
+
+async def main():
+    async with engine(hang_seconds=1.0) as client:
+        task = await began(client, request("slower:", steps=10**6))
+        (ticket,) = client._in_flight.values()
+        await until(lambda: ticket.steps_done)
+        print(pid(), flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        seen = ticket.steps_done[0]
+        await until(lambda: client.stats().restarts or ticket.steps_done.get(0, 0) > seen + 1)
+        print(client.stats().restarts, flush=True)
+        task.cancel()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("is_worker_stopped_too", [False, True])
+async def test_a_pause_of_the_server_is_no_hang_of_its_worker(is_worker_stopped_too: bool) -> None:
+    command = [sys.executable, "-c", PAUSED]
+    with subprocess.Popen(  # noqa: ASYNC220
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+        processes = [server.pid, *[int(server.stdout.readline())] * is_worker_stopped_too]
+        for each in processes:
+            os.kill(each, signal.SIGSTOP)
+        await asyncio.sleep(1.5)  # longer than a worker may be silent
+        for each in processes:
+            os.kill(each, signal.SIGCONT)
+            await asyncio.sleep(0.3)  # the server looks before its worker can speak
+        server.stdin.write("\n")
+        server.stdin.flush()
+        assert server.stdout.readline() == "0\n"
+
+
+# Signals and orphans.
+
+
+async def test_a_signal_to_the_whole_group_does_not_end_the_worker() -> None:
+    async with engine() as client:
+        task = await began(client, request("slow:", steps=30))
+        await until(lambda: client.stats().running)
+        os.kill(pid(), signal.SIGTERM)
+        os.kill(pid(), signal.SIGINT)
+        assert len(images(await task)) == 1
+        assert client.stats().restarts == 0
+
+
+PARENT = """
+import asyncio
+from tests.engine.client.test_engine_client import engine, fake_worker, pid, request, collect
+
+async def main():
+    async with engine(hang_seconds=60.0) as client:
+        await collect(client, request("a"))
+        print(pid(), flush=True)
+        await collect(client, request("hold:"))
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def test_no_worker_outlives_its_parent_not_even_one_that_was_stopped() -> None:
+    command = [sys.executable, "-c", PARENT]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    assert parent.stdout
+    with parent.stdout:
+        worker = int(parent.stdout.readline())
+        os.kill(worker, signal.SIGSTOP)
+        parent.kill()
+        parent.wait()
+    async with asyncio.timeout(SECONDS):
+        await until(lambda: is_gone(worker))
+
+
+def is_gone(process: int) -> bool:
+    """Not running: an orphan may wait for init to take note of its end."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return True

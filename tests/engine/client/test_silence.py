@@ -1,0 +1,63 @@
+"""The watchdog's clock: what counts as silence, and what follows from it."""
+
+import pytest
+
+from engine.client.silence import Silence
+
+
+def silence(seconds: float, expected: float = 0.0) -> Silence:
+    """Of a loaded worker that may be silent for 30 seconds, after so many."""
+    made = Silence(hang_seconds=30.0, load_seconds=1800.0, now=0.0)
+    made.expect(expected)
+    tick(made, seconds)
+    return made
+
+
+def tick(made: Silence, seconds: float) -> None:
+    """As often as it should be."""
+    start = made._ticked
+    for second in range(1, int(seconds) + 1):
+        made.tick(start + second)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "doubtful", "unready", "hang"),
+    [(3, False, False, False), (4, True, False, False), (16, True, True, False), (31, True, True, True)],
+)
+def test_silence_has_three_bounds(seconds: int, doubtful: bool, unready: bool, hang: bool) -> None:
+    made = silence(seconds)
+    assert (made.is_doubtful, made.is_unready, made.is_hang) == (doubtful, unready, hang)
+
+
+def test_the_bounds_grow_with_the_unit_of_work() -> None:
+    made = silence(50, expected=5.0)
+    assert (made.is_doubtful, made.is_unready, made.is_hang) == (True, False, False)
+
+
+def test_a_sign_of_life_ends_it() -> None:
+    made = silence(29)
+    made.heard()
+    tick(made, 2)
+    assert made.seconds == 2
+
+
+def test_a_gap_of_the_clock_itself_counts_as_one_interval() -> None:
+    made = silence(10)
+    made.tick(1000)
+    assert made.seconds == 11
+
+
+def test_nothing_is_concluded_just_after_a_gap() -> None:
+    made = silence(30)
+    made.tick(1000)
+    assert not made.is_hang
+    made.tick(1001)
+    assert made.is_hang
+
+
+def test_a_load_may_take_long() -> None:
+    made = Silence(hang_seconds=30.0, load_seconds=1800.0, now=0.0)
+    tick(made, 1799)
+    assert not made.is_hang
+    tick(made, 2)
+    assert made.is_hang

@@ -1,0 +1,154 @@
+"""Prompt to ids, beside transformers' chat template and tokenizer on the same files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as FastTokenizer
+
+from engine.client.tokenizer import Tokenizer
+from engine.errors import CheckpointError, PromptTooLongError
+from tests.engine.checkpoints import CHAT_TEMPLATE, Checkpoint, edit_json, train_tokenizer
+from tests.engine.models.test_parity import PROMPTS
+from tests.engine.reference import token_ids
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_ids_are_transformers(checkpoint: Checkpoint, prompt: str) -> None:
+    tokenizer = Tokenizer(checkpoint.path / "tokenizer", max_tokens=2048)
+    assert list(tokenizer.encode(prompt)) == token_ids(checkpoint.referee, prompt)
+
+
+def test_the_last_token_allowed_and_the_first_that_is_not(checkpoint: Checkpoint) -> None:
+    tokenizer = Tokenizer(checkpoint.path / "tokenizer", max_tokens=2048)
+    frame = len(tokenizer.encode(""))
+    assert len(tokenizer.encode("?" * (2048 - frame))) == 2048
+    with pytest.raises(PromptTooLongError, match="2049 tokens; the model reads at most 2048") as caught:
+        tokenizer.encode("?" * (2049 - frame))
+    assert (caught.value.count, caught.value.limit) == (2049, 2048)
+
+
+def test_the_template_may_lie_in_the_config(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    fast = train_tokenizer()
+    fast.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
+    assert list(Tokenizer(tmp_path, 2048).encode("a fox")) == token_ids(checkpoint.referee, "a fox")
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        Tokenizer(tmp_path, 2048)
+
+
+def test_a_broken_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        Tokenizer(tmp_path, 2048)
+
+
+CONFIGS = [None, "{}", "[]", "{", "[" * 100_000, '{"chat_template": 3}', '{"chat_template": "{% if"}']
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_no_usable_template(tmp_path: Path, config: str | None) -> None:
+    train_tokenizer().backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
+        Tokenizer(tmp_path, 2048)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint's tokenizer of 320 tokens."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    train_tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, "utf-8")
+    return folder
+
+
+def test_a_sound_one_passes(folder: Path) -> None:
+    Tokenizer(folder, max_tokens=16).check(vocab_size=320)
+
+
+TEMPLATES = {
+    "that is not UTF-8": (b"\xff", "not UTF-8"),
+    "of unknown syntax": (b"{% nonsense %}", "nonsense"),
+    "with an unknown filter": (b"{{ messages | nonsense }}", "nonsense"),
+    "that Python cannot compile": (b"{% for a in b %}" * 30 + b"{% endfor %}" * 30, "nested"),
+    "that raises": (b"{{ raise_exception('no') }}", "UndefinedError"),
+    "that divides by zero": (b"{{ 1 // (messages | length - 1) }}", "ZeroDivisionError"),
+    "that leaves the prompt out": (b"<|im_start|>user a red fox<|im_end|>", "leaves the prompt out"),
+    "that is empty": (b"", "leaves the prompt out"),
+    "with a lone surrogate": (b"{{ messages[0].content[0].text }}{{ '\\ud800' }}", "tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize(("template", "problem"), TEMPLATES.values(), ids=TEMPLATES)
+def test_a_template(folder: Path, template: bytes, problem: str) -> None:
+    file = folder / "chat_template.jinja"
+    file.write_bytes(template)
+    _refused(folder, rf"chat_template\.jinja: .*{problem}" if "json" not in problem else problem)
+
+
+def test_a_template_that_is_a_folder(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.jinja").mkdir()
+    _refused(folder, r"chat_template\.jinja: not a regular file")
+
+
+def test_a_token_beyond_the_embedding(folder: Path) -> None:
+    size = train_tokenizer().backend_tokenizer.get_vocab_size()
+    Tokenizer(folder, 2048).check(size)
+    problem = rf"tokenizer\.json: '.+': id {size - 1}, but .*: vocab_size is {size - 1}"
+    _refused(folder, problem, vocab=size - 1)
+
+
+def test_a_template_that_fills_the_limit(folder: Path) -> None:
+    frame = len(Tokenizer(folder, 2048).encode(""))
+    _refused(folder, r"ideoserve\.json: limits\.max_prompt_tokens: .* takes", max_tokens=frame)
+    Tokenizer(folder, frame + 1).check(320)
+
+
+def _no_special_tokens(declared: dict[str, Any]) -> None:
+    declared["added_tokens"] = []
+
+
+def _no_vocabulary(declared: dict[str, Any]) -> None:
+    declared["model"].update(vocab={}, merges=[])
+    declared["added_tokens"] = []
+
+
+def _no_letters(declared: dict[str, Any]) -> None:
+    declared["model"].update(vocab={"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}, merges=[])
+
+
+VOCABULARIES = {
+    "without special tokens": (_no_special_tokens, r"added_tokens: no <\|im_start\|>"),
+    "that is empty": (_no_vocabulary, r"added_tokens: no <\|im_start\|>"),
+    "of special tokens alone": (_no_letters, "model.vocab"),
+    "without a model": (lambda declared: declared.pop("model"), ""),
+}
+
+
+@pytest.mark.parametrize(("edit", "problem"), VOCABULARIES.values(), ids=VOCABULARIES)
+def test_a_vocabulary(folder: Path, edit: Callable[[dict[str, Any]], object], problem: str) -> None:
+    edit_json(folder / "tokenizer.json", edit)
+    _refused(folder, rf"tokenizer\.json: .*{problem}")
+
+
+def test_what_the_file_says_of_truncation_and_padding_is_for_training(folder: Path) -> None:
+    tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+    expected = Tokenizer(folder, 2048).encode("a fox")
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=100)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert Tokenizer(folder, 2048).encode("a fox") == expected
+
+
+def _refused(folder: Path, problem: str, max_tokens: int = 2048, vocab: int = 320) -> None:
+    with pytest.raises(CheckpointError, match=problem):
+        Tokenizer(folder, max_tokens).check(vocab)

@@ -1,0 +1,221 @@
+"""Same seed, same image, whatever runs beside it: equal to within 1 of 255, on the demo model in float32."""
+
+import asyncio
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from engine.checkpoint.loader import load_pipeline
+from engine.client.engine_client import EngineClient
+from engine.client.tokenizer import Tokenizer
+from engine.config.model_config import EngineOptions, ModelConfig
+from engine.cost import CostModel
+from engine.messages import EngineRequest, FromWorker, ImageDone, RequestFailed, SamplingParams, UnitStarted
+from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import SampleState
+from engine.scheduling.batch_limits import BatchLimits
+from engine.scheduling.scheduler import Scheduler
+from engine.worker.core import EngineCore
+from tests.engine.fakes import COST
+
+DEMO = Path(__file__).parents[3] / "models" / "demo"
+CONFIG = ModelConfig.load(DEMO)
+TOKENIZER = Tokenizer(DEMO / "tokenizer", 2048)
+Picture = NDArray[np.int16]
+
+
+def request(
+    seed: int,
+    preset: str = "V4_TURBO_12",
+    prompt: str = "a red circle on a white background",
+    size: tuple[int, int] = (64, 64),
+    images: int = 1,
+    request_id: str | None = None,
+) -> EngineRequest:
+    chosen = CONFIG.presets[preset]
+    return EngineRequest(
+        request_id or f"{preset}-{seed}",
+        TOKENIZER.encode(prompt),
+        *size,
+        seeds=tuple(range(seed, seed + images)),
+        sampling=SamplingParams(chosen.guidance_schedule, chosen.mu, chosen.std),
+        num_previews=1,
+    )
+
+
+WANTED = [
+    request(7),
+    request(11, "V4_DEFAULT_20", "a blue square, and beside it a very small green triangle on black"),
+    request(13, "V4_QUALITY_48", "rings", size=(64, 64)),
+]
+CROWD = [
+    request(100, "V4_DEFAULT_20", "a green square"),
+    request(200, "V4_QUALITY_48", "two yellow triangles over a blue stripe on a grey background"),
+    request(300, images=3),
+]
+
+
+@pytest.fixture(scope="module")
+def runner() -> ModelRunner:
+    return ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
+
+
+@pytest.fixture(scope="module")
+def alone(runner: ModelRunner) -> dict[str, Picture]:
+    """Each wanted request's image, run with nothing beside it."""
+    return {each.request_id: run(runner, [each])[each.request_id, 0] for each in WANTED}
+
+
+class Engine:
+    """The real runner in a core of its own."""
+
+    def __init__(self, runner: ModelRunner, cost: CostModel = COST) -> None:
+        self.sent: list[FromWorker] = []
+        limits = BatchLimits(cost, max_batch_size=8, max_batch_tokens=100_000)
+        self.core = EngineCore(runner, Scheduler(cost, limits, 64), self.sent.append)
+
+    def largest_batch(self) -> int:
+        return max(len(m.request_ids) for m in self.sent if isinstance(m, UnitStarted))
+
+    def pictures(self) -> dict[tuple[str, int], Picture]:
+        images = [message for message in self.sent if isinstance(message, ImageDone)]
+        return {(image.request_id, image.image_index): pixels(image) for image in images}
+
+
+def run(runner: ModelRunner, requests: list[EngineRequest]) -> dict[tuple[str, int], Picture]:
+    engine = Engine(runner)
+    for each in requests:
+        engine.core.add(each)
+    while engine.core.has_work:
+        engine.core.step()
+    return engine.pictures()
+
+
+def pixels(image: ImageDone) -> Picture:
+    flat = np.frombuffer(image.rgb, np.uint8).astype(np.int16)
+    return flat.reshape(image.height, image.width, 3)
+
+
+def assert_same(picture: Picture, expected: Picture) -> None:
+    assert int(np.abs(picture - expected).max()) <= 1
+
+
+def test_different_seeds_and_prompts_make_different_images(alone: dict[str, Picture]) -> None:
+    """Else the rest would show nothing."""
+    first, second, third = alone.values()
+    assert np.abs(first - second).max() > 20
+    assert np.abs(first - third).max() > 20
+
+
+def test_in_a_mixed_batch(runner: ModelRunner, alone: dict[str, Picture]) -> None:
+    pictures = run(runner, [*CROWD[:1], *WANTED, *CROWD[1:]])
+    for name, expected in alone.items():
+        assert_same(pictures[name, 0], expected)
+
+
+def test_after_joining_late_and_when_others_leave(runner: ModelRunner, alone: dict[str, Picture]) -> None:
+    engine = Engine(runner)
+    for each in CROWD:
+        engine.core.add(each)
+    pending = list(WANTED)
+    steps = 0
+    while engine.core.has_work:
+        engine.core.step()
+        steps += 1
+        if pending and steps % 14 == 0:
+            engine.core.add(pending.pop())
+        if steps == 40:
+            engine.core.abort(CROWD[1].request_id)
+    assert engine.largest_batch() > 4
+    for name, expected in alone.items():
+        assert_same(engine.pictures()[name, 0], expected)
+
+
+def test_images_of_one_request_are_those_of_their_seeds(
+    runner: ModelRunner, alone: dict[str, Picture]
+) -> None:
+    several = run(runner, [request(5, images=4, request_id="several")])
+    assert_same(several["several", 2], alone["V4_TURBO_12-7"])
+
+
+def test_sizes_beside_each_other(runner: ModelRunner, alone: dict[str, Picture]) -> None:
+    wide = request(3, size=(128, 64))
+    pictures = run(runner, [wide, *WANTED])
+    assert_same(pictures[wide.request_id, 0], run(runner, [wide])[wide.request_id, 0])
+    for name, expected in alone.items():
+        assert_same(pictures[name, 0], expected)
+
+
+def test_a_cached_prompt_makes_no_difference(runner: ModelRunner, alone: dict[str, Picture]) -> None:
+    runner.clear_cache()
+    for _ in range(2):
+        assert_same(run(runner, [WANTED[0]])["V4_TURBO_12-7", 0], alone["V4_TURBO_12-7"])
+    assert (runner.cache_hits, runner.cache_misses) == (1, 1)
+
+
+def test_the_unconditional_pass_on_a_device_of_its_own(alone: dict[str, Picture]) -> None:
+    beside = ModelRunner(load_pipeline(DEMO, "cpu", torch.float32, "cpu"), "cpu", uncond_device="cpu")
+    pictures = run(beside, WANTED)
+    for name, expected in alone.items():
+        assert_same(pictures[name, 0], expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_nan_fails_its_request_alone(runner: ModelRunner, alone: dict[str, Picture], value: float) -> None:
+    engine = Engine(runner)
+    guilty = CROWD[0]
+    for each in (*WANTED, guilty):
+        engine.core.add(each)
+    poisoned: list[SampleState] = []
+    while engine.core.has_work:
+        engine.core.step()
+        running = [sample for lane in engine.core._scheduler._order for sample in lane.running]
+        if not poisoned:
+            poisoned = [s for s in running if s.request is guilty and s.step_index == 3]
+            for sample in poisoned:
+                sample.latents = sample.latents * value
+    assert poisoned
+    assert [m.request_id for m in engine.sent if isinstance(m, RequestFailed)] == [guilty.request_id]
+    for name, expected in alone.items():
+        assert_same(engine.pictures()[name, 0], expected)
+
+
+# Through real worker processes.
+
+
+async def generate(client: EngineClient, wanted: EngineRequest) -> Picture:
+    images = [output async for output in client.generate(wanted) if isinstance(output, ImageDone)]
+    return pixels(images[0])
+
+
+async def ready(client: EngineClient) -> None:
+    async with asyncio.timeout(120):
+        while not all(worker.is_ready for worker in client._workers):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def test_two_workers_and_one_that_was_killed_make_the_same_images(alone: dict[str, Picture]) -> None:
+    """Each with the unconditional pass on a device of its own."""
+
+    async def main() -> list[Picture]:
+        client = EngineClient(CONFIG, EngineOptions(("cpu", "cpu"), uncond_device="cpu", dtype="float32"))
+        await client.start()
+        try:
+            await ready(client)
+            first = asyncio.gather(*(generate(client, each) for each in WANTED))
+            await asyncio.sleep(0)  # they are with their workers
+            multiprocessing.active_children()[0].kill()
+            pictures = await first
+            await ready(client)
+            again = await asyncio.gather(*(generate(client, each) for each in WANTED))
+            assert all(worker in client._units for worker in client._workers), "both did some of the work"
+            return [*pictures, *again]
+        finally:
+            await client.close()
+
+    for picture, expected in zip(asyncio.run(main()), [*alone.values()] * 2, strict=True):
+        assert_same(picture, expected)

@@ -1,0 +1,106 @@
+"""What the engine computes in, by what the device has."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from engine.runner.device import choose_device, choose_dtype
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "instructions", "asked", "expected"),
+    [
+        (CPU, {"avx2": True, "avx512_bf16": False}, None, torch.float32),
+        (CPU, {"avx2": True, "avx512_bf16": False}, "bfloat16", torch.float32),
+        (CPU, {"avx512_bf16": True}, None, torch.bfloat16),
+        (CPU, {"amx_bf16": True}, None, torch.bfloat16),
+        (CPU, {"avx512_bf16": True}, "float32", torch.float32),
+        (CUDA, {}, None, torch.bfloat16),
+        (CUDA, {}, "float32", torch.float32),
+    ],
+)
+def test_bfloat16_where_the_device_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+    device: torch.device,
+    instructions: dict[str, bool],
+    asked: str | None,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert choose_dtype(device, asked) == expected
+
+
+def test_the_device_asked_for_is_taken() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+FAULTS = """
+import resource, sys, torch
+from engine.device import set_up_cpu
+if sys.argv[1] == "kept":
+    set_up_cpu(workers=1)
+def allocate():
+    torch.ones(1 << 24), torch.ones(1 << 24)
+for _ in range(10):
+    allocate()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    allocate()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert faults("kept") < faults("as it is") / 10
+
+
+RESIDENT = """
+import os, torch
+from engine.device import Device, set_up_cpu
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+set_up_cpu(workers=1)
+before = resident()
+blocks = [torch.ones(1 << 18) for _ in range(100)]
+last = blocks.pop()
+del blocks
+kept = resident() - before
+Device("cpu").release_memory()
+print(kept >> 20, resident() - before >> 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
+def test_memory_that_is_kept_can_be_given_back() -> None:
+    run = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
+    kept, left = map(int, run.stdout.split())
+    assert kept > 90
+    assert left < 10
+
+
+SEEN_BY_TORCH = """
+import multiprocessing, os, sys
+from engine import worker
+def load(*arguments):
+    print(os.environ.get("MKL_NUM_STRIPES"), os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
+    raise RuntimeError("enough")
+worker._load = load
+worker.main(multiprocessing.Pipe()[0], None, None, None)
+"""
+
+
+def test_a_worker_sets_its_environment_up_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MKL_NUM_STRIPES", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name)
+    run = subprocess.run([sys.executable, "-c", SEEN_BY_TORCH], capture_output=True, text=True, check=True)
+    assert run.stdout == "2 passive False\n"

@@ -1,0 +1,206 @@
+"""A generation and its followers, in this process."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import pytest
+
+from server.generation.follower import Follower
+from server.generation.generation import Generation
+from server.generation.parameters import Parameters
+from server.generation.processing import Prepared, Treatment
+from server.generation.transcript import Event, Finished, Picture
+from server.magic_prompt.expander import TokenIds
+from server.schemas.errors import ApiError
+from tests.server.fake_engine import FakeEngine
+from tests.server.generations import generate
+
+T = TypeVar("T")
+SECONDS = 60  # before a test that waits for ever fails
+
+
+def run(work: Awaitable[T]) -> T:
+    async def within_time() -> T:
+        async with asyncio.timeout(SECONDS):
+            return await work
+
+    return asyncio.run(within_time())
+
+
+def join(generation: Generation, seconds: float = SECONDS) -> Follower:
+    return generation.join(time.monotonic() + seconds, "batch")
+
+
+async def slow(follower: Follower, turns: int) -> list[Event]:
+    """Follow, but let the event loop turn between two events, as a response does while it sends."""
+    events = []
+    async for event in follower.events(idle_seconds=60):
+        assert event is not None
+        events.append(event)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    return events
+
+
+async def code(work: Awaitable[object]) -> str:
+    """Of the error that `work` ends in."""
+    with pytest.raises(ApiError) as caught:
+        await work
+    body = json.loads(caught.value.body().model_dump_json())
+    return str(body["error"]["code"])
+
+
+class HeldTreatment(Treatment):
+    """Prepares a prompt once it is released."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self._moderation = self._credentials = None
+
+    async def prepare(self, parameters: Parameters, token_ids: TokenIds) -> Prepared:
+        await self.release.wait()
+        return Prepared(parameters, token_ids)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 100])
+def test_a_slow_follower_misses_nothing(turns: int) -> None:
+    async def follow() -> list[Event]:
+        return await slow(join(generate("a cat", n=2)), turns)
+
+    events = run(follow())
+    assert len(events) == 2 * 20 + 2 + 1
+    assert isinstance(events[-1], Finished)
+
+
+def test_followers_see_the_same_from_the_first_event_on() -> None:
+    async def follow() -> tuple[list[Event], list[Event], list[Event]]:
+        running = generate("a cat", n=2)
+        first, second = await asyncio.gather(slow(join(running), 0), slow(join(running), 3))
+        return first, second, await slow(join(running), 0)
+
+    first, second, late = run(follow())
+    assert first == second == late
+    assert sum(isinstance(event, Picture) for event in first) == 2
+
+
+def test_what_is_kept_is_what_a_repeated_answer_shows() -> None:
+    async def follow() -> tuple[Generation, list[Event]]:
+        running = generate("a cat", n=2, partial_images=3)
+        await slow(join(running), 0)
+        return running, await slow(Follower(running.transcript.kept(), time.monotonic() + SECONDS), 0)
+
+    running, repeated = run(follow())
+    shown = [event for event in running.transcript.events if isinstance(event, Picture | Finished)]
+    assert repeated == shown
+    assert len(shown) == 3
+
+
+def test_every_follower_hears_of_a_failure() -> None:
+    """Each in an exception of its own, that holds no frames of another."""
+
+    async def follow() -> list[list[Event] | BaseException]:
+        running = generate("fail: a cat")
+        followers = slow(join(running), 0), slow(join(running), 1)
+        return list(await asyncio.gather(*followers, return_exceptions=True))
+
+    first, second = run(follow())
+    assert isinstance(first, ApiError)
+    assert isinstance(second, ApiError)
+    assert first.code == second.code == "generation_failed"
+    assert first is not second
+
+
+def test_a_deadline_ends_the_wait_of_one_follower_and_the_latest_that_of_the_request() -> None:
+    async def follow() -> None:
+        engine = FakeEngine(seconds_per_step=0)
+        running = generate("hold: a cat", engine)
+        hasty, patient = join(running, 0.05), join(running)
+        waiting = asyncio.create_task(slow(patient, 0))
+        assert await code(slow(hasty, 0)) == "deadline_exceeded"
+        hasty.leave()
+        await engine.resume()
+        assert isinstance((await waiting)[-1], Finished)
+
+    run(follow())
+
+
+def test_a_follower_lengthens_the_deadline_of_a_request_that_runs() -> None:
+    async def follow() -> None:
+        engine = FakeEngine(seconds_per_step=0)
+        running = generate("hold: a cat", engine, deadline=time.monotonic() + 0.2)
+        hasty = asyncio.create_task(code(slow(join(running, 0.2), 0)))
+        await engine.wait_for(lambda: engine.running == 1)
+        patient = asyncio.create_task(slow(join(running), 0))
+        assert await hasty == "deadline_exceeded"
+        await engine.resume()
+        assert isinstance((await patient)[-1], Finished)
+
+    run(follow())
+
+
+def test_a_follower_lengthens_the_deadline_of_a_prompt_that_is_prepared() -> None:
+    async def follow() -> None:
+        treatment = HeldTreatment()
+        running = generate("a cat", treatment=treatment, deadline=time.monotonic() + 0.1)
+        hasty, patient = join(running, 0.1), join(running)
+        assert await code(hasty.prepared()) == "deadline_exceeded"
+        hasty.leave()
+        treatment.release.set()
+        await patient.prepared()
+        assert isinstance((await slow(patient, 0))[-1], Finished)
+
+    run(follow())
+
+
+def test_a_request_that_all_left_at_their_deadlines_is_aborted() -> None:
+    async def follow() -> None:
+        engine = FakeEngine(seconds_per_step=0)
+        running = generate("hold: a cat", engine)
+        follower = join(running, 0.05)
+        assert await code(slow(follower, 0)) == "deadline_exceeded"
+        follower.leave()
+        await engine.wait_for(lambda: engine.aborted == 1)
+
+    run(follow())
+
+
+def test_the_highest_priority_of_the_followers_counts() -> None:
+    async def follow() -> None:
+        engine = FakeEngine(seconds_per_step=0)
+        running = generate("hold: a cat", engine)
+        join(running)
+        await engine.wait_for(lambda: engine.running == 1)
+        priorities = []
+        for priority in ("batch", "interactive", "batch"):
+            running.join(time.monotonic() + SECONDS, priority)
+            priorities.append(engine.running_requests[0].priority)
+        assert priorities == ["batch", "interactive", "interactive"]
+        await engine.resume()
+        await running.task
+
+    run(follow())
+
+
+def test_a_follower_of_what_was_cancelled_is_answered() -> None:
+    async def follow() -> None:
+        engine = FakeEngine(seconds_per_step=0)
+        running = generate("hold: a cat", engine)
+        follower = join(running)
+        await engine.wait_for(lambda: engine.running == 1)
+        running.task.cancel()
+        assert await code(slow(follower, 0)) == "server_draining"
+
+    run(follow())
+
+
+def test_an_error_is_copied_without_its_frames() -> None:
+    try:
+        raise ApiError(418, "teapot", "Short and stout.", param="spout", retry_after=3, retry=False)
+    except ApiError as error:
+        copy, body, headers = error.copy(), error.body(), error.headers
+    assert (copy.status, copy.body(), copy.headers) == (418, body, headers)
+    assert copy.__traceback__ is None
+    assert copy.__context__ is None

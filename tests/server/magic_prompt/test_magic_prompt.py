@@ -1,0 +1,383 @@
+"""Expansion of plain prompts, against fakes that check what they are sent."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from server.captions.caption import Caption
+from server.captions.schema import caption_schema, strict_schema
+from server.integrations import Safety
+from server.magic_prompt.expander import Expander
+from server.settings.config_error import ConfigError
+from server.settings.settings import Settings
+from server.upstream.client import Backends
+from tests.server import sse
+from tests.server.access.test_api_keys import bearer, write_keys
+from tests.server.fake_backend import (
+    MISBEHAVIOURS,
+    SECRET,
+    Asked,
+    FakeBackend,
+    backend,
+    drops,
+    explodes,
+    fails,
+    hangs,
+    held,
+    is_json,
+    says,
+)
+from tests.server.process import ServerProcess, small, until
+from tests.server.routes.test_errors import check
+
+Start = Callable[..., ServerProcess]
+MODULE = "tests.server.prompt_server"
+CAPTION = {"compositional_deconstruction": {"elements": [], "background": "a meadow"}}
+TEXT = '{"compositional_deconstruction":{"background":"a meadow","elements":[]}}'
+
+
+def takes_ideogram(asked: Asked) -> bool:
+    return (
+        asked.path == "/?token=fake-address"
+        and is_json(asked)
+        and asked.headers["api-key"] == SECRET
+        and asked.json.keys() == {"text_prompt", "aspect_ratio"}
+    )
+
+
+def takes_chat(asked: Asked) -> bool:
+    body = asked.json
+    schema = body["response_format"]["json_schema"]["schema"]
+    jsonschema_rs.meta.validate(schema)
+    return (
+        asked.path == "/v1/chat/completions"
+        and is_json(asked)
+        and asked.headers["authorization"] == f"Bearer {SECRET}"
+        and body["model"] == "a-model"
+        and [message["role"] for message in body["messages"]] == ["system", "user"]
+        and body["response_format"]["type"] == "json_schema"
+        and body["response_format"]["json_schema"]["strict"] is True
+        and schema == strict_schema(caption_schema())
+    )
+
+
+def takes_webhook(asked: Asked) -> bool:
+    known = asked.json.keys() == {"prompt", "width", "height", "aspect_ratio"}
+    return known and is_json(asked) and asked.headers["authorization"] is None
+
+
+@pytest.fixture(scope="module")
+def ideogram() -> Iterator[FakeBackend]:
+    with backend(takes_ideogram, {}) as fake:
+        yield fake
+        assert fake.wrong == []
+
+
+@pytest.fixture(scope="module")
+def flags(ideogram: FakeBackend, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("magic")
+    (folder / "key").write_text(SECRET + "\n")
+    write_keys(
+        folder / "keys.json",
+        {"name": "web", "key": "web"},
+        {"name": "free", "key": "free", "may_disable": ["magic_prompt"]},
+    )
+    return [
+        *("--magic-prompt-backend", "ideogram", "--magic-prompt-url", ideogram.url + "/?token=fake-address"),
+        *("--magic-prompt-key-file", str(folder / "key"), "--magic-prompt-seconds", "2"),
+        *("--api-keys-file", str(folder / "keys.json")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def shared(flags: list[str]) -> Iterator[ServerProcess]:
+    process = ServerProcess(*flags, module=MODULE)
+    process.http.headers["Authorization"] = "Bearer web"
+    yield process
+    for place in (process.log, process.http.get("/metrics").text):
+        assert SECRET not in place
+        assert "wombat" not in place
+        assert "meadow" not in place
+        assert "fake-address" not in place
+    process.close()
+
+
+@pytest.fixture
+def server(shared: ServerProcess, ideogram: FakeBackend) -> ServerProcess:
+    ideogram.reset({"json_prompt": CAPTION, "aspect_ratio": "1x1"})
+    return shared
+
+
+def drawn(server: ServerProcess) -> list[str]:
+    texts: list[str] = server.http.get("/_fake/drawn").json()
+    return texts
+
+
+def test_the_expanded_caption_is_drawn_and_returned(server: ServerProcess, ideogram: FakeBackend) -> None:
+    response = server.create(prompt="a wombat 1", n=2, size="128x64")
+    assert response.status_code == 200
+    assert [image["revised_prompt"] for image in response.json()["data"]] == [TEXT, TEXT]
+    assert "warnings" not in response.json()
+    assert drawn(server)[-1] == TEXT
+    assert [asked.json for asked in ideogram.asked] == [{"text_prompt": "a wombat 1", "aspect_ratio": "2x1"}]
+
+
+def test_an_answer_is_kept_by_prompt_and_shape(server: ServerProcess, ideogram: FakeBackend) -> None:
+    for size in ("64x64", "64x64", "64x128", "64x64"):
+        assert server.create(prompt="a wombat 2", size=size).status_code == 200
+    assert [asked.json["aspect_ratio"] for asked in ideogram.asked] == ["1x1", "1x2"]
+
+
+def test_what_was_not_asked_for_longest_goes_first() -> None:
+    asked: list[str] = []
+
+    class Service:
+        async def expand(self, prompt: str, width: int, height: int) -> Caption:
+            asked.append(prompt)
+            return Caption.of(CAPTION)
+
+    async def read(caption: Caption) -> tuple[int, ...]:
+        return (1,)
+
+    async def ask(prompts: str) -> None:
+        expander = Expander(Service(), cache_entries=2)
+        for prompt in prompts:
+            await expander.expand((prompt, 64, 64), read)
+
+    asyncio.run(ask("abacab"))
+    assert "".join(asked) == "abcb"
+
+
+def test_captions_are_never_expanded(server: ServerProcess, ideogram: FakeBackend) -> None:
+    for body in ({"json_prompt": CAPTION}, {"prompt": json.dumps(CAPTION)}):
+        for choice in ("auto", "on"):
+            response = server.create(**body, magic_prompt=choice)
+            assert response.status_code == 200
+            assert "revised_prompt" not in response.json()["data"][0]
+    assert ideogram.asked == []
+
+
+def test_only_a_key_that_may_turns_it_off(server: ServerProcess, ideogram: FakeBackend) -> None:
+    check(server.create(prompt="a wombat", magic_prompt="off"), 403, "disabling_not_allowed", "magic_prompt")
+    response = server.create(bearer("free"), prompt="a wombat", magic_prompt="off")
+    assert "revised_prompt" not in response.json()["data"][0]
+    assert drawn(server)[-1] == "a wombat"
+    assert ideogram.asked == []
+
+
+def test_what_the_service_says_is_checked_and_put_in_order(
+    server: ServerProcess, ideogram: FakeBackend
+) -> None:
+    element = {"desc": "x", "type": "obj", "bbox": [9, 9, 1, 1], "color_palette": ["#fff"]}
+    answer = {"compositional_deconstruction": {"elements": [element], "background": "b"}}
+    ideogram.answer = {"json_prompt": answer}
+    response = server.create(prompt="a wombat 3").json()
+    assert json.loads(response["data"][0]["revised_prompt"]) == {
+        "compositional_deconstruction": {
+            "background": "b",
+            "elements": [{"type": "obj", "bbox": [9, 9, 1, 1], "desc": "x", "color_palette": ["#FFFFFF"]}],
+        }
+    }
+    assert [warning["code"] for warning in response["warnings"]] == ["bbox_order"]
+
+
+@pytest.mark.parametrize("how", MISBEHAVIOURS)
+def test_a_failure_is_asked_again_once(server: ServerProcess, ideogram: FakeBackend, how: str) -> None:
+    ideogram.next.append(MISBEHAVIOURS[how])
+    response = server.create(prompt=f"a wombat, {how}")
+    assert response.json()["data"][0]["revised_prompt"] == TEXT
+    assert len(ideogram.asked) == 2
+
+
+@pytest.mark.parametrize("how", ["fails", "lies"])
+def test_two_failures_fall_back_to_the_plain_prompt(
+    server: ServerProcess, ideogram: FakeBackend, how: str
+) -> None:
+    ideogram.next.extend([MISBEHAVIOURS[how]] * 2)
+    response = server.create(prompt=f"a wombat that {how}")
+    assert response.status_code == 200
+    assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
+    assert "revised_prompt" not in response.json()["data"][0]
+    assert drawn(server)[-1] == f"a wombat that {how}"
+    assert SECRET not in response.text
+    ideogram.next.extend([MISBEHAVIOURS[how]] * 2)
+    before = len(drawn(server))
+    response = server.create(prompt=f"a wombat that {how}", magic_prompt="on")
+    check(response, 503, "magic_prompt_unavailable", "magic_prompt")
+    assert int(response.headers["retry-after"]) >= 1
+    assert "wombat" not in response.text
+    assert len(drawn(server)) == before
+    # A failure is not kept.
+    assert server.create(prompt=f"a wombat that {how}").json()["data"][0]["revised_prompt"] == TEXT
+
+
+def test_two_silences_too(server: ServerProcess, ideogram: FakeBackend) -> None:
+    ideogram.next.extend([hangs] * 2)
+    response = server.create(prompt="a wombat in silence")
+    assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
+
+
+def test_a_caption_beyond_the_models_limit_is_a_failure(server: ServerProcess, ideogram: FakeBackend) -> None:
+    long = {"compositional_deconstruction": {"background": "x " * 3000, "elements": []}}
+    ideogram.next.extend([says({"json_prompt": long})] * 2)
+    response = server.create(prompt="a wombat 4")
+    assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
+    assert len(ideogram.asked) == 2
+    # Nor is it kept.
+    assert server.create(prompt="a wombat 4").json()["data"][0]["revised_prompt"] == TEXT
+
+
+def test_so_is_one_that_grows_beyond_the_limit(server: ServerProcess, ideogram: FakeBackend) -> None:
+    """Only in its normal form; numbers out of range do not grow."""
+    element = {"type": "obj", "desc": "", "color_palette": ["#abc"] * 3900}
+    long = {"compositional_deconstruction": {"background": "", "elements": [element]}}
+    ideogram.next.extend([says({"json_prompt": long})] * 2)
+    response = server.create(prompt="a wombat of many colours")
+    assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
+    element = {"type": "obj", "desc": "", "bbox": [1e308] * 1000}
+    large = {"compositional_deconstruction": {"background": "", "elements": [element]}}
+    ideogram.next.append(says({"json_prompt": large}))
+    response = server.create(prompt="a wombat far away")
+    assert len(response.json()["data"][0]["revised_prompt"]) < 10_000
+
+
+def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeBackend) -> None:
+    ideogram.next.extend([fails, fails])
+    refused = server.create(prompt="a wombat 5", magic_prompt="on", stream=True)
+    check(refused, 503, "magic_prompt_unavailable", "magic_prompt")
+    (completed,) = sse.named(server.create(prompt="a wombat 5", stream=True).text.split("\n"))
+    assert completed.data["revised_prompt"] == TEXT
+    ideogram.next.extend([drops, drops])
+    (completed,) = sse.named(server.create(prompt="a wombat 6", stream=True).text.split("\n"))
+    assert [warning["code"] for warning in completed.data["warnings"]] == ["magic_prompt_failed"]
+
+
+def test_a_retry_asks_nobody(server: ServerProcess, ideogram: FakeBackend) -> None:
+    ideogram.next.append(held)
+    key = {"Idempotency-Key": "expanded"}
+    while ideogram.arrived.acquire(blocking=False):
+        pass
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(server.create, key, prompt="a wombat 7")
+        assert ideogram.arrived.acquire(timeout=30)
+        second = pool.submit(server.create, key, prompt="a wombat 7")
+        ideogram.release.set()
+        assert first.result().json() == second.result().json()
+    ideogram.release.clear()
+    assert server.create(key, prompt="a wombat 7").json() == first.result().json()
+    assert len(ideogram.asked) == 1
+
+
+@pytest.fixture(scope="module")
+def patient(flags: list[str]) -> Iterator[ServerProcess]:
+    """Waits for its services as long as it takes."""
+    process = ServerProcess(*flags, "--magic-prompt-seconds", "60", module=MODULE)
+    process.set(seconds_per_step=0)
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
+def test_a_client_that_leaves_ends_the_call(
+    patient: ServerProcess, ideogram: FakeBackend, accept: str
+) -> None:
+    ideogram.reset({"json_prompt": CAPTION})
+    ideogram.next.append(hangs)
+    aborts = patient.metric("ideoserve_aborts_total")
+    while ideogram.arrived.acquire(blocking=False) or ideogram.hung_up.acquire(blocking=False):
+        pass
+    body = json.dumps(small(prompt="a wombat 8")).encode()
+    head = (
+        f"POST /v1/images HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer web\r\nAccept: {accept}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", patient.port), timeout=30) as client:
+        client.sendall(head.encode() + body)
+        assert ideogram.arrived.acquire(timeout=30)
+    assert ideogram.hung_up.acquire(timeout=30)
+    until(lambda: patient.metric("ideoserve_aborts_total") == aborts + 1)
+    assert drawn(patient) == []
+    until(lambda: patient.metric("ideoserve_backlog_seconds") == 0)
+
+
+def test_the_deadline_goes_on(patient: ServerProcess, ideogram: FakeBackend) -> None:
+    ideogram.reset({"json_prompt": CAPTION})
+    ideogram.next.append(hangs)
+    headers = bearer("web") | {"X-Request-Timeout": "0.3"}
+    check(patient.create(headers, prompt="a wombat 9"), 504, "deadline_exceeded")
+    assert drawn(patient) == []
+
+
+def test_a_chat_model(start: Start) -> None:
+    """Of any maker, behind OpenAI's interface; the key from the environment."""
+    answer = {"choices": [{"message": {"role": "assistant", "content": json.dumps(CAPTION)}}]}
+    with backend(takes_chat, answer) as fake:
+        server = start(
+            *("--magic-prompt-backend", "openai", "--magic-prompt-model", "a-model"),
+            *("--magic-prompt-url", fake.url + "/v1/chat/completions"),
+            module=MODULE,
+            IDEOSERVE_MAGIC_PROMPT_KEY=SECRET,
+        )
+        response = server.create(prompt="a wombat", size="128x64")
+        assert response.json()["data"][0]["revised_prompt"] == TEXT
+        system, user = fake.asked[0].json["messages"]
+        assert "2x1" in system["content"]
+        assert user["content"] == "a wombat"
+        refusal = {"choices": [{"message": {"content": None, "refusal": "no"}}]}
+        prose = {"choices": [{"message": {"content": "Sure! Here is your caption."}}]}
+        for lie in (refusal, prose):
+            fake.next.extend([says(lie)] * 2)
+            response = server.create(prompt=f"a wombat {lie}")
+            assert response.json()["warnings"][0]["code"] == "magic_prompt_failed"
+        fake.next.append(explodes)
+        response = server.create(prompt="a wombat that explodes")
+        assert response.json()["data"][0]["revised_prompt"] == TEXT
+        assert fake.wrong == []
+        assert (
+            server.metric('ideoserve_backend_requests_total{backend="magic_prompt",outcome="invalid"}') == 5
+        )
+
+
+def test_an_operators_own_service(start: Start) -> None:
+    with backend(takes_webhook, {"json_prompt": CAPTION}) as fake:
+        flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", fake.url, "--log-prompts")
+        server = start(*flags, "--magic-prompt-cache", "0", "--embed-prompt", module=MODULE)
+        fake.next.append(explodes)
+        for _ in range(2):
+            response = server.create(prompt="a wombat", size="128x64")
+            assert response.json()["data"][0]["revised_prompt"] == TEXT
+        asked: list[Any] = [asked.json for asked in fake.asked]
+        assert asked == [{"prompt": "a wombat", "width": 128, "height": 64, "aspect_ratio": "2x1"}] * 3
+        # Logged, because it was asked for.
+        assert server.logged(prompt="a wombat", revised_prompt=TEXT)
+        # Nobody's key is needed to do without it: it protects nobody.
+        response = server.create(prompt="a wombat", magic_prompt="off")
+        assert "revised_prompt" not in response.json()["data"][0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backend": "ideogram"}, "--magic-prompt-key-file or IDEOSERVE_MAGIC_PROMPT_KEY is needed"),
+        ({"backend": "webhook"}, "--magic-prompt-url or IDEOSERVE_MAGIC_PROMPT_URL is needed"),
+        ({"backend": "openai", "url": "http://x"}, "--magic-prompt-model or IDEOSERVE_MAGIC_PROMPT_MODEL"),
+        ({"backend": "ideogram", "key_file": "/"}, "--magic-prompt-key-file: the file cannot be read"),
+    ],
+)
+def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:
+    settings = Settings(model="fake", **{f"magic_prompt_{name}": value for name, value in given.items()})
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        Safety(settings, Backends(lambda *_: None), "fake")
+
+
+def test_which_is_one_line(start: Start) -> None:
+    with pytest.raises(RuntimeError) as failure:
+        start("--magic-prompt-backend", "ideogram")
+    said = "ideoserve: --magic-prompt-key-file or IDEOSERVE_MAGIC_PROMPT_KEY is needed\n"
+    assert str(failure.value) == f"the server did not start: {said}"

@@ -1,0 +1,160 @@
+"""Content credentials, read back by the library's own reader."""
+
+import base64
+import io
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import c2pa
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from PIL import Image
+from pydantic import SecretStr
+
+from server.generation import metadata
+from server.integrations import Safety
+from server.provenance.credentials import Credentials
+from server.provenance.trial import write_pair
+from server.settings.config_error import ConfigError
+from server.settings.settings import Settings
+from server.upstream.client import Backends
+from tests.server import sse
+from tests.server.access.test_api_keys import bearer, write_keys
+from tests.server.process import REPOSITORY, ServerProcess
+from tests.server.routes.test_errors import check
+
+TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_pair(tmp_path_factory.mktemp("credentials"))
+
+
+@pytest.fixture(scope="module")
+def server(pair: tuple[Path, Path]) -> Iterator[ServerProcess]:
+    certificate, key = pair
+    keys = certificate.with_name("keys.json")
+    web = {"name": "web", "key": "web"}
+    write_keys(keys, web, {"name": "plain", "key": "plain", "may_disable": ["provenance"]})
+    process = ServerProcess(
+        *("--c2pa-certificate-file", str(certificate), "--c2pa-key-file", str(key)),
+        *("--api-keys-file", str(keys), "--embed-prompt"),
+    )
+    process.http.headers["Authorization"] = "Bearer web"
+    yield process
+    assert "PRIVATE KEY" not in process.log
+    process.close()
+
+
+def credentials(data: bytes, media_type: str) -> dict[str, Any]:
+    """The active manifest of a file whose credentials are valid, if by somebody whom nobody knows."""
+    with c2pa.Reader(media_type, io.BytesIO(data)) as reader:
+        assert reader.get_validation_state() == "Valid"
+        store = json.loads(reader.json())
+    assert [status["code"] for status in store["validation_status"]] == ["signingCredential.untrusted"]
+    manifest: dict[str, Any] = store["manifests"][store["active_manifest"]]
+    return manifest
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_every_image_says_signed_what_it_is(server: ServerProcess, output_format: str) -> None:
+    response = server.create(prompt="a wombat", n=2, seed=5, output_format=output_format)
+    for seed, image in enumerate(response.json()["data"], start=5):
+        data = base64.b64decode(image["b64_json"])
+        manifest = credentials(data, f"image/{output_format}")
+        assert manifest["claim_generator_info"][0]["name"] == "ideoserve"
+        assert manifest["signature_info"]["common_name"] == "ideoserve trial"
+        (actions,) = manifest["assertions"]
+        (action,) = actions["data"]["actions"]
+        assert (action["action"], action["digitalSourceType"]) == ("c2pa.created", TRAINED)
+        assert action["softwareAgent"]["name"] == "ideoserve fake-model"
+        # The plain metadata stays, and the credentials hold no prompt.
+        facts = metadata.read(Image.open(io.BytesIO(data)))
+        assert facts is not None
+        assert (facts["seed"], facts["prompt"]) == (seed, "a wombat")
+        assert "wombat" not in json.dumps(manifest)
+
+
+def test_a_changed_pixel_is_seen(server: ServerProcess) -> None:
+    data = bytearray(server.create({"Accept": "image/jpeg"}).content)
+    data[-10] ^= 1
+    with c2pa.Reader("image/jpeg", io.BytesIO(bytes(data))) as reader:
+        assert reader.get_validation_state() == "Invalid"
+
+
+def test_what_is_streamed_is_signed_too(server: ServerProcess) -> None:
+    response = server.create(stream=True, partial_images=1, output_format="webp")
+    preview, completed = sse.named(response.text.split("\n"))
+    for event in (preview, completed):
+        credentials(base64.b64decode(event.data["b64_json"]), f"image/{event.data['output_format']}")
+
+
+def test_only_a_key_that_may_does_without(server: ServerProcess) -> None:
+    check(server.create(provenance="off"), 403, "disabling_not_allowed", "provenance")
+    response = server.create(bearer("plain") | {"Accept": "image/png"}, provenance="off")
+    assert c2pa.Reader.try_create("image/png", io.BytesIO(response.content)) is None
+    assert metadata.read(Image.open(io.BytesIO(response.content)))
+
+
+def test_the_command_makes_a_pair_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "server.provenance.trial", str(tmp_path / "new")]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    certificate, key = tmp_path / "new/certificate.pem", tmp_path / "new/key.pem"
+    assert run.stdout == f"--c2pa-certificate-file {certificate} --c2pa-key-file {key}\n"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    Credentials(certificate, SecretStr(key.read_text()), "model")
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (again.returncode, again.stdout, len(again.stderr.splitlines())) == (1, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"c2pa_key": "x"}, "--c2pa-certificate-file or IDEOSERVE_C2PA_CERTIFICATE_FILE is needed"),
+        ({"c2pa_certificate_file": "x"}, "--c2pa-key-file or IDEOSERVE_C2PA_KEY is needed"),
+    ],
+)
+def test_half_a_pair_does_not_start(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}$"):
+        Safety(Settings(model="fake", **given), Backends(lambda *_: None), "fake")
+
+
+def pem(key: Any) -> SecretStr:
+    return SecretStr(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
+
+
+def test_an_old_key_format_is_taken(pair: tuple[Path, Path]) -> None:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key = load_pem_private_key(pair[1].read_bytes(), None)
+    old = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    assert b"BEGIN EC PRIVATE KEY" in old
+    Credentials(pair[0], SecretStr(old.decode()), "model")
+
+
+@pytest.mark.parametrize("bad", ["no key", "another key", "another kind", "no certificate", "no file"])
+def test_a_pair_that_cannot_sign_does_not_start(pair: tuple[Path, Path], tmp_path: Path, bad: str) -> None:
+    certificate, key = pair[0], SecretStr(pair[1].read_text())
+    if bad == "no key":
+        key = SecretStr("SECRET")
+    elif bad == "another key":
+        key = pem(ec.generate_private_key(ec.SECP256R1()))
+    elif bad == "another kind":
+        key = pem(ed25519.Ed25519PrivateKey.generate())
+    elif bad == "no certificate":
+        certificate = tmp_path / "junk"
+        certificate.write_text("junk")
+    else:
+        certificate = tmp_path / "nothing"
+    with pytest.raises(ConfigError) as failure:
+        Credentials(certificate, key, "model")
+    assert str(failure.value).startswith("--c2pa-")
+    assert "SECRET" not in str(failure.value)
+    assert str(tmp_path) not in str(failure.value)

@@ -1,0 +1,210 @@
+"""The page at `/`, in headless Chromium."""
+
+import io
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.server.access.test_api_keys import write_keys
+from tests.server.process import HANG, ServerProcess
+
+Start = Callable[..., ServerProcess]
+
+
+PATIENCE = HANG * 1000  # milliseconds
+expect.set_options(timeout=PATIENCE)
+
+
+def open_page(browser: Browser, **options: Any) -> Page:
+    page = browser.new_page(**options)
+    page.set_default_timeout(PATIENCE)
+    return page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"], timeout=HANG * 1000
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: ServerProcess) -> Iterator[Page]:
+    """Fails the test that leaves a script error or a blocked load behind."""
+    page = open_page(browser, viewport={"width": 1280, "height": 900})
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto(server.url)
+    expect(page.locator("#model")).to_have_text("fake-model")
+    yield page
+    page.close()
+    assert problems == []
+
+
+def colour(page: Page) -> tuple[int, ...]:
+    """Of the picture's middle, as it was drawn on the screen."""
+    shot = Image.open(io.BytesIO(page.locator("#picture img").screenshot())).convert("RGB")
+    pixel = shot.getpixel((shot.width // 2, shot.height // 2))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+def test_a_prompt_becomes_a_picture(page: Page) -> None:
+    page.get_by_role("textbox", name="Prompt").fill("it's a cat")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Preset").select_option("V4_TURBO_12")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    image = page.get_by_role("img", name="it's a cat", exact=True)
+    expect(image).to_be_visible()
+    assert image.evaluate("image => image.naturalWidth") == 128
+    assert colour(page) == (7, 64, 128)
+    facts = page.locator("#list").inner_text()
+    assert re.search(r"Seed\s+7\s", facts)
+    assert "denoise" in facts
+    expect(page.get_by_role("progressbar")).to_have_js_property("value", 1)
+
+
+def test_the_curl_line_repeats_the_picture(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("textbox", name="Prompt").fill('it\'s a "cat" & $HOME `x`')
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    line = page.locator("#curl").inner_text()
+    assert json.loads(shlex.split(line)[-1])["prompt"] == 'it\'s a "cat" & $HOME `x`'
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=HANG)
+    (file,) = tmp_path.iterdir()
+    seed = int(re.findall(r"seed-(\d+)\.png", file.name)[0])
+    assert Image.open(file).getpixel((0, 0)) == colour(page) == (seed % 256, 64, 128)
+
+
+def test_previews_and_progress_show_while_it_runs(page: Page, server: ServerProcess) -> None:
+    page.get_by_role("textbox", name="Prompt").fill("hold: a cat")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("img", name="Preview")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("Image 1 of 1: step 1 of 20")
+    expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+    server.release()
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    expect(page.get_by_role("img", name="Preview")).to_have_count(0)
+
+
+def test_stop_aborts_in_the_engine(page: Page, server: ServerProcess) -> None:
+    page.get_by_role("textbox", name="Prompt").fill("hold: a cat")
+    page.get_by_role("button", name="Generate").click()
+    server.wait(running=1)
+    page.get_by_role("button", name="Stop").click()
+    server.wait(running=0)
+    expect(page.get_by_role("status")).to_have_text("Stopped.")
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+
+
+def test_structured_caption(page: Page, server: ServerProcess) -> None:
+    page.get_by_label("a structured caption").check()
+    caption = page.get_by_role("textbox", name="Caption (JSON object)")
+    caption.fill("{broken")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("The caption is not JSON")
+    caption.fill('{"subject": "a cat"}')
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    assert '"json_prompt":{"subject":"a cat"}' in page.locator("#curl").inner_text()
+
+
+def test_several_images_fill_the_gallery(page: Page) -> None:
+    page.get_by_role("textbox", name="Prompt").fill("a cat")
+    page.get_by_label("Seed").fill("20")
+    page.get_by_label("Images").fill("3")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    thumbs = page.locator("#gallery button")
+    expect(thumbs).to_have_count(3)
+    assert colour(page) == (22, 66, 128)
+    thumbs.last.click()
+    assert colour(page) == (20, 64, 128)
+    page.get_by_role("button", name="Use this seed").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("20")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "seed-20.png"
+
+
+def test_by_keyboard_alone(page: Page) -> None:
+    page.keyboard.type("a cat")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    page.locator("#gallery button").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#gallery button").first).to_have_attribute("aria-current", "true")
+    page.locator("#prompt").focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("hold: a")
+    for _ in range(7):
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "go"
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("step 1 of")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_have_text("Stopped.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(browser: Browser, server: ServerProcess, scheme: str) -> None:
+    page = open_page(browser, viewport={"width": 360, "height": 740}, is_mobile=True, color_scheme=scheme)
+    page.goto(server.url)
+    page.get_by_role("textbox", name="Prompt").fill("a very-long-word-" * 20)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    small = page.eval_on_selector_all(
+        "button, input:not([type=radio]), select",
+        "all => all.filter(e => e.offsetHeight && e.offsetHeight < 40).length",
+    )
+    assert small == 0
+    page.close()
+
+
+def test_the_servers_error_is_shown(browser: Browser, start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write_keys(file, {"name": "web", "key": "secret"})
+    server = start("--api-keys-file", str(file))
+    page = open_page(browser)
+    page.goto(server.url)
+    expect(page.get_by_role("status")).to_have_text("No valid API key was sent.")
+    page.get_by_label("API key").fill("secret")
+    page.get_by_role("textbox", name="Prompt").fill("fail: a")
+    expect(page.locator("#model")).to_have_text("fake-model")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_have_text("The model failed on this request.")
+    assert "bad" in (page.locator("#status").get_attribute("class") or "")
+    page.get_by_role("textbox", name="Prompt").fill("a cat")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("Done in")
+    assert "secret" not in page.locator("#curl").inner_text()
+    page.close()
+
+
+def test_the_page_runs_no_other_script(browser: Browser, server: ServerProcess) -> None:
+    page = open_page(browser)
+    page.goto(server.url)
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "document.title = 'taken'";
+        document.head.append(script);
+    }""")
+    assert page.title() == "ideoserve playground"
+    assert "Content Security Policy" in refused[0]
+    page.close()

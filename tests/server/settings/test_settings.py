@@ -1,0 +1,143 @@
+"""Flags, environment, --help, and how a start fails."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from server.settings.config_error import ConfigError
+from server.settings.secrets import read_token
+from server.settings.settings import Settings, read_settings
+from tests.server.process import HANG, REPOSITORY, ServerProcess
+
+Start = Callable[..., ServerProcess]
+
+
+def run(*flags: str, module: str = "server", **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", module, *flags]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=HANG
+    )
+
+
+def test_flags_win_over_environment_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDEOSERVE_MODEL", "m")
+    monkeypatch.setenv("IDEOSERVE_PORT", "1")
+    monkeypatch.setenv("IDEOSERVE_LOG_PROMPTS", "true")
+    settings = read_settings(["--port", "2", "--devices", "cuda:0, cuda:1", "--no-log-prompts"])
+    assert (settings.model, settings.port, settings.log_prompts) == ("m", 2, False)
+    assert settings.device_list == ("cuda:0", "cuda:1")
+    assert settings.max_backlog_seconds == 120
+    assert read_settings(["--device", "cpu"]).device_list == ("cpu",)
+    assert read_settings([]).log_prompts is True
+
+
+def test_help_states_every_setting_with_its_default() -> None:
+    text = " ".join(run("--help").stdout.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert " ".join((field.description or "").split())[:40] in text
+    assert "TCP port; 0 takes a free one (from 0 to 65535; default 8000)" in text
+    assert "--dtype {float32,bfloat16}" in text
+    assert "(above 0 to 1; default 0.5)" in text
+
+
+SECRETS = ("magic_prompt_key", "hive_key", "moderation_webhook_key", "c2pa_key")
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_no_flag_and_prints_as_stars(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Any user of the machine can read flags."""
+    with pytest.raises(SystemExit):
+        read_settings(["--model", "m", "--" + name.replace("_", "-"), "hush"])
+    monkeypatch.setenv(f"IDEOSERVE_{name.upper()}", "hush")
+    settings = read_settings(["--model", "m"])
+    assert getattr(settings, name).get_secret_value() == "hush"
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--port", "70000"), "--port: Input should be less than or equal to 65535"),
+        (("--dtype", "int8"), "--dtype: Input should be 'float32' or 'bfloat16'"),
+        (("--max-backlog-seconds", "nan"), "--max-backlog-seconds: Input should be a finite number"),
+        (
+            ("--max-inflight-body-bytes", "2048"),
+            "--max-inflight-body-bytes: must be at least max_body_bytes",
+        ),
+        ((), "--model: Field required"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_exit_code_2(flags: tuple[str, ...], said: str) -> None:
+    result = run(*(("--model", "x", *flags) if flags else ()))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"ideoserve: {said}\n"
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "hive_ignore"])
+def test_an_empty_value_opens_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Of an unset variable in a deployment, for instance: neither the default nor no protection."""
+    monkeypatch.setenv("IDEOSERVE_MODEL", "m")
+    for empty in ("", " \n"):
+        monkeypatch.setenv(f"IDEOSERVE_{name.upper()}", empty)
+        with pytest.raises(SystemExit) as exit:
+            read_settings([])
+        assert exit.value.code == 2
+        said = capsys.readouterr().err
+        assert said == f"ideoserve: --{name.replace('_', '-')}: the value is empty; leave it out instead\n"
+
+
+def test_hive_may_ignore_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDEOSERVE_HIVE_IGNORE", "")
+    assert read_settings(["--model", "m"]).hive_ignore == ""
+
+
+@pytest.mark.parametrize("text", ["", " \n", "two\nlines", "a\x00b", "hüsh", "\ufeffhush"])
+def test_a_secret_that_no_header_can_carry(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(text)
+    for arguments in ((file, None), (None, SecretStr(text))):
+        with pytest.raises(ConfigError, match=r"^--a-key-file: ") as failure:
+            read_token("--a-key-file", *arguments)
+        assert "hush" not in str(failure.value)
+
+
+def test_a_secret_is_read_without_the_white_space_around_it(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(" hush\r\n")
+    for arguments in ((file, None), (None, SecretStr(" hush\n"))):
+        token = read_token("--a-key-file", *arguments)
+        assert token is not None
+        assert token.get_secret_value() == "hush"
+
+
+def test_a_bad_environment_is_too() -> None:
+    result = run("--model", "x", IDEOSERVE_PORT="many")
+    assert result.returncode == 2
+    assert result.stderr.startswith("ideoserve: --port: ")
+
+
+def test_no_checkpoint_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    result = run("--model", str(tmp_path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert str(tmp_path) in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_repository_that_cannot_be_had_is_one_line_and_exit_code_2() -> None:
+    result = run("--model", "nobody/nothing", HF_HUB_OFFLINE="1", HF_HOME="/nonexistent")
+    assert result.returncode == 2
+    assert result.stderr.startswith("ideoserve: nobody/nothing: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_it_listens_on_ipv6(start: Start) -> None:
+    server = start("--host", "::1")
+    assert server.url.startswith("http://[::1]:")
+    assert server.http.get("/healthz").status_code == 200
