@@ -21,8 +21,9 @@ from engine.channel import Outbox
 from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import EngineOptions, ModelConfig
-from engine.messages import EngineRequest, FromWorker, RequestDone, SamplingParams, StepDone
+from engine.messages import FromWorker, RequestDone, StepDone
 from engine.models.resumable import drain
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits

@@ -3,10 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # messages carry a cost model
-    from engine.messages import EngineRequest
+from engine.request import EngineRequest
 
 _NONE: Mapping[int, int] = {}
 
@@ -46,7 +44,7 @@ class CostModel:
         seconds = self.pass_.seconds([image_tokens + length for length in text_lens])
         return seconds + (self.pass_.seconds([image_tokens] * guided) if guided else 0.0)
 
-    def request_seconds(self, request: "EngineRequest", steps_done: Mapping[int, int] = _NONE) -> float:
+    def request_seconds(self, request: EngineRequest, steps_done: Mapping[int, int] = _NONE) -> float:
         """What is left of a request, run alone, one image after the other: `steps_done` by image, once its
         prompt is encoded; images in `request.skip` are done."""
         tokens = self.image_tokens(request.width, request.height)

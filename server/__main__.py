@@ -7,10 +7,9 @@ from pathlib import Path
 from engine.client.engine_client import EngineClient
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.errors import CheckpointError
-from server.app import create_app
+from server.app import create_app, run
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
-from server.transport.server import serve
 
 UNUSABLE = 2
 
@@ -19,7 +18,7 @@ def main(argv: list[str]) -> int:
     """The exit code."""
     settings = read_settings(argv)
     try:
-        return serve(create_app(settings, _engine(settings)))
+        return run(create_app(settings, _engine(settings)))
     except (CheckpointError, ConfigError) as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return UNUSABLE

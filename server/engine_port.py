@@ -5,7 +5,8 @@ from typing import Protocol
 
 from engine.config.model_config import ModelConfig
 from engine.errors import EngineDeadError
-from engine.messages import EngineRequest, Priority, RequestOutput, UnitKind
+from engine.messages import RequestOutput, UnitKind
+from engine.request import EngineRequest, Priority
 
 
 class EngineStats(Protocol):

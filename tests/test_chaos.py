@@ -23,7 +23,8 @@ from PIL import Image
 from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
-from engine.messages import EngineRequest, FromWorker, ImageDone, SamplingParams
+from engine.messages import FromWorker, ImageDone
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler

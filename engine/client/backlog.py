@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engine.client.in_flight import InFlightRequest
 from engine.client.supervisor import Worker
-from engine.messages import EngineRequest, Priority
+from engine.request import EngineRequest, Priority
 
 # A device without work for longer may have become faster or slower than its cost model says.
 _PROVEN_SECONDS = 60.0

@@ -18,11 +18,9 @@ from engine.config.model_config import EngineOptions, ModelConfig
 from engine.errors import EngineDeadError
 from engine.messages import (
     Abort,
-    EngineRequest,
     FromWorker,
     ImageDone,
     PreviewReady,
-    Priority,
     Promote,
     RequestDone,
     RequestFailed,
@@ -31,6 +29,7 @@ from engine.messages import (
     UnitDone,
     UnitKind,
 )
+from engine.request import EngineRequest, Priority
 from engine.worker.main import main as worker_main
 
 UnitListener = Callable[[UnitKind, int, float], None]

@@ -7,15 +7,8 @@ from dataclasses import dataclass, field, replace
 from engine.client.supervisor import Worker
 from engine.cost import CostModel
 from engine.errors import DeadlineExceededError, GenerationError, WorkerCrashedError
-from engine.messages import (
-    EngineRequest,
-    ImageDone,
-    PreviewReady,
-    RequestDone,
-    RequestFailed,
-    RequestOutput,
-    StepDone,
-)
+from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed, RequestOutput, StepDone
+from engine.request import EngineRequest
 
 # Deaths of a worker that ran nothing but one request, before that request is given up.
 _MAX_KILLS = 2

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from engine.checkpoint.loader import Pipeline
 from engine.kernels.packing import Packing
 from engine.kernels.prepack import prepack_weights
-from engine.messages import EngineRequest
 from engine.models.dit import DiT, Modulation
+from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
 from engine.runner.device import Device, wants_prepacked_weights
 from engine.runner.preview import PreviewMap

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.messages import EngineRequest, Priority
 from engine.models.resumable import Work
+from engine.request import EngineRequest, Priority
 
 if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
     from torch import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from engine.messages import Priority
+from engine.request import Priority
 from engine.runner.request_state import BatchKey, RequestState, SampleState
 from engine.scheduling.seats import BATCH_SHARE
 

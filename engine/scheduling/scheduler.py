@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from engine.cost import CostModel
-from engine.messages import EngineRequest, Priority
+from engine.request import EngineRequest, Priority
 from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.lane import Lane, LaneKey

@@ -3,7 +3,7 @@
 from bisect import insort
 from collections.abc import Iterator
 
-from engine.messages import Priority
+from engine.request import Priority
 from engine.runner.request_state import RequestState
 
 # Priority `batch` gets this part of what an interactive resolution gets, in seats and in device time.

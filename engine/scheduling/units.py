@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from engine.cost import CostModel
-from engine.messages import EngineRequest, UnitKind
+from engine.messages import UnitKind
+from engine.request import EngineRequest
 from engine.runner.request_state import RequestState, SampleState
 
 

@@ -7,11 +7,9 @@ from typing import TypeVar
 
 from engine.messages import (
     CostCorrected,
-    EngineRequest,
     FromWorker,
     ImageDone,
     PreviewReady,
-    Priority,
     RequestDone,
     RequestFailed,
     StageTimes,
@@ -21,6 +19,7 @@ from engine.messages import (
     UnitStarted,
 )
 from engine.models.resumable import Work
+from engine.request import EngineRequest, Priority
 from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.units import Decode, Denoise, Encode, Unit

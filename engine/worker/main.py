@@ -12,17 +12,8 @@ from engine.channel import Outbox, receive
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.environment import set_up_environment
 from engine.errors import CheckpointError
-from engine.messages import (
-    Abort,
-    EngineRequest,
-    FromWorker,
-    Ping,
-    Pong,
-    Promote,
-    Shutdown,
-    WorkerFailed,
-    WorkerReady,
-)
+from engine.messages import Abort, FromWorker, Ping, Pong, Promote, Shutdown, WorkerFailed, WorkerReady
+from engine.request import EngineRequest
 
 if TYPE_CHECKING:
     from engine.runner.model_runner import ModelRunner

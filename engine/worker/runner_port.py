@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from typing import Protocol
 
-from engine.messages import EngineRequest
+from engine.request import EngineRequest
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
 
 

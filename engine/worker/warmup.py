@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from engine.config.model_config import ModelConfig
 from engine.cost import CostModel, LinearCost
 from engine.errors import CheckpointError
-from engine.messages import EngineRequest, SamplingParams
 from engine.models.resumable import drain
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from engine.messages import EngineRequest
+from engine.request import EngineRequest
 from server.access.api_keys import Caller
 from server.engine_port import Engine, Forecast, InFlight
 from server.schemas.errors import ApiError

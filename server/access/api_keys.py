@@ -26,7 +26,7 @@ from pydantic import (
 )
 from starlette.datastructures import Headers
 
-from engine.messages import Priority
+from engine.request import Priority
 from server.schemas.errors import ApiError, invalid
 from server.settings.config_error import ConfigError
 from server.settings.watched_file import WatchedFile

@@ -9,16 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import EngineError, GenerationError
-from engine.messages import (
-    EngineRequest,
-    ImageDone,
-    PreviewReady,
-    Priority,
-    RequestDone,
-    RequestFailed,
-    RequestOutput,
-    StepDone,
-)
+from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed, RequestOutput, StepDone
+from engine.request import EngineRequest, Priority
 from server.access.admission import AdmissionSlot
 from server.engine_port import Engine
 from server.generation.follower import Follower

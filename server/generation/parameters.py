@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from engine.config.model_config import Limits, ModelConfig, Preset
-from engine.messages import SamplingParams
+from engine.request import SamplingParams
 from server.captions.prompt import Prompt, read_prompt
 from server.schemas.errors import ApiError, invalid
 from server.schemas.images import MAX_SEED, ImageRequest, OutputFormat

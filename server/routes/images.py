@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fastapi import APIRouter, Request, Response
 
 from engine.errors import EngineError
-from engine.messages import EngineRequest, Priority
+from engine.request import EngineRequest, Priority
 from server.access.api_keys import Caller
 from server.access.opt_outs import Choices, choose
 from server.generation import metadata

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
@@ -11,19 +12,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.observability.logs import PROBES
 from server.observability.request_record import Record
 from server.schemas.errors import ApiError, internal_error, server_stopped
-from server.service import Service
+from server.settings.settings import Settings
 from server.transport import wire
 from server.transport.connection import connection_of
+from server.transport.lifecycle import Gate
 
 logger = logging.getLogger(__name__)
 
 
 class Envelope:
-    """ASGI middleware; no exception passes it."""
+    """ASGI middleware that answers every exception. Calls `finish` with the record of each request."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, gate: Gate, finish: Callable[[Record], None]
+    ) -> None:
         self._app = app
-        self._service = service
+        self._settings = settings
+        self._gate = gate
+        self._finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,7 +39,7 @@ class Envelope:
         try:
             await self._answer(record, scope, receive, self._with_headers(record, scope, send))
         finally:
-            self._service.finish(record)
+            self._finish(record)
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -60,14 +66,14 @@ class Envelope:
 
     def _check(self, scope: Scope) -> None:
         """Raises ApiError. Probes and metrics pass on the spare connections."""
-        wire.check(scope, self._service.settings)
+        wire.check(scope, self._settings)
         connection = connection_of(Request(scope))
         if connection.is_surplus and scope["path"] not in PROBES:
             message = f"More than {connection.max_connections} connections are open."
             raise ApiError(503, "too_many_connections", message, retry_after=1)
 
     def _with_headers(self, record: Record, scope: Scope, send: Send) -> Send:
-        connection, gate = connection_of(Request(scope)), self._service.gate
+        connection, gate = connection_of(Request(scope)), self._gate
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

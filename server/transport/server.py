@@ -13,7 +13,6 @@ from fastapi import FastAPI
 
 from server.engine_port import Engine
 from server.observability import logs
-from server.service import Service
 from server.settings.settings import Settings
 from server.transport.connection import GuardedConnection
 from server.transport.lifecycle import Gate
@@ -72,10 +71,8 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: FastAPI) -> int:
-    """Serve until a signal or the engine's death; the exit code."""
-    service: Service = app.state.service
-    settings = service.settings
+def serve(app: FastAPI, settings: Settings, gate: Gate, engine: Engine) -> int:
+    """Serve until a signal or the engine's death. Returns the exit code."""
     logs.configure(settings.log_level)
     descriptors = _raise_descriptor_limit()
     config = uvicorn.Config(
@@ -95,7 +92,7 @@ def serve(app: FastAPI) -> int:
     # What the imports made stays for ever; without this each full collection walks it and stalls the loop.
     gc.collect()
     gc.freeze()
-    return asyncio.run(_run(DrainingServer(config, service.gate, settings), service.engine))
+    return asyncio.run(_run(DrainingServer(config, gate, settings), engine))
 
 
 async def _run(server: uvicorn.Server, engine: Engine) -> int:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.checkpoint.loader import load_pipeline
-from engine.messages import EngineRequest, SamplingParams
 from engine.models.resumable import drain
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 from tests.engine.checkpoints import LAYOUTS, Checkpoint, write_checkpoint

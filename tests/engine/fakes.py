@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from engine.cost import CostModel, LinearCost
-from engine.messages import EngineRequest, FromWorker, Priority, SamplingParams
+from engine.messages import FromWorker
+from engine.request import EngineRequest, Priority, SamplingParams
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler

@@ -7,16 +7,8 @@ from pathlib import Path
 from engine.client.engine_client import EngineClient
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.cost import CostModel, LinearCost
-from engine.messages import (
-    Abort,
-    EngineRequest,
-    FromWorker,
-    ImageDone,
-    Priority,
-    RequestDone,
-    StageTimes,
-    StepDone,
-)
+from engine.messages import Abort, FromWorker, ImageDone, RequestDone, StageTimes, StepDone
+from engine.request import EngineRequest, Priority
 
 CONFIG = ModelConfig.load(Path(__file__).parents[2] / "models" / "demo")
 # An unguided step of a sample is one second; nothing else takes time.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from engine.cost import CostModel, LinearCost
-from engine.messages import SamplingParams
+from engine.request import SamplingParams
 from engine.worker.warmup import Point, fit
 from tests.engine.fakes import COST, request
 

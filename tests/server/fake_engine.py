@@ -22,16 +22,15 @@ from engine.errors import (
     WorkerCrashedError,
 )
 from engine.messages import (
-    EngineRequest,
     ImageDone,
     PreviewReady,
-    Priority,
     RequestDone,
     RequestOutput,
     StageTimes,
     StepDone,
     UnitKind,
 )
+from engine.request import EngineRequest, Priority
 
 CONFIG = ModelConfig(
     path=Path("fake"),

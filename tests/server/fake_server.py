@@ -13,10 +13,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.app import create_app
+from server.app import create_app, run
 from server.settings.config_error import ConfigError
 from server.settings.settings import read_settings
-from server.transport.server import serve
 from tests.server.fake_engine import FakeEngine
 
 
@@ -99,7 +98,7 @@ def main() -> int:
         print(f"ideoserve: {error}", file=sys.stderr)
         return 2
     app.include_router(control(engine))
-    return serve(app)
+    return run(app)
 
 
 if __name__ == "__main__":

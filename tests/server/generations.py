@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.messages import EngineRequest
+from engine.request import EngineRequest
 from server.access.admission import Admission
 from server.access.api_keys import Caller
 from server.access.opt_outs import Choices

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter
 
-from engine.messages import EngineRequest, RequestOutput
+from engine.messages import RequestOutput
+from engine.request import EngineRequest
 from tests.server import fake_server
 from tests.server.fake_engine import FakeEngine
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import PUBLISHED_PRESETS
-from engine.messages import EngineRequest, SamplingParams
 from engine.models.resumable import drain
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.request_state import RequestState
 from tests.engine.conftest import REFERENCE, finish, load_runner, rgb
 

@@ -9,7 +9,8 @@ import pytest
 from engine.client.engine_client import EngineClient
 from engine.client.supervisor import Worker
 from engine.config.model_config import EngineOptions
-from engine.messages import EngineRequest, Priority, SamplingParams, StepDone, UnitDone, WorkerReady
+from engine.messages import StepDone, UnitDone, WorkerReady
+from engine.request import EngineRequest, Priority, SamplingParams
 from tests.engine.stub_worker import CONFIG, SECOND, client, work
 
 pytestmark = pytest.mark.anyio

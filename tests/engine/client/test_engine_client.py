@@ -22,15 +22,8 @@ from engine.client.engine_client import EngineClient
 from engine.client.supervisor import Worker
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
-from engine.messages import (
-    EngineRequest,
-    ImageDone,
-    RequestDone,
-    RequestOutput,
-    StepDone,
-    UnitDone,
-    UnitStarted,
-)
+from engine.messages import ImageDone, RequestDone, RequestOutput, StepDone, UnitDone, UnitStarted
+from engine.request import EngineRequest
 from engine.worker.calibration import WINDOW
 from tests.engine import fake_worker
 from tests.engine.fakes import COST, request

@@ -15,8 +15,8 @@ from engine.checkpoint.loader import load_pipeline
 from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
 from engine.errors import CheckpointError
-from engine.messages import EngineRequest, SamplingParams
 from engine.models.resumable import drain
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState
 from engine.worker.warmup import measure

@@ -14,7 +14,8 @@ from engine.client.engine_client import EngineClient
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.cost import CostModel
-from engine.messages import EngineRequest, FromWorker, ImageDone, RequestFailed, SamplingParams, UnitStarted
+from engine.messages import FromWorker, ImageDone, RequestFailed, UnitStarted
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import SampleState
 from engine.scheduling.batch_limits import BatchLimits

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
-from engine.messages import EngineRequest, SamplingParams
 from engine.models.resumable import drain
+from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState
 from tests.engine.conftest import finish

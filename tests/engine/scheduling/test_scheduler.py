@@ -8,7 +8,8 @@ from itertools import count
 
 import pytest
 
-from engine.messages import ImageDone, Priority, RequestDone, RequestFailed, StepDone, UnitStarted
+from engine.messages import ImageDone, RequestDone, RequestFailed, StepDone, UnitStarted
+from engine.request import Priority
 from engine.runner.request_state import BatchKey
 from engine.scheduling.lane import LaneKey
 from engine.scheduling.scheduler import STRETCH

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cost import CostModel
-from engine.messages import EngineRequest, Priority, SamplingParams
+from engine.request import EngineRequest, Priority, SamplingParams
 from server.access.admission import Admission, AdmissionSlot
 from server.access.api_keys import Caller
 from server.schemas.errors import ApiError
