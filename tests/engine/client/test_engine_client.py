@@ -191,10 +191,12 @@ async def test_an_engine_whose_only_device_is_silent_is_not_ready_until_it_answe
 
 async def test_a_worker_is_replaced_though_its_child_holds_the_pipe(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    async with engine(hang_seconds=1.0) as client:
-        outputs = await collect(client, request(f"leave-a-child:{mark}"))
-        assert len(images(outputs)) == 1
-    os.kill(int(mark.read_text()), signal.SIGKILL)
+    try:
+        async with engine(hang_seconds=1.0) as client:
+            outputs = await collect(client, request(f"leave-a-child:{mark}"))
+            assert len(images(outputs)) == 1
+    finally:
+        os.kill(int(mark.read_text()), signal.SIGKILL)
 
 
 async def test_closing_ends_a_stopped_worker_with_a_full_pipe() -> None:
