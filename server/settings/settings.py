@@ -24,6 +24,14 @@ class Settings(BaseSettings):
     model_name: str | None = Field(
         None, description="name served under /v1/models; the checkpoint's own if unset"
     )
+    model_alias: str | None = Field(
+        None, description="comma-separated model ids that requests may also use, such as dall-e-3,gpt-image-1"
+    )
+    size_policy: Literal["strict", "nearest"] = Field(
+        "strict",
+        description="image sizes that the model does not allow: refuse them (strict) or round to the nearest "
+        "allowed size (nearest)",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
 
@@ -207,9 +215,17 @@ class Settings(BaseSettings):
     @property
     def device_list(self) -> tuple[str, ...]:
         """The replicas' devices; empty: the engine chooses."""
-        if self.devices:
-            return tuple(name.strip() for name in self.devices.split(",") if name.strip())
-        return (self.device,) if self.device else ()
+        return _items(self.devices or self.device)
+
+    @property
+    def model_aliases(self) -> tuple[str, ...]:
+        """Model ids that are accepted besides the served one."""
+        return _items(self.model_alias)
+
+
+def _items(text: str | None) -> tuple[str, ...]:
+    """The parts of a comma-separated list."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def read_settings(argv: Sequence[str]) -> Settings:

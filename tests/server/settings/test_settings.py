@@ -45,6 +45,14 @@ def test_help_states_every_setting_with_its_default() -> None:
     assert "(above 0 to 1; default 0.5)" in text
 
 
+def test_model_aliases_are_a_list() -> None:
+    assert Settings(model="m").model_aliases == ()
+    assert read_settings(["--model", "m", "--model-alias", "dall-e-3, gpt-image-1,"]).model_aliases == (
+        "dall-e-3",
+        "gpt-image-1",
+    )
+
+
 SECRETS = ("magic_prompt_key", "hive_key", "moderation_webhook_key", "c2pa_key")
 
 
