@@ -13,7 +13,7 @@ from server.routes import captions, health, images, models, openapi, playground
 from server.schemas.errors import ApiError
 from server.service import Service
 from server.settings.settings import Settings
-from server.transport.middleware import Envelope
+from server.transport.middleware import RequestMiddleware
 from server.transport.server import serve
 
 
@@ -31,7 +31,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         title="ideoserve", version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
     app.state.service = service
-    app.add_middleware(Envelope, settings=settings, gate=service.gate, finish=service.finish)
+    app.add_middleware(
+        RequestMiddleware, settings=settings, lifecycle=service.lifecycle, finish=service.finish
+    )
     app.add_exception_handler(HTTPException, _raise_api_error)
     for router in (images.router, captions.router, models.router, health.router, playground.router):
         app.include_router(router)
@@ -42,7 +44,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 def run(app: FastAPI) -> int:
     """Serve the application until a signal or the engine's death. Returns the exit code."""
     service: Service = app.state.service
-    return serve(app, service.settings, service.gate, service.engine)
+    return serve(app, service.settings, service.lifecycle, service.engine)
 
 
 async def _raise_api_error(_: Request, error: Exception) -> NoReturn:

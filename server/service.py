@@ -12,16 +12,16 @@ from server.generation.image_encoder import ImageEncoder
 from server.integrations import Safety
 from server.observability import logs
 from server.observability.metrics import Metrics
-from server.observability.request_record import Record
+from server.observability.request_record import RequestRecord
 from server.schemas.images import limited_to
 from server.settings.settings import Settings
 from server.transport.body import Bodies
-from server.transport.lifecycle import Gate
+from server.transport.lifecycle import Lifecycle
 from server.upstream.client import Backends
 
 
 class _Spans(Protocol):
-    def export(self, record: Record) -> None: ...
+    def export(self, record: RequestRecord) -> None: ...
     def close(self) -> None: ...
 
 
@@ -32,7 +32,7 @@ class Service:
         self.settings = settings
         self.engine = engine
         self.keys = Keys(settings.api_keys_file)
-        self.gate = Gate(engine)
+        self.lifecycle = Lifecycle(engine)
         self.bodies = Bodies(settings)
         self.admission = Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share)
         self.kept = KeptAnswers(settings.idempotency_seconds, settings.idempotency_bytes)
@@ -53,27 +53,27 @@ class Service:
         if self._spans:
             self._spans.close()
 
-    def authenticate(self, request: Request, record: Record) -> Caller:
+    def authenticate(self, request: Request, record: RequestRecord) -> Caller:
         """Raises ApiError 401."""
         caller = self.keys.authenticate(request.headers)
         record.key = caller.name
         return caller
 
-    def enter(self, record: Record) -> None:
+    def enter(self, record: RequestRecord) -> None:
         """Raises ApiError 503; else the drain waits for this request."""
-        self.gate.check()
-        self.gate.enter()
+        self.lifecycle.check_open()
+        self.lifecycle.request_started()
         record.is_in_flight = True
 
-    def finish(self, record: Record) -> None:
+    def finish(self, record: RequestRecord) -> None:
         """The request of `record` has its answer, or will not get one."""
         if record.is_in_flight:
-            self.gate.leave()
+            self.lifecycle.request_finished()
         if record.is_image_request:
             self.metrics.finish(record)
         self._log(record)
 
-    def _log(self, record: Record) -> None:
+    def _log(self, record: RequestRecord) -> None:
         logs.log_request(record, self.settings.log_prompts)
         if self._spans and record.is_image_request:
             self._spans.export(record)

@@ -7,7 +7,7 @@ import time
 import traceback
 from typing import Any
 
-from server.observability.request_record import Record
+from server.observability.request_record import RequestRecord
 
 PROBES = ("/healthz", "/readyz", "/metrics")
 request_logger = logging.getLogger("ideoserve.request")
@@ -43,13 +43,13 @@ def configure(level: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def log_request(record: Record, with_prompt: bool) -> None:
+def log_request(record: RequestRecord, with_prompt: bool) -> None:
     """Probes and scrapes are `debug`: they would drown the rest."""
     level = logging.DEBUG if record.path in PROBES else logging.INFO
     request_logger.log(level, "request", extra={"fields": _fields(record, with_prompt)})
 
 
-def _fields(record: Record, with_prompt: bool) -> dict[str, Any]:
+def _fields(record: RequestRecord, with_prompt: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": record.request_id,
         "trace_id": record.parent.trace_id if record.parent else None,

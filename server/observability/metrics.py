@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from engine.messages import UnitKind
 from server import VERSION
 from server.engine_port import Engine
-from server.observability.request_record import Record
+from server.observability.request_record import RequestRecord
 
 WHOLE = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 STAGE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -76,7 +76,7 @@ class Metrics:
     def render(self) -> bytes:
         return generate_latest(self._registry)
 
-    def finish(self, record: Record) -> None:
+    def finish(self, record: RequestRecord) -> None:
         """Count one image request that came to its end, whatever end."""
         self._requests.labels(record.outcome).inc()
         self._request.observe(record.seconds)

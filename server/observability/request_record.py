@@ -34,7 +34,7 @@ class TraceParent:
 
 
 @dataclass(slots=True)
-class Record:
+class RequestRecord:
     """`outcome` is `ok`, `client_disconnected` or an error's code; `status` 0 until a response begins, and
     `is_answered` once it was sent to its end."""
 
@@ -56,7 +56,7 @@ class Record:
     finished: Finished | None = None
 
     @classmethod
-    def of(cls, scope: Scope) -> "Record":
+    def of(cls, scope: Scope) -> "RequestRecord":
         headers = Headers(scope=scope)
         sent = headers.get("x-request-id", "")
         return cls(

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from server import VERSION
-from server.observability.request_record import Record, TraceParent
+from server.observability.request_record import RequestRecord, TraceParent
 
 NANOSECONDS = 1_000_000_000
 
@@ -23,7 +23,7 @@ class Spans:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("ideoserve")
 
-    def export(self, record: Record) -> None:
+    def export(self, record: RequestRecord) -> None:
         start = _nanoseconds(record.started)
         attributes: dict[str, str | int] = {
             "http.request.method": record.method,

@@ -17,7 +17,7 @@ from server.generation.follower import Follower
 from server.generation.image_encoder import PREVIEW_FORMAT, ImageEncoder
 from server.generation.parameters import Parameters
 from server.generation.transcript import Event, Finished, Picture, Preview
-from server.observability.request_record import Record
+from server.observability.request_record import RequestRecord
 from server.responses.json_response import server_timing, usage, warnings
 from server.schemas.errors import ApiError, ClientDisconnectedError, internal_error, server_stopped
 from server.transport.disconnect import unless_disconnected
@@ -36,7 +36,7 @@ class EventStream(StreamingResponse):
         follower: Follower,
         parameters: Parameters,
         encoder: ImageEncoder,
-        record: Record,
+        record: RequestRecord,
         *,
         ping_seconds: float,
         with_progress: bool,

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from server.captions.prompt import NOT_A_CAPTION, read_prompt
-from server.observability.request_record import Record
+from server.observability.request_record import RequestRecord
 from server.offload import beside
 from server.schemas.images import CaptionReport, PromptFields
 from server.service import Service
@@ -16,7 +16,7 @@ router = APIRouter()
 async def validate_caption(request: Request) -> Response:
     """Parse, normalise and check a caption, and make nothing."""
     service: Service = request.app.state.service
-    record: Record = request.state.record
+    record: RequestRecord = request.state.record
     service.authenticate(request, record)
     async with service.bodies.receive(request) as body:
         report = await beside(len(body), lambda: _report(body).model_dump_json())

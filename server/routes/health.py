@@ -22,7 +22,7 @@ async def healthz() -> JSONResponse:
 async def readyz(request: Request) -> JSONResponse:
     """The worker has loaded and warmed up, and admission is open."""
     service: Service = request.app.state.service
-    service.gate.check_ready()
+    service.lifecycle.check_ready()
     return JSONResponse({"status": "ready"})
 
 
@@ -38,9 +38,9 @@ async def drain(request: Request) -> JSONResponse:
     """For a preStop hook: readiness fails from now on. Only from this machine, and not through a proxy."""
     if not _is_local(request):
         raise ApiError(403, "forbidden", "Only from this machine.")
-    gate = request.app.state.service.gate
-    gate.drain()
-    return JSONResponse({"status": "draining", "in_flight": gate.in_flight})
+    lifecycle = request.app.state.service.lifecycle
+    lifecycle.drain()
+    return JSONResponse({"status": "draining", "in_flight": lifecycle.in_flight})
 
 
 def _is_local(request: Request) -> bool:

@@ -19,7 +19,7 @@ from server.generation.parameters import Parameters, resolve
 from server.generation.processing import Treatment
 from server.generation.transcript import Transcript
 from server.integrations import Safety
-from server.observability.request_record import Record
+from server.observability.request_record import RequestRecord
 from server.offload import beside
 from server.responses import json_response as answers
 from server.responses.event_stream import EventStream
@@ -38,7 +38,7 @@ router = APIRouter()
 async def create_image(request: Request) -> Response:
     """Make images from a prompt: as JSON, as one image file, or as server-sent events."""
     service: Service = request.app.state.service
-    record: Record = request.state.record
+    record: RequestRecord = request.state.record
     caller = service.authenticate(request, record)
     service.enter(record)
     async with service.bodies.receive(request) as body:
@@ -88,7 +88,7 @@ class _Terms:
 
 async def _understand(request: Request, service: Service, caller: Caller, body: bytearray) -> _Order:
     """Raises ApiError."""
-    record: Record = request.state.record
+    record: RequestRecord = request.state.record
     wanted = await beside(len(body), lambda: parse(body, service.request_model))
     kind, output_format = negotiate(request.headers, wanted)
     choices = choose(wanted, caller, service.safety)

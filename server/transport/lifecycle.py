@@ -1,4 +1,4 @@
-"""Whether new requests may come in, and whether any is still inside."""
+"""Readiness, requests in flight, and the two phases of a graceful shutdown."""
 
 import asyncio
 
@@ -8,28 +8,32 @@ from server.schemas.errors import ApiError
 CLOSE = {"Connection": "close"}
 
 
-class Gate:
-    """Open once the engine is ready, shut for good when the drain begins. Before that it may be announced."""
+class Lifecycle:
+    """Takes requests while the engine is ready.
+
+    A shutdown first fails readiness while requests are still served, then drains: new requests are refused
+    and requests in flight finish.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._in_flight = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self.is_announced = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.is_shutting_down = False
         self.is_draining = False
 
     @property
     def in_flight(self) -> int:
         return self._in_flight
 
-    def check(self) -> None:
-        """Raises ApiError 503."""
+    def check_open(self) -> None:
+        """Raises ApiError 503 if new requests are refused."""
         self._check(self.is_draining)
 
     def check_ready(self) -> None:
-        """Raises ApiError 503, once the drain is announced too."""
-        self._check(self.is_announced or self.is_draining)
+        """Raises ApiError 503 if new requests are refused or a shutdown has begun."""
+        self._check(self.is_shutting_down or self.is_draining)
 
     def _check(self, is_leaving: bool) -> None:
         if is_leaving:
@@ -39,23 +43,23 @@ class Gate:
             message = "No device is ready: the model is loading, or a device does not respond."
             raise ApiError(503, "model_not_ready", message, retry_after=5, headers=CLOSE)
 
-    def enter(self) -> None:
+    def request_started(self) -> None:
         self._in_flight += 1
-        self._empty.clear()
+        self._idle.clear()
 
-    def leave(self) -> None:
+    def request_finished(self) -> None:
         self._in_flight -= 1
         if self._in_flight == 0:
-            self._empty.set()
+            self._idle.set()
 
-    def announce(self) -> None:
-        """From now on not ready, so that balancers turn away; who still comes is served."""
-        self.is_announced = True
+    def begin_shutdown(self) -> None:
+        """Fail readiness, so that load balancers stop sending requests, and still serve those that arrive."""
+        self.is_shutting_down = True
 
     def drain(self) -> None:
-        """From now on nothing new; what is inside finishes."""
+        """Refuse new requests; requests in flight finish."""
         self.is_draining = True
 
-    async def empty(self) -> None:
-        """Until nobody is inside."""
-        await self._empty.wait()
+    async def wait_idle(self) -> None:
+        """Wait until no request is in flight."""
+        await self._idle.wait()

@@ -10,38 +10,38 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.observability.logs import PROBES
-from server.observability.request_record import Record
+from server.observability.request_record import RequestRecord
 from server.schemas.errors import ApiError, internal_error, server_stopped
 from server.settings.settings import Settings
 from server.transport import wire
 from server.transport.connection import connection_of
-from server.transport.lifecycle import Gate
+from server.transport.lifecycle import Lifecycle
 
 logger = logging.getLogger(__name__)
 
 
-class Envelope:
+class RequestMiddleware:
     """ASGI middleware that answers every exception. Calls `finish` with the record of each request."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, gate: Gate, finish: Callable[[Record], None]
+        self, app: ASGIApp, settings: Settings, lifecycle: Lifecycle, finish: Callable[[RequestRecord], None]
     ) -> None:
         self._app = app
         self._settings = settings
-        self._gate = gate
+        self._lifecycle = lifecycle
         self._finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         scope = wire.origin_form(scope)
-        record = scope["state"]["record"] = Record.of(scope)
+        record = scope["state"]["record"] = RequestRecord.of(scope)
         try:
             await self._answer(record, scope, receive, self._with_headers(record, scope, send))
         finally:
             self._finish(record)
 
-    async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._call(record, scope, receive, send)
         except ApiError as error:
@@ -51,7 +51,7 @@ class Envelope:
             if record.status == 0:
                 await respond(error)(scope, receive, send)
 
-    async def _call(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _call(self, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ApiError alone."""
         try:
             self._check(scope)
@@ -72,14 +72,14 @@ class Envelope:
             message = f"More than {connection.max_connections} connections are open."
             raise ApiError(503, "too_many_connections", message, retry_after=1)
 
-    def _with_headers(self, record: Record, scope: Scope, send: Send) -> Send:
-        connection, gate = connection_of(Request(scope)), self._gate
+    def _with_headers(self, record: RequestRecord, scope: Scope, send: Send) -> Send:
+        connection, lifecycle = connection_of(Request(scope)), self._lifecycle
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 # Once the drain is announced, the client's next request belongs to another server.
-                is_last = gate.is_announced or connection.is_last_request
+                is_last = lifecycle.is_shutting_down or connection.is_last_request
                 _add_headers(MutableHeaders(scope=message), record, is_last)
             await send(message)
             is_body = message["type"] == "http.response.body"
@@ -92,7 +92,7 @@ def respond(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body().model_dump(), error.status, error.headers)
 
 
-def _add_headers(headers: MutableHeaders, record: Record, is_last: bool) -> None:
+def _add_headers(headers: MutableHeaders, record: RequestRecord, is_last: bool) -> None:
     headers["x-request-id"] = record.request_id
     headers["Cache-Control"] = "no-store"
     if is_last:

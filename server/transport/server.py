@@ -15,7 +15,7 @@ from server.engine_port import Engine
 from server.observability import logs
 from server.settings.settings import Settings
 from server.transport.connection import GuardedConnection
-from server.transport.lifecycle import Gate
+from server.transport.lifecycle import Lifecycle
 
 OTHER_DESCRIPTORS = 256  # files, pipes, calls of other services, and the spare connections
 LAST_SECONDS = 2.0  # for the answers to what a second signal ends
@@ -25,9 +25,9 @@ class DrainingServer(uvicorn.Server):
     """On a signal: readiness fails, after the delay nothing new is taken, what was accepted finishes, the
     listener closes. On a second: what still runs is answered with an error, now."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, settings: Settings) -> None:
         super().__init__(config)
-        self._gate = gate
+        self._lifecycle = lifecycle
         self._settings = settings
         self._drain: asyncio.Task[None] | None = None
 
@@ -63,15 +63,15 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = self.force_exit = True
 
     async def _finish(self) -> None:
-        self._gate.announce()
+        self._lifecycle.begin_shutdown()
         await asyncio.sleep(self._settings.drain_delay_seconds)
-        self._gate.drain()
+        self._lifecycle.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._gate.empty(), self._settings.max_request_seconds)
+            await asyncio.wait_for(self._lifecycle.wait_idle(), self._settings.max_request_seconds)
         self.should_exit = True
 
 
-def serve(app: FastAPI, settings: Settings, gate: Gate, engine: Engine) -> int:
+def serve(app: FastAPI, settings: Settings, lifecycle: Lifecycle, engine: Engine) -> int:
     """Serve until a signal or the engine's death. Returns the exit code."""
     logs.configure(settings.log_level)
     descriptors = _raise_descriptor_limit()
@@ -92,7 +92,7 @@ def serve(app: FastAPI, settings: Settings, gate: Gate, engine: Engine) -> int:
     # What the imports made stays for ever; without this each full collection walks it and stalls the loop.
     gc.collect()
     gc.freeze()
-    return asyncio.run(_run(DrainingServer(config, gate, settings), engine))
+    return asyncio.run(_run(DrainingServer(config, lifecycle, settings), engine))
 
 
 async def _run(server: uvicorn.Server, engine: Engine) -> int:

@@ -41,7 +41,7 @@ def control(engine: FakeEngine) -> APIRouter:
         """Objects of the request's path that are still there: a leak shows as a count that grows."""
         gc.collect()
         counted = Counter(type(thing).__name__ for thing in gc.get_objects())
-        names = ("Generation", "AdmissionSlot", "Record", "EngineRequest", "Task")
+        names = ("Generation", "AdmissionSlot", "RequestRecord", "EngineRequest", "Task")
         return {name: counted[name] for name in names}
 
     @router.get("/stall")

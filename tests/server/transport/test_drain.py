@@ -91,7 +91,7 @@ def test_second_signal_answers_what_has_not_begun(start: Start) -> None:
 
 
 def test_what_outlasts_the_drain_is_answered_with_an_error(start: Start) -> None:
-    """The gate does not count a check of a caption: the drain does not wait for its body."""
+    """The lifecycle does not count a check of a caption: the drain does not wait for its body."""
     server = start("--body-timeout-seconds", "600", "--write-timeout-seconds", "1")
     head = HEAD % b"/v1/captions/validate"
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG) as client:
