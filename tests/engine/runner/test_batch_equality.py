@@ -174,7 +174,7 @@ def test_a_nan_fails_its_request_alone(runner: ModelRunner, alone: dict[str, Pic
     poisoned: list[SampleState] = []
     while engine.core.has_work:
         engine.core.step()
-        running = [sample for lane in engine.core._scheduler._order for sample in lane.running]
+        running = [sample for queue in engine.core._scheduler._order for sample in queue.running]
         if not poisoned:
             poisoned = [s for s in running if s.request is guilty and s.step_index == 3]
             for sample in poisoned:
