@@ -15,7 +15,7 @@ from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.cost import CostModel
 from engine.messages import FromWorker, ImageDone, RequestFailed, UnitStarted
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import SampleState
 from engine.scheduling.batch_limits import BatchLimits
@@ -43,7 +43,7 @@ def request(
         TOKENIZER.encode(prompt),
         *size,
         seeds=tuple(range(seed, seed + images)),
-        sampling=SamplingParams(chosen.guidance_schedule, chosen.mu, chosen.std),
+        sampling=chosen,
         num_previews=1,
     )
 
