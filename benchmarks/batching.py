@@ -23,7 +23,7 @@ from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.messages import FromWorker, RequestDone, StepDone
 from engine.models.resumable import drain
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
@@ -86,7 +86,7 @@ class Bench:
             width,
             height,
             seeds=(index,),
-            sampling=SamplingParams(chosen.guidance_schedule, chosen.mu, chosen.std),
+            sampling=chosen,
             num_previews=previews,
             submitted=self.clock(),
         )

@@ -15,7 +15,7 @@ from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import PUBLISHED_PRESETS
 from engine.models.resumable import drain
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest
 from engine.runner.cuda_graphs import cuda_recorder
 from engine.runner.device import choose_dtype, set_up_cpu
 from engine.runner.model_runner import ModelRunner
@@ -104,9 +104,8 @@ class Ours:
 
     def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
         """A sample before its first step; encodes the prompt if it is not cached."""
-        sampling = SamplingParams(TURBO.guidance_schedule, TURBO.mu, TURBO.std)
         ids = self.tokenizer.encode(text)
-        state = RequestState(EngineRequest("bench", ids, side, side, (seed,), sampling))
+        state = RequestState(EngineRequest("bench", ids, side, side, (seed,), TURBO))
         state.conditioning = drain(self.runner.encode_prompt(state.request))
         return self.runner.new_sample(state, 0)
 

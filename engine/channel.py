@@ -28,7 +28,7 @@ class Channel:
         """The next messages, at least one. Raises EOFError once the worker is gone."""
         return receive(self._connection)
 
-    def hang_up(self) -> None:
+    def shut_down(self) -> None:
         """End both directions: `receive` reaches its end even if a child of the worker holds the pipe."""
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as pipe:
             pipe.shutdown(socket.SHUT_RDWR)

@@ -24,7 +24,7 @@ from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
 from engine.messages import FromWorker, ImageDone
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest
 from engine.runner.model_runner import ModelRunner
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler
@@ -165,7 +165,7 @@ def alone(runner: ModelRunner, wanted: Wanted) -> list[Picture]:
             Tokenizer(DEMO / "tokenizer", 2048).encode(wanted.prompt),
             *wanted.size,
             seeds=tuple(range(wanted.seed, wanted.seed + wanted.images)),
-            sampling=SamplingParams(preset.guidance_schedule, preset.mu, preset.std),
+            sampling=preset,
         )
     )
     while core.has_work:

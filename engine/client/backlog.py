@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.client.in_flight import InFlightRequest
-from engine.client.supervisor import Worker
+from engine.client.worker_supervisor import WorkerSupervisor
 from engine.request import EngineRequest, Priority
 
 # A device without work for longer may have become faster or slower than its cost model says.
@@ -24,15 +24,15 @@ class Forecast:
     is_proven: bool
 
 
-class Loads:
+class DeviceLoads:
     """The requests in flight by device. One that no worker has counts where it would be done first."""
 
-    def __init__(self, workers: Iterable[Worker], requests: Iterable[InFlightRequest]) -> None:
+    def __init__(self, workers: Iterable[WorkerSupervisor], requests: Iterable[InFlightRequest]) -> None:
         """`workers` are those that take new work, at least one."""
-        self._seconds: dict[Worker, dict[Priority, float]] = {
+        self._seconds: dict[WorkerSupervisor, dict[Priority, float]] = {
             worker: {"interactive": 0.0, "batch": 0.0} for worker in workers
         }
-        self._places: dict[InFlightRequest, Worker] = {}
+        self._places: dict[InFlightRequest, WorkerSupervisor] = {}
         unassigned = []
         for request in requests:
             if request.worker is None:
@@ -42,7 +42,7 @@ class Loads:
         for request in unassigned:
             self.place(request)
 
-    def ahead(self, worker: Worker, priority: Priority) -> float:
+    def ahead(self, worker: WorkerSupervisor, priority: Priority) -> float:
         """Seconds of work that a new request of this priority waits for: `interactive` is served first."""
         seconds = self._seconds[worker]
         return seconds["interactive"] + (seconds["batch"] if priority == "batch" else 0.0)
@@ -52,14 +52,14 @@ class Loads:
         worker = self._places.get(request)
         return 0.0 if worker is None else self.ahead(worker, request.request.priority)
 
-    def place(self, request: InFlightRequest) -> Worker:
+    def place(self, request: InFlightRequest) -> WorkerSupervisor:
         """Put the request where it is done first; of equals, on the device with the least work."""
         before = self._places.pop(request, None)
         if before is not None:
             self._add(request, before, -1)
         priority = request.request.priority
 
-        def order(worker: Worker) -> tuple[float, float]:
+        def order(worker: WorkerSupervisor) -> tuple[float, float]:
             own = request.seconds_left(worker.cost_model)
             return self.ahead(worker, priority) + own, self.ahead(worker, "batch")
 
@@ -67,25 +67,25 @@ class Loads:
         self._put(request, worker)
         return worker
 
-    def _put(self, request: InFlightRequest, worker: Worker) -> None:
+    def _put(self, request: InFlightRequest, worker: WorkerSupervisor) -> None:
         self._places[request] = worker
         self._add(request, worker, 1)
 
-    def _add(self, request: InFlightRequest, worker: Worker, sign: int) -> None:
+    def _add(self, request: InFlightRequest, worker: WorkerSupervisor, sign: int) -> None:
         self._seconds[worker][request.request.priority] += sign * request.seconds_left(worker.cost_model)
 
 
 class Backlog:
     """What is in flight on the workers; nothing else adds seconds up."""
 
-    def __init__(self, workers: Sequence[Worker], in_flight: Mapping[str, InFlightRequest]) -> None:
+    def __init__(self, workers: Sequence[WorkerSupervisor], in_flight: Mapping[str, InFlightRequest]) -> None:
         self._workers = workers
         self._in_flight = in_flight
 
-    def loads(self, without: str | None = None) -> Loads:
+    def loads(self, without: str | None = None) -> DeviceLoads:
         """Of all requests in flight but one."""
         requests = (request for name, request in self._in_flight.items() if name != without)
-        return Loads(self._takers, requests)
+        return DeviceLoads(self._takers, requests)
 
     def forecast(self, request: EngineRequest) -> list[Forecast]:
         """By device that takes work. A request in flight is not ahead of itself."""
@@ -95,7 +95,7 @@ class Backlog:
             Forecast(
                 ahead=loads.ahead(worker, request.priority),
                 own=new.seconds_left(worker.cost_model),
-                is_proven=worker.worked_at > since,
+                is_proven=worker.last_unit_ended > since,
             )
             for worker in self._takers
         ]
@@ -112,7 +112,7 @@ class Backlog:
         return min(map(loads.done_seconds, known), default=0.0)
 
     @property
-    def _takers(self) -> Sequence[Worker]:
+    def _takers(self) -> Sequence[WorkerSupervisor]:
         """The workers that take new work: silent ones only if there is no other; while none is ready, all."""
         ready = [worker for worker in self._workers if worker.is_ready]
         return [worker for worker in ready if not worker.is_silent] or ready or self._workers

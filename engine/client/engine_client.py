@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from engine.client.backlog import Backlog, Forecast, Loads
+from engine.client.backlog import Backlog, DeviceLoads, Forecast
 from engine.client.in_flight import InFlightRequest
 from engine.client.preflight import open_tokenizer
-from engine.client.supervisor import CHECKPOINT_EXIT_CODE, DeviceState, Worker
+from engine.client.worker_supervisor import CHECKPOINT_EXIT_CODE, DeviceState, WorkerSupervisor
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.errors import EngineDeadError
 from engine.messages import (
@@ -60,10 +60,10 @@ class EngineClient:
         self.config = config
         self._tokenizer = open_tokenizer(config)
         devices = options.devices or (None,)
-        self._workers = [Worker(config, options, device, self, worker_target) for device in devices]
+        self._workers = [WorkerSupervisor(config, options, device, self, worker_target) for device in devices]
         self._in_flight: dict[str, InFlightRequest] = {}
         self._backlog = Backlog(self._workers, self._in_flight)
-        self._units: dict[Worker, UnitDone] = {}
+        self._units: dict[WorkerSupervisor, UnitDone] = {}
         self._listeners: list[UnitListener] = []
         self._death: EngineDeadError | None = None
         self._died = asyncio.Event()
@@ -151,7 +151,7 @@ class EngineClient:
             raise self._death
         in_flight = self.reserve(request)
         in_flight.start()
-        self._assign(in_flight, self._backlog.loads())
+        self._dispatch(in_flight, self._backlog.loads())
         try:
             while True:
                 output = await in_flight.next_output()
@@ -161,8 +161,8 @@ class EngineClient:
         finally:
             self.release(request.request_id)
 
-    def on_message(self, worker: Worker, message: FromWorker) -> None:
-        """Of Worker: pass outputs on, take note of the rest."""
+    def on_message(self, worker: WorkerSupervisor, message: FromWorker) -> None:
+        """Pass outputs on, take note of the rest."""
         match message:
             case UnitDone():
                 self._units[worker] = message
@@ -173,27 +173,27 @@ class EngineClient:
                 if request is not None and request.worker is worker:
                     request.deliver(message)
 
-    def on_availability(self, worker: Worker) -> None:
-        """Of Worker: what is not begun goes where it is done first now."""
-        self._deal()
+    def on_availability(self, worker: WorkerSupervisor) -> None:
+        """What is not begun goes where it is done first now."""
+        self._rebalance()
 
-    def on_death(self, worker: Worker, suspects: tuple[str, ...]) -> None:
-        """Of Worker: its requests run again; those it died on run alone, and not for ever."""
+    def on_death(self, worker: WorkerSupervisor, suspects: tuple[str, ...]) -> None:
+        """Its requests run again; those it died on run alone, and not for ever."""
         self._units.pop(worker, None)
         for request in self._in_flight.values():
             if request.worker is worker and not request.is_answered:
                 request.start_again(suspects)
-        self._deal()
+        self._rebalance()
 
-    def on_start_failures(self, worker: Worker, error: EngineDeadError) -> None:
-        """Of Worker: the engine is dead once no device is left. If the checkpoint is at fault, only devices
+    def on_start_failures(self, worker: WorkerSupervisor, error: EngineDeadError) -> None:
+        """The engine is dead once no device is left. If the checkpoint is at fault, only devices
         that have been ready are left."""
         is_checkpoint_error = error.exit_code == CHECKPOINT_EXIT_CODE
         others = [other for other in self._workers if not other.is_failed]
         if any(other.cost_model or not is_checkpoint_error for other in others):
             return
         for each in self._workers:
-            each.give_up()
+            each.stop_restarting()
         self._fail_all(error)
         self._died.set()
 
@@ -208,14 +208,14 @@ class EngineClient:
         if request.worker is not None and not request.is_answered:
             request.worker.send(Abort(request.request.request_id))
 
-    def _deal(self) -> None:
+    def _rebalance(self) -> None:
         """Give each request that no worker is at to the one where it is done first."""
         loads = self._backlog.loads()
         for request in self._in_flight.values():
             if request.can_move:
-                self._assign(request, loads)
+                self._dispatch(request, loads)
 
-    def _assign(self, request: InFlightRequest, loads: Loads) -> None:
+    def _dispatch(self, request: InFlightRequest, loads: DeviceLoads) -> None:
         """If no worker is ready the request waits where it is."""
         if not self.is_ready:
             return

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
-from engine.client.supervisor import Worker
+from engine.client.worker_supervisor import WorkerSupervisor
 from engine.cost import CostModel
 from engine.errors import DeadlineExceededError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed, RequestOutput, StepDone
@@ -23,7 +23,7 @@ class InFlightRequest:
 
     request: EngineRequest
     outputs: asyncio.Queue[RequestOutput | Exception] = field(default_factory=asyncio.Queue)
-    worker: Worker | None = None
+    worker: WorkerSupervisor | None = None
     kills: int = 0
     steps_done: dict[int, int] = field(default_factory=dict)
     previews_sent: set[tuple[int, int]] = field(default_factory=set)
@@ -94,7 +94,7 @@ class InFlightRequest:
     @property
     def can_move(self) -> bool:
         """Whether another worker may have it: its own has taken no step, and is not at it."""
-        is_at_work = self.worker is not None and self.request.request_id in self.worker.at_work
+        is_at_work = self.worker is not None and self.request.request_id in self.worker.current_request_ids
         return self.is_started and not (self.has_begun or is_at_work or self.is_answered)
 
     def seconds_left(self, cost: CostModel | None) -> float:

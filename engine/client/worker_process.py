@@ -55,7 +55,7 @@ class WorkerProcess:
         """At once; also where something else holds its end of the pipe."""
         if not self.ended.is_set():
             self._process.kill()
-            self._channel.hang_up()
+            self._channel.shut_down()
 
     def _attend(self) -> None:
         """In a thread: hand all messages to the event loop, then wait for the end of the process."""
@@ -81,7 +81,7 @@ class WorkerProcess:
             self._loop.call_soon_threadsafe(self._on_messages, messages)
 
     def _release(self) -> None:
-        self._channel.hang_up()
+        self._channel.shut_down()
         self._channel.close()
         self.exit_code = self._process.exitcode
         self._process.close()

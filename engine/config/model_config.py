@@ -19,6 +19,7 @@ from pydantic import (
 
 from engine.config.files import read_as, read_json, require_file, unreadable
 from engine.errors import CheckpointError
+from engine.request import SamplingParams
 
 # Bounds of a request, and so of a preset.
 MAX_STEPS = 100
@@ -58,19 +59,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """Named sampling parameters; `guidance_schedule` has one value per step, in the order of sampling."""
-
-    guidance_schedule: tuple[float, ...]
-    mu: float
-    std: float
-
-    @property
-    def num_inference_steps(self) -> int:
-        return len(self.guidance_schedule)
-
-
-@dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How the engine runs. One worker per device; no devices: cuda where there is one, else cpu.
 
@@ -96,10 +84,10 @@ class EngineOptions:
     max_start_failures: int = 3
 
 
-PUBLISHED_PRESETS: Mapping[str, Preset] = {
-    "V4_QUALITY_48": Preset((7.0,) * 45 + (3.0,) * 3, mu=0.0, std=1.5),
-    "V4_DEFAULT_20": Preset((7.0,) * 18 + (3.0,) * 2, mu=0.0, std=1.75),
-    "V4_TURBO_12": Preset((7.0,) * 11 + (3.0,) * 1, mu=0.5, std=1.75),
+PUBLISHED_PRESETS: Mapping[str, SamplingParams] = {
+    "V4_QUALITY_48": SamplingParams((7.0,) * 45 + (3.0,) * 3, mu=0.0, std=1.5),
+    "V4_DEFAULT_20": SamplingParams((7.0,) * 18 + (3.0,) * 2, mu=0.0, std=1.75),
+    "V4_TURBO_12": SamplingParams((7.0,) * 11 + (3.0,) * 1, mu=0.5, std=1.75),
 }
 
 
@@ -114,7 +102,7 @@ class ModelConfig:
     limits: Limits = field(default_factory=Limits)
     default_width: int = 1024
     default_height: int = 1024
-    presets: Mapping[str, Preset] = field(default_factory=lambda: PUBLISHED_PRESETS)
+    presets: Mapping[str, SamplingParams] = field(default_factory=lambda: PUBLISHED_PRESETS)
 
     @property
     def default_preset(self) -> str:
@@ -133,7 +121,7 @@ class ModelConfig:
         read_json(index)
         declared = read_as(_Declared, file) if os.path.lexists(file) else _Declared()
         width, height = declared.size
-        presets = {name: preset.to_preset() for name, preset in (declared.presets or {}).items()}
+        presets = {name: preset.to_params() for name, preset in (declared.presets or {}).items()}
         return cls(
             path=path,
             model_id=model_id or declared.id or _folder_name(path),
@@ -168,9 +156,9 @@ class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
             )
         return self
 
-    def to_preset(self) -> Preset:
+    def to_params(self) -> SamplingParams:
         schedule = tuple(scale for scale, repeat in self.guidance_schedule for _ in range(repeat))
-        return Preset(schedule, mu=self.mu, std=self.std)
+        return SamplingParams(schedule, mu=self.mu, std=self.std)
 
 
 def _check_id(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Work(Generic[T]):
+class ResumableTask(Generic[T]):
     """Work under way. `seconds` it took so far, its pauses not counted."""
 
     def __init__(self, parts: Generator[None, None, T], clock: Callable[[], float]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.models.resumable import Work
+from engine.models.resumable import ResumableTask
 from engine.request import EngineRequest, Priority
 
 if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
@@ -51,7 +51,7 @@ class RequestState:
     unseated: list[int] = field(init=False)
     entering: list[int] = field(default_factory=list)
     images_left: int = field(init=False)
-    work: Work[Conditioning] | None = None
+    work: ResumableTask[Conditioning] | None = None
     conditioning: Conditioning | None = None
     started: float = 0.0
     is_failed: bool = False
@@ -92,7 +92,7 @@ class SampleState:
     latents: "Tensor"
     step_index: int = 0
     clean: "Tensor | None" = None
-    work: Work[bytes] | None = None
+    work: ResumableTask[bytes] | None = None
 
     @property
     def request(self) -> EngineRequest:

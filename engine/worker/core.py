@@ -18,7 +18,7 @@ from engine.messages import (
     UnitKind,
     UnitStarted,
 )
-from engine.models.resumable import Work
+from engine.models.resumable import ResumableTask
 from engine.request import EngineRequest, Priority
 from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.scheduler import Scheduler
@@ -109,7 +109,7 @@ class EngineCore:
         state, hits = unit.request, self._runner.cache_hits
         if state.work is None:
             state.started = self._clock()
-            state.work = Work(self._runner.encode_prompt(state.request), self._clock)
+            state.work = ResumableTask(self._runner.encode_prompt(state.request), self._clock)
         work = state.work
         state.conditioning = self._advance(work, state, unit.slice_seconds)
         if not state.is_encoded:
@@ -170,7 +170,7 @@ class EngineCore:
     def _decode(self, unit: Decode) -> None:
         sample, state, started = unit.sample, unit.sample.state, self._clock()
         try:
-            sample.work = sample.work or Work(self._runner.decode(sample), self._clock)
+            sample.work = sample.work or ResumableTask(self._runner.decode(sample), self._clock)
             rgb = self._advance(sample.work, state, unit.slice_seconds)
         except Exception as error:
             self._fail(state, error)
@@ -195,7 +195,7 @@ class EngineCore:
             ImageDone(request.request_id, index, request.seeds[index], request.width, request.height, rgb)
         )
 
-    def _advance(self, work: Work[T], state: RequestState, seconds: float) -> T | None:
+    def _advance(self, work: ResumableTask[T], state: RequestState, seconds: float) -> T | None:
         """Run `work` for one slice of `seconds`, or to its end; its result, or None if it is not done."""
         self._runner.device.synchronize()  # the previous step may not be done, and is not part of this work
         before = work.seconds

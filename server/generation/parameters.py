@@ -4,7 +4,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from engine.config.model_config import Limits, ModelConfig, Preset
+from engine.config.model_config import Limits, ModelConfig
 from engine.request import SamplingParams
 from server.captions.prompt import Prompt, read_prompt
 from server.schemas.errors import ApiError, invalid
@@ -105,7 +105,7 @@ def _preset(wanted: ImageRequest, config: ModelConfig) -> str:
     return next(iter(given.values()), config.default_preset)
 
 
-def _sampling(wanted: ImageRequest, preset: Preset) -> SamplingParams:
+def _sampling(wanted: ImageRequest, preset: SamplingParams) -> SamplingParams:
     return SamplingParams(
         guidance_schedule=_guidance(wanted, preset.guidance_schedule),
         mu=preset.mu if wanted.mu is None else wanted.mu,

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
-from engine.config.model_config import MAX_GUIDANCE, MAX_STD, MAX_STEPS, MIN_GUIDANCE, ModelConfig, Preset
+from engine.config.model_config import MAX_GUIDANCE, MAX_STD, MAX_STEPS, MIN_GUIDANCE, ModelConfig
+from engine.request import SamplingParams
 from server.schemas.caption_fault import Fault
 
 MAX_PROMPT_CHARACTERS = 32_000
@@ -212,5 +213,5 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-def _preset(preset: Preset) -> dict[str, Any]:
+def _preset(preset: SamplingParams) -> dict[str, Any]:
     return asdict(preset) | {"num_inference_steps": preset.num_inference_steps}

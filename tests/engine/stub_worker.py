@@ -22,9 +22,9 @@ class StubWorker:
     cost_model: CostModel | None = SECOND
     is_ready: bool = True
     is_silent: bool = False
-    at_work: tuple[str, ...] = ()
+    current_request_ids: tuple[str, ...] = ()
     state: str = "ready"
-    worked_at: float = math.inf
+    last_unit_ended: float = math.inf
     restarts: int = 0
     queue: dict[str, EngineRequest] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)

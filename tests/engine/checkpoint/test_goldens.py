@@ -14,7 +14,7 @@ from PIL import Image
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import PUBLISHED_PRESETS
 from engine.models.resumable import drain
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest
 from engine.runner.request_state import RequestState
 from tests.engine.conftest import REFERENCE, finish, load_runner, rgb
 
@@ -70,5 +70,5 @@ def _request(golden: Golden) -> EngineRequest:
         width=golden.width,
         height=golden.height,
         seeds=(golden.seed,),
-        sampling=SamplingParams(preset.guidance_schedule, preset.mu, preset.std),
+        sampling=preset,
     )

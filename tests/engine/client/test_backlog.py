@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from engine.client.engine_client import EngineClient
-from engine.client.supervisor import Worker
+from engine.client.worker_supervisor import WorkerSupervisor
 from engine.config.model_config import EngineOptions
 from engine.messages import StepDone, UnitDone, WorkerReady
 from engine.request import EngineRequest, Priority, SamplingParams
@@ -232,13 +232,13 @@ async def test_the_first_to_be_done_waits_for_what_is_on_its_device() -> None:
 
 async def test_predictions_are_proven_by_work_for_a_minute() -> None:
     engine = EngineClient(CONFIG, EngineOptions(("cpu",)))
-    worker: Worker = engine._workers[0]
+    worker: WorkerSupervisor = engine._workers[0]
     worker._on_message(WorkerReady(SECOND, 0))
     (forecast,) = engine.forecast(request("a"))
     assert not forecast.is_proven
     worker._on_message(UnitDone("denoise", 1, 1.0, 0, 0, 0))
     (forecast,) = engine.forecast(request("a"))
     assert forecast.is_proven
-    worker.worked_at -= 61
+    worker.last_unit_ended -= 61
     (forecast,) = engine.forecast(request("a"))
     assert not forecast.is_proven

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from engine.client import supervisor
-from engine.client.attempts import Attempts
+from engine.client import worker_supervisor
 from engine.client.engine_client import EngineClient
-from engine.client.supervisor import Worker
+from engine.client.restart_backoff import RestartBackoff
+from engine.client.worker_supervisor import WorkerSupervisor
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, RequestDone, RequestOutput, StepDone, UnitDone, UnitStarted
@@ -157,7 +157,7 @@ async def test_an_idle_worker_is_no_hang() -> None:
         await collect(client, request("a"))
         (worker,) = client._workers
         heard: list[float] = []
-        worker._silence.heard = lambda: heard.append(worker._silence.seconds)  # type: ignore[method-assign]
+        worker._heartbeat.heard = lambda: heard.append(worker._heartbeat.seconds)  # type: ignore[method-assign]
         await until(lambda: len(heard) > 2)
 
 
@@ -166,11 +166,11 @@ async def test_the_silence_allowed_scales_with_the_unit_at_work() -> None:
         await collect(client, request("a"))
         (worker,) = client._workers
         worker._on_message(UnitStarted("denoise", ("a",), expected_seconds=0.01))
-        assert worker._silence.allowed == 2.0
+        assert worker._heartbeat.allowed == 2.0
         worker._on_message(UnitStarted("denoise", ("a",), expected_seconds=3.0))
-        assert worker._silence.allowed == 60.0
+        assert worker._heartbeat.allowed == 60.0
         worker._on_message(UnitDone("denoise", 1, 3.0, 0, 0, 0))
-        assert worker._silence.allowed == 2.0
+        assert worker._heartbeat.allowed == 2.0
 
 
 async def test_an_engine_whose_only_device_is_silent_is_not_ready_until_it_answers() -> None:
@@ -257,19 +257,19 @@ def resources() -> tuple[int, int]:
 
 
 def test_after_many_deaths_the_worker_is_still_started_again() -> None:
-    attempts, pauses = Attempts(max_start_failures=3), []
+    backoff, pauses = RestartBackoff(max_start_failures=3), []
     for _ in range(5000):
-        attempts.died(was_ready=True, is_hopeless=False)
-        pauses.append(attempts.pause_seconds)
+        backoff.died(was_ready=True, is_hopeless=False)
+        pauses.append(backoff.pause_seconds)
     assert pauses[:4] == [0, 0.5, 1.5, 3.5]
     assert pauses[-1] == 30
 
 
 async def test_a_process_that_cannot_be_spawned_is_a_start_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(supervisor, "WorkerProcess", failing(OSError("too many open files")))
+        patch.setattr(worker_supervisor, "WorkerProcess", failing(OSError("too many open files")))
         async with engine() as client:
-            await until(lambda: client._workers[0].attempts.deaths)
+            await until(lambda: client._workers[0].backoff.deaths)
             patch.undo()
             assert len(images(await collect(client, request("a")))) == 1
 
@@ -531,7 +531,7 @@ async def test_what_a_silent_device_has_begun_is_answered_after_its_end() -> Non
         await until(lambda: client.stats().running)
         os.kill(process_of(client._workers[0]).pid, signal.SIGSTOP)
         assert len(images(await task)) == 1
-        assert client._workers[0].attempts.deaths
+        assert client._workers[0].backoff.deaths
 
 
 async def test_a_request_that_hangs_its_worker_is_not_passed_on_to_every_device() -> None:
@@ -541,10 +541,10 @@ async def test_a_request_that_hangs_its_worker_is_not_passed_on_to_every_device(
             await collect(client, request("stop:"))
         assert client._workers[2].state == "ready"
         assert not client._workers[2].is_silent
-        await until(lambda: [worker.attempts.deaths for worker in client._workers] == [1, 1, 0])
+        await until(lambda: [worker.backoff.deaths for worker in client._workers] == [1, 1, 0])
 
 
-def process_of(worker: Worker) -> Any:
+def process_of(worker: WorkerSupervisor) -> Any:
     return next(each for each in multiprocessing.active_children() if each.name == worker._name)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from engine.config.model_config import PUBLISHED_PRESETS, Limits, ModelConfig, Preset
+from engine.config.model_config import PUBLISHED_PRESETS, Limits, ModelConfig
 from engine.errors import CheckpointError
+from engine.request import SamplingParams
 from tests.engine.checkpoints import TINY_DECLARED
 
 TURBO = {"num_inference_steps": 3, "guidance_schedule": [[5, 2], [1, 1]], "mu": 0.5, "std": 1.75}
@@ -54,7 +55,7 @@ def test_everything_declared(folder: Path) -> None:
     config = ModelConfig.load(declare(folder, declared))
     assert (config.model_id, config.default_width, config.default_height) == ("demo", 128, 64)
     assert config.limits == Limits(64, 128, 16, 6.0, 2048)
-    assert config.presets == {"FAST": Preset((5.0, 5.0, 1.0), 0.5, 1.75)}
+    assert config.presets == {"FAST": SamplingParams((5.0, 5.0, 1.0), 0.5, 1.75)}
     assert config.default_preset == "FAST"
     assert ModelConfig.load(folder, model_id="mine").model_id == "mine"
 

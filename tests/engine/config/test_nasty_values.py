@@ -16,7 +16,7 @@ from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
 from engine.errors import CheckpointError
 from engine.models.resumable import drain
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState
 from engine.worker.warmup import measure
@@ -166,8 +166,7 @@ def use(folder: Path) -> None:
     ids = open_tokenizer(config).encode("a fox")
     runner = ModelRunner(load_pipeline(folder, "cpu", torch.float32), "cpu")
     measure(runner, config)
-    for preset in config.presets.values():
-        sampling = SamplingParams(preset.guidance_schedule, preset.mu, preset.std)
+    for sampling in config.presets.values():
         request = EngineRequest("1", ids, config.default_width, config.default_height, (1,), sampling, 1)
         state = RequestState(request)
         state.conditioning = drain(runner.encode_prompt(request))

@@ -15,7 +15,7 @@ from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.cost import CostModel
 from engine.messages import FromWorker, ImageDone, RequestFailed, UnitStarted
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import SampleState
 from engine.scheduling.batch_limits import BatchLimits
@@ -43,7 +43,7 @@ def request(
         TOKENIZER.encode(prompt),
         *size,
         seeds=tuple(range(seed, seed + images)),
-        sampling=SamplingParams(chosen.guidance_schedule, chosen.mu, chosen.std),
+        sampling=chosen,
         num_previews=1,
     )
 
@@ -174,7 +174,7 @@ def test_a_nan_fails_its_request_alone(runner: ModelRunner, alone: dict[str, Pic
     poisoned: list[SampleState] = []
     while engine.core.has_work:
         engine.core.step()
-        running = [sample for lane in engine.core._scheduler._order for sample in lane.running]
+        running = [sample for queue in engine.core._scheduler._order for sample in queue.running]
         if not poisoned:
             poisoned = [s for s in running if s.request is guilty and s.step_index == 3]
             for sample in poisoned:

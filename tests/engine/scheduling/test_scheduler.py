@@ -11,9 +11,9 @@ import pytest
 from engine.messages import ImageDone, RequestDone, RequestFailed, StepDone, UnitStarted
 from engine.request import Priority
 from engine.runner.request_state import BatchKey
-from engine.scheduling.lane import LaneKey
 from engine.scheduling.scheduler import STRETCH
 from engine.scheduling.units import Decode, Encode, Unit
+from engine.scheduling.work_queue import QueueKey
 from tests.engine.fakes import COST, Engine, joined, request, step_seconds
 
 SIZES: list[BatchKey] = [(64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (512, 512)]
@@ -23,22 +23,22 @@ SIZES: list[BatchKey] = [(64, 64), (128, 64), (128, 128), (256, 128), (256, 256)
 
 
 class Audit:
-    """Runs a scheduler's units and checks its bound: between two units of a lane, each other one spends no
-    more than two quanta if the lane is interactive, else twelve. To share a step is to have run."""
+    """Runs a scheduler's units and checks its bound: between two units of a queue, each other one spends no
+    more than two quanta if the queue is interactive, else twelve. To share a step is to have run."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.spent: dict[LaneKey, dict[LaneKey, float]] = {}
-        self.quanta: dict[LaneKey, float] = {}  # the greatest since the lane ran
+        self.spent: dict[QueueKey, dict[QueueKey, float]] = {}
+        self.quanta: dict[QueueKey, float] = {}  # the greatest since the queue ran
         self.longest_wait = 0.0
 
-    def step(self) -> LaneKey:
+    def step(self) -> QueueKey:
         scheduler = self.engine.scheduler
-        units = scheduler.at_hand()
+        units = scheduler.candidates()
         self._follow(set(units), max(unit.seconds for unit in units.values()))
         unit = scheduler.next_unit()
         assert unit is not None
-        costs = costs_by_lane(unit)
+        costs = costs_by_queue(unit)
         for key, cost in costs.items():
             self._spend(key, cost)
         for key in costs:
@@ -46,7 +46,7 @@ class Audit:
         self.engine.core._run(unit)
         return next(iter(costs))
 
-    def _spend(self, key: LaneKey, cost: float) -> None:
+    def _spend(self, key: QueueKey, cost: float) -> None:
         for waiting, others in self.spent.items():
             if waiting != key:
                 others[key] = others.get(key, 0.0) + cost
@@ -54,20 +54,20 @@ class Audit:
                 assert others[key] < bound + 1e-9, f"{waiting} is kept waiting by {key}"
                 self.longest_wait = max(self.longest_wait, sum(others.values()))
 
-    def _follow(self, at_hand: set[LaneKey], quantum: float) -> None:
-        self.spent = {key: self.spent.get(key, {}) for key in at_hand}
-        self.quanta = {key: max(quantum, self.quanta.get(key, 0.0)) for key in at_hand}
+    def _follow(self, candidates: set[QueueKey], quantum: float) -> None:
+        self.spent = {key: self.spent.get(key, {}) for key in candidates}
+        self.quanta = {key: max(quantum, self.quanta.get(key, 0.0)) for key in candidates}
 
 
-def costs_by_lane(unit: Unit) -> dict[LaneKey, float]:
-    """The lane whose turn it is pays for its samples, one that shares its step for what it adds."""
+def costs_by_queue(unit: Unit) -> dict[QueueKey, float]:
+    """The queue whose turn it is pays for its samples, one that shares its step for what it adds."""
     if isinstance(unit, Encode):
-        return {LaneKey.of(unit.request): unit.seconds}
+        return {QueueKey.of(unit.request): unit.seconds}
     if isinstance(unit, Decode):
-        return {LaneKey.of(unit.sample.state): unit.seconds}
-    first = LaneKey.of(unit.samples[0].state)
-    own = step_seconds([sample for sample in unit.samples if LaneKey.of(sample.state) == first])
-    others = {LaneKey.of(sample.state): unit.seconds - own for sample in unit.samples}
+        return {QueueKey.of(unit.sample.state): unit.seconds}
+    first = QueueKey.of(unit.samples[0].state)
+    own = step_seconds([sample for sample in unit.samples if QueueKey.of(sample.state) == first])
+    others = {QueueKey.of(sample.state): unit.seconds - own for sample in unit.samples}
     return {first: own} | {key: cost for key, cost in others.items() if key != first}
 
 
@@ -109,7 +109,7 @@ def test_random_arrivals_and_aborts_keep_the_bound_and_all_are_answered(seed: in
     while engine.core.has_work:
         audit.step()
     assert sorted(engine.ids(RequestDone)) == sorted(added - aborted)
-    assert not engine.scheduler._order, "a lane is left"
+    assert not engine.scheduler._order, "a queue is left"
     assert set(engine.scheduler._seats._taken.values()) == {0}, "a seat is left"
 
 
@@ -155,7 +155,9 @@ def test_what_a_lane_saved_for_an_expensive_unit_buys_no_row_of_cheap_ones() -> 
     engine.add(request("victim", SIZES[1], steps=400), request("expensive", SIZES[5], steps=400))
     engine.add(*(request(str(i), steps=400, prompt_tokens=1) for i in range(14)))
     engine.until(
-        lambda: any(lane.deficit > 0.04 for lane in engine.scheduler._order if lane.key.batch_key == SIZES[0])
+        lambda: any(
+            queue.deficit > 0.04 for queue in engine.scheduler._order if queue.key.batch_key == SIZES[0]
+        )
     )
     for name in ("expensive", *map(str, range(1, 14))):
         engine.core.abort(name)
@@ -218,7 +220,7 @@ def test_batch_gets_a_tenth_of_what_interactive_requests_of_its_size_get(max_bat
     while len(engine.runner.steps) < 1000:
         unit = engine.scheduler.next_unit()
         assert unit is not None
-        for key, cost in costs_by_lane(unit).items():
+        for key, cost in costs_by_queue(unit).items():
             spent[key.priority] += cost
         engine.core._run(unit)
     assert spent["batch"] / spent["interactive"] == pytest.approx(0.1, rel=0.1)
@@ -458,10 +460,10 @@ def test_what_held_up_samples_that_are_gone_counts_for_nothing() -> None:
     engine.add(request("aborted", steps=100))
     engine.until(lambda: engine.runner.steps)
     engine.add(request("next", prompt_tokens=20), request("last", prompt_tokens=20, submitted=1.0))
-    (lane,) = engine.scheduler._order
-    engine.until(lambda: lane.held_up)
+    (queue,) = engine.scheduler._order
+    engine.until(lambda: queue.held_up)
     engine.core.abort("aborted")
-    engine.until(lambda: lane.running)
+    engine.until(lambda: queue.running)
     assert engine.scheduler._order[0].held_up == 0
 
 

@@ -276,7 +276,7 @@ async def test_a_slow_device_does_not_make_a_request_hopeless() -> None:
 async def test_a_prediction_that_no_work_has_proven_refuses_nothing_alone() -> None:
     """Else a warm-up on a busy machine would refuse valid requests for ever."""
     server = Server(1, SECOND.scaled(1, 8, 1))
-    server.workers[0].worked_at = -1e9
+    server.workers[0].last_unit_ended = -1e9
     slot = server.admit(request(4, left=10))
     assert server.refusal(request(4, left=10)).code == "deadline_unreachable", "one is enough to see"
     server.admission.release(slot)

@@ -7,7 +7,7 @@ _DOUBTFUL = 1 / 8
 _UNREADY = 1 / 2
 
 
-class Silence:
+class HeartbeatMonitor:
     """Seconds since the last sign of life of a worker, counted only while this process ran itself.
 
     `tick` it every `interval` seconds. A tick that is late by more than an interval shows that this process
@@ -38,7 +38,7 @@ class Silence:
         self.seconds += self.interval if self._is_late else elapsed
 
     @property
-    def is_doubtful(self) -> bool:
+    def is_silent(self) -> bool:
         """Work is better given to another worker."""
         return self.seconds > _DOUBTFUL * self.allowed
 
@@ -48,5 +48,5 @@ class Silence:
         return self.seconds > _UNREADY * self.allowed
 
     @property
-    def is_hang(self) -> bool:
+    def is_hung(self) -> bool:
         return self.seconds > self.allowed and not self._is_late

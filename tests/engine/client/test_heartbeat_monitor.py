@@ -2,18 +2,18 @@
 
 import pytest
 
-from engine.client.silence import Silence
+from engine.client.heartbeat_monitor import HeartbeatMonitor
 
 
-def silence(seconds: float, expected: float = 0.0) -> Silence:
+def silence(seconds: float, expected: float = 0.0) -> HeartbeatMonitor:
     """Of a loaded worker that may be silent for 30 seconds, after so many."""
-    made = Silence(hang_seconds=30.0, load_seconds=1800.0, now=0.0)
+    made = HeartbeatMonitor(hang_seconds=30.0, load_seconds=1800.0, now=0.0)
     made.expect(expected)
     tick(made, seconds)
     return made
 
 
-def tick(made: Silence, seconds: float) -> None:
+def tick(made: HeartbeatMonitor, seconds: float) -> None:
     """As often as it should be."""
     start = made._ticked
     for second in range(1, int(seconds) + 1):
@@ -26,12 +26,12 @@ def tick(made: Silence, seconds: float) -> None:
 )
 def test_silence_has_three_bounds(seconds: int, doubtful: bool, unready: bool, hang: bool) -> None:
     made = silence(seconds)
-    assert (made.is_doubtful, made.is_unready, made.is_hang) == (doubtful, unready, hang)
+    assert (made.is_silent, made.is_unready, made.is_hung) == (doubtful, unready, hang)
 
 
 def test_the_bounds_grow_with_the_unit_of_work() -> None:
     made = silence(50, expected=5.0)
-    assert (made.is_doubtful, made.is_unready, made.is_hang) == (True, False, False)
+    assert (made.is_silent, made.is_unready, made.is_hung) == (True, False, False)
 
 
 def test_a_sign_of_life_ends_it() -> None:
@@ -50,14 +50,14 @@ def test_a_gap_of_the_clock_itself_counts_as_one_interval() -> None:
 def test_nothing_is_concluded_just_after_a_gap() -> None:
     made = silence(30)
     made.tick(1000)
-    assert not made.is_hang
+    assert not made.is_hung
     made.tick(1001)
-    assert made.is_hang
+    assert made.is_hung
 
 
 def test_a_load_may_take_long() -> None:
-    made = Silence(hang_seconds=30.0, load_seconds=1800.0, now=0.0)
+    made = HeartbeatMonitor(hang_seconds=30.0, load_seconds=1800.0, now=0.0)
     tick(made, 1799)
-    assert not made.is_hang
+    assert not made.is_hung
     tick(made, 2)
-    assert made.is_hang
+    assert made.is_hung

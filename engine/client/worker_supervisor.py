@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from engine.client.attempts import Attempts
-from engine.client.silence import Silence
+from engine.client.heartbeat_monitor import HeartbeatMonitor
+from engine.client.restart_backoff import RestartBackoff
 from engine.client.worker_process import WorkerProcess
 from engine.config.model_config import EngineOptions, ModelConfig
 from engine.cost import CostModel
@@ -40,20 +40,20 @@ logger = logging.getLogger(__name__)
 class Listener(Protocol):
     """Owner of the worker; called on the event loop."""
 
-    def on_message(self, worker: "Worker", message: FromWorker) -> None: ...
-    def on_availability(self, worker: "Worker") -> None:
+    def on_message(self, worker: "WorkerSupervisor", message: FromWorker) -> None: ...
+    def on_availability(self, worker: "WorkerSupervisor") -> None:
         """`is_ready` or `is_silent` changed."""
 
-    def on_death(self, worker: "Worker", suspects: tuple[str, ...]) -> None:
+    def on_death(self, worker: "WorkerSupervisor", suspects: tuple[str, ...]) -> None:
         """It died with `suspects` in its unit of work, and will be started again."""
 
-    def on_start_failures(self, worker: "Worker", error: EngineDeadError) -> None:
+    def on_start_failures(self, worker: "WorkerSupervisor", error: EngineDeadError) -> None:
         """It `is_failed`. It will be started again all the same, unless told to give up."""
 
 
-class Worker:
-    """The process of one device. `cost_model` is None until it was ready once; `at_work` are the requests of
-    its last unit of work, and `worked_at` is when that ended."""
+class WorkerSupervisor:
+    """Starts, watches and restarts the worker of one device. `cost_model` is None until it was ready once,
+    `current_request_ids` are those of its last unit of work, and `last_unit_ended` is when that ended."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Worker:
         self.device = device
         self.cost_model: CostModel | None = None
         self.restarts = 0
-        self.worked_at = -math.inf
-        self.attempts = Attempts(options.max_start_failures)
+        self.last_unit_ended = -math.inf
+        self.backoff = RestartBackoff(options.max_start_failures)
         self._name = f"ideoserve-worker-{device or 'auto'}"
         self._config = config
         self._options = options
@@ -83,9 +83,11 @@ class Worker:
         self._is_checkpoint_error = False
         self._is_pinged = False
         self._reason = ""
-        self.at_work: tuple[str, ...] = ()
+        self.current_request_ids: tuple[str, ...] = ()
         self._availability = (False, False)
-        self._silence = Silence(self._options.hang_seconds, self._options.load_seconds, time.monotonic())
+        self._heartbeat = HeartbeatMonitor(
+            self._options.hang_seconds, self._options.load_seconds, time.monotonic()
+        )
 
     @property
     def _is_loaded(self) -> bool:
@@ -94,17 +96,17 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether it is loaded, and not silent for long."""
-        return self._is_loaded and not self._silence.is_unready
+        return self._is_loaded and not self._heartbeat.is_unready
 
     @property
     def is_silent(self) -> bool:
         """Whether it should have been heard: work is better given to another."""
-        return self._is_loaded and self._silence.is_doubtful
+        return self._is_loaded and self._heartbeat.is_silent
 
     @property
     def is_failed(self) -> bool:
         """Whether it failed to start too often."""
-        return self.attempts.have_failed
+        return self.backoff.have_failed
 
     @property
     def state(self) -> DeviceState:
@@ -122,13 +124,13 @@ class Worker:
         if self._process is not None:
             self._process.send(message)
 
-    def give_up(self) -> None:
+    def stop_restarting(self) -> None:
         """Start no further process."""
         self._closing.set()
 
     async def close(self) -> None:
         """End the process: politely first, if it answers. Takes at most 10 seconds."""
-        self.give_up()
+        self.stop_restarting()
         if self.is_ready and not self.is_silent:
             self.send(Shutdown())
             await self._ends()
@@ -143,7 +145,7 @@ class Worker:
     async def _supervise(self) -> None:
         """One process after the other until closed, whatever goes wrong."""
         await self._run_once()
-        while not await _is_set_within(self.attempts.pause_seconds, self._closing):
+        while not await _is_set_within(self.backoff.pause_seconds, self._closing):
             self.restarts += 1
             await self._run_once()
 
@@ -158,7 +160,7 @@ class Worker:
         if self._closing.is_set():
             return
         logger.warning("%s: %s", self._name, self._reason)
-        self.attempts.died(self._was_ready, self._is_checkpoint_error)
+        self.backoff.died(self._was_ready, self._is_checkpoint_error)
         if self.is_failed:
             self._notify(self._listener.on_start_failures, self._start_error())
 
@@ -173,16 +175,16 @@ class Worker:
         finally:
             self._process = None
             if not self._closing.is_set():
-                self._notify(self._listener.on_death, self.at_work)
+                self._notify(self._listener.on_death, self.current_request_ids)
             await process.ended.wait()
         self._reason = self._reason or f"it ended with exit code {process.exit_code}"
 
     async def _watch(self, process: WorkerProcess) -> None:
         """Until the process has closed its pipe, or owed a sign of life for too long and is killed."""
-        while not await _is_set_within(self._silence.interval, process.closed):
-            self._silence.tick(time.monotonic())
-            if self._silence.is_hang:
-                self._reason = f"no sign of life for {self._silence.allowed:.0f} s"
+        while not await _is_set_within(self._heartbeat.interval, process.closed):
+            self._heartbeat.tick(time.monotonic())
+            if self._heartbeat.is_hung:
+                self._reason = f"no sign of life for {self._heartbeat.allowed:.0f} s"
                 process.kill()
                 return
             self._ping(process)
@@ -201,7 +203,7 @@ class Worker:
 
     def _on_messages(self, messages: list[FromWorker]) -> None:
         if self._process is not None:  # else it was given up
-            self._silence.heard()
+            self._heartbeat.heard()
             for message in messages:
                 self._on_message(message)
             self._tell_availability()
@@ -209,22 +211,22 @@ class Worker:
     def _on_message(self, message: FromWorker) -> None:
         match message:
             case WorkerReady():
-                self.cost_model, self.worked_at = message.cost_model, -math.inf
+                self.cost_model, self.last_unit_ended = message.cost_model, -math.inf
                 self._was_ready = True
-                self._silence.expect(0.0)
-                self.attempts.is_ready()
+                self._heartbeat.expect(0.0)
+                self.backoff.is_ready()
             case CostCorrected():
                 self.cost_model = message.cost_model
             case RequestDone():
-                self.attempts.has_answered()
+                self.backoff.has_answered()
             case WorkerFailed():
                 self._reason, self._is_checkpoint_error = message.reason, message.is_checkpoint_error
             case UnitStarted(_, request_ids, seconds):
-                self.at_work = request_ids
-                self._silence.expect(seconds)
+                self.current_request_ids = request_ids
+                self._heartbeat.expect(seconds)
             case UnitDone():
-                self.worked_at = time.monotonic()
-                self._silence.expect(0.0)
+                self.last_unit_ended = time.monotonic()
+                self._heartbeat.expect(0.0)
             case Pong():
                 self._is_pinged = False
         self._notify(self._listener.on_message, message)

@@ -11,7 +11,7 @@ from engine.runner.request_state import BatchKey, RequestState, SampleState
 from engine.scheduling.seats import BATCH_SHARE
 
 
-class LaneKey(NamedTuple):
+class QueueKey(NamedTuple):
     """A resolution and a priority. `suspect` is the id of a request that a worker died on: it is alone."""
 
     batch_key: BatchKey
@@ -19,26 +19,26 @@ class LaneKey(NamedTuple):
     suspect: str | None
 
     @classmethod
-    def of(cls, state: RequestState) -> "LaneKey":
+    def of(cls, state: RequestState) -> "QueueKey":
         suspect = state.request.request_id if state.request.is_suspect else None
         return cls(state.batch_key, state.priority, suspect)
 
     @property
-    def other(self) -> "LaneKey":
+    def other(self) -> "QueueKey":
         """The other priority of the same resolution."""
         return self._replace(priority="batch" if self.priority == "interactive" else "interactive")
 
 
 @dataclass(eq=False, slots=True)
-class Lane:
+class WorkQueue:
     """Images with a seat; requests and running samples in order of their due times.
 
     `encoding` is the one of the `entering` requests whose prompt is being encoded. `deficit` is the seconds
-    of device time that the lane may spend; `held_up` those that its running samples have waited for prompts
+    of device time that the queue may spend; `held_up` those that its running samples have waited for prompts
     and pictures since their last step.
     """
 
-    key: LaneKey
+    key: QueueKey
     entering: list[RequestState] = field(default_factory=list)
     encoding: RequestState | None = None
     running: list[SampleState] = field(default_factory=list)

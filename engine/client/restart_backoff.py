@@ -3,7 +3,7 @@
 _MAX_PAUSE_SECONDS = 30.0
 
 
-class Attempts:
+class RestartBackoff:
     """`deaths` since a process last answered a request, `start_failures` since one was last ready."""
 
     def __init__(self, max_start_failures: int) -> None:
