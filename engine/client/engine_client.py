@@ -14,7 +14,8 @@ from engine.client.backlog import Backlog, Forecast, Loads
 from engine.client.in_flight import InFlightRequest
 from engine.client.preflight import open_tokenizer
 from engine.client.supervisor import CHECKPOINT_EXIT_CODE, DeviceState, Worker
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.errors import EngineDeadError
 from engine.messages import (
     Abort,

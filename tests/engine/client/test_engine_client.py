@@ -20,7 +20,8 @@ from engine.client import supervisor
 from engine.client.attempts import Attempts
 from engine.client.engine_client import EngineClient
 from engine.client.supervisor import Worker
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, RequestDone, RequestOutput, StepDone, UnitDone, UnitStarted
 from engine.request import EngineRequest
