@@ -20,7 +20,8 @@ import torch
 from engine.channel import Outbox
 from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.messages import FromWorker, RequestDone, StepDone
 from engine.models.resumable import drain
 from engine.request import EngineRequest

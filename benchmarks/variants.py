@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import PUBLISHED_PRESETS
+from engine.kernels.capabilities import choose_dtype
 from engine.models.resumable import drain
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import cuda_recorder
-from engine.runner.device import choose_dtype, set_up_cpu
+from engine.runner.device import set_up_cpu
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 

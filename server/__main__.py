@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from engine.client.engine_client import EngineClient
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.errors import CheckpointError
 from server.app import create_app, run
 from server.settings.config_error import ConfigError

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from engine.client.engine_client import EngineClient
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from server.app import create_app, run
 from server.settings.settings import read_settings
 from tests import chaos_worker

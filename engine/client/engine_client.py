@@ -14,7 +14,8 @@ from engine.client.backlog import Backlog, DeviceLoads, Forecast
 from engine.client.in_flight import InFlightRequest
 from engine.client.preflight import open_tokenizer
 from engine.client.worker_supervisor import CHECKPOINT_EXIT_CODE, DeviceState, WorkerSupervisor
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.errors import EngineDeadError
 from engine.messages import (
     Abort,

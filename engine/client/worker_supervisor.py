@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 from engine.client.heartbeat_monitor import HeartbeatMonitor
 from engine.client.restart_backoff import RestartBackoff
 from engine.client.worker_process import WorkerProcess
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.cost import CostModel
 from engine.errors import EngineDeadError
 from engine.messages import (

@@ -58,32 +58,6 @@ class Limits:
         return max(width, height) <= self.max_aspect_ratio * min(width, height)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How the engine runs. One worker per device; no devices: cuda where there is one, else cpu.
-
-    `uncond_device` holds the unconditional transformer apart, both passes in parallel; `dtype` None or
-    "bfloat16": bfloat16 where the device has it, else float32; `compile` the transformers' blocks, None:
-    on cuda alone; `cuda_graphs`: on cuda record the unconditional pass and replay it. A step has at most
-    `max_batch_size` samples (1..64) of `max_batch_tokens` image and prompt tokens in all (one sample may
-    have more); `max_running` samples (1..1024) are in memory; `hang_seconds`: least silence of a worker
-    before it counts as hung; `load_seconds`: longest load; `max_start_failures` in a row before a device
-    counts as failed, and the engine as dead if all have.
-    """
-
-    devices: tuple[str, ...] = ()
-    uncond_device: str | None = None
-    dtype: str | None = None
-    compile: bool | None = None
-    cuda_graphs: bool = False
-    max_batch_size: int = 8
-    max_batch_tokens: int = 32_768
-    max_running: int = 64
-    hang_seconds: float = 30.0
-    load_seconds: float = 1800.0
-    max_start_failures: int = 3
-
-
 PUBLISHED_PRESETS: Mapping[str, SamplingParams] = {
     "V4_QUALITY_48": SamplingParams((7.0,) * 45 + (3.0,) * 3, mu=0.0, std=1.5),
     "V4_DEFAULT_20": SamplingParams((7.0,) * 18 + (3.0,) * 2, mu=0.0, std=1.75),

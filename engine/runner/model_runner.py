@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoint.loader import Pipeline
+from engine.kernels.capabilities import wants_prepacked_weights
 from engine.kernels.packing import Packing
 from engine.kernels.prepack import prepack_weights
 from engine.models.dit import DiT, Modulation
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
-from engine.runner.device import Device, wants_prepacked_weights
+from engine.runner.device import Device
 from engine.runner.preview import PreviewMap
 from engine.runner.prompt_cache import ConditioningCache
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState

@@ -9,7 +9,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from engine.channel import Outbox, receive
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.environment import set_up_environment
 from engine.errors import CheckpointError
 from engine.messages import Abort, FromWorker, Ping, Pong, Promote, Shutdown, WorkerFailed, WorkerReady
@@ -57,8 +58,9 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
 
 def _build_runner(config: ModelConfig, options: EngineOptions, device: str | None) -> "ModelRunner":
     from engine.checkpoint.loader import load_pipeline
+    from engine.kernels.capabilities import choose_dtype
     from engine.runner.cuda_graphs import cuda_recorder
-    from engine.runner.device import choose_device, choose_dtype, set_up_cpu
+    from engine.runner.device import choose_device, set_up_cpu
     from engine.runner.model_runner import ModelRunner
 
     chosen = choose_device(device)

@@ -12,9 +12,10 @@ import torch
 from engine.checkpoint.loader import load_pipeline
 from engine.config.model_config import PUBLISHED_PRESETS
 from engine.kernels.attention import attend, packed_attention
+from engine.kernels.capabilities import choose_dtype
 from engine.kernels.packing import Rows
 from engine.runner.cuda_graphs import cuda_recorder
-from engine.runner.device import Device, choose_device, choose_dtype
+from engine.runner.device import Device, choose_device
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import SampleState
 from tests.engine.checkpoints import LAYOUTS, Checkpoint

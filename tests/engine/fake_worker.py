@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.cost import CostModel
 from engine.errors import CheckpointError
 from engine.messages import WorkerReady

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.client.engine_client import EngineClient
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.cost import CostModel, LinearCost
 from engine.messages import Abort, FromWorker, ImageDone, RequestDone, StageTimes, StepDone
 from engine.request import EngineRequest, Priority

@@ -8,7 +8,7 @@ import pytest
 
 from engine.client.engine_client import EngineClient
 from engine.client.worker_supervisor import WorkerSupervisor
-from engine.config.model_config import EngineOptions
+from engine.config.options import EngineOptions
 from engine.messages import StepDone, UnitDone, WorkerReady
 from engine.request import EngineRequest, Priority, SamplingParams
 from tests.engine.stub_worker import CONFIG, SECOND, client, work

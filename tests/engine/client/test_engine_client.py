@@ -20,7 +20,8 @@ from engine.client import worker_supervisor
 from engine.client.engine_client import EngineClient
 from engine.client.restart_backoff import RestartBackoff
 from engine.client.worker_supervisor import WorkerSupervisor
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, RequestDone, RequestOutput, StepDone, UnitDone, UnitStarted
 from engine.request import EngineRequest

@@ -6,10 +6,10 @@ from torch import nn
 
 from engine.checkpoint.loader import load_pipeline
 from engine.kernels import linear
+from engine.kernels.capabilities import wants_prepacked_weights
 from engine.kernels.feed_forward import FeedForward, PrepackedFeedForward, prepacked
 from engine.kernels.linear import PrepackedLinear
 from engine.kernels.prepack import prepack_weights
-from engine.runner.device import wants_prepacked_weights
 from engine.runner.model_runner import ModelRunner
 from tests.engine.checkpoints import Checkpoint
 

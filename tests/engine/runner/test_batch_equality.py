@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from engine.checkpoint.loader import load_pipeline
 from engine.client.engine_client import EngineClient
 from engine.client.tokenizer import Tokenizer
-from engine.config.model_config import EngineOptions, ModelConfig
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.cost import CostModel
 from engine.messages import FromWorker, ImageDone, RequestFailed, UnitStarted
 from engine.request import EngineRequest

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from engine.runner.device import choose_device, choose_dtype
+from engine.kernels.capabilities import choose_dtype
+from engine.runner.device import choose_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -41,7 +42,7 @@ def test_the_device_asked_for_is_taken() -> None:
 
 FAULTS = """
 import resource, sys, torch
-from engine.device import set_up_cpu
+from engine.runner.device import set_up_cpu
 if sys.argv[1] == "kept":
     set_up_cpu(workers=1)
 def allocate():
@@ -66,7 +67,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
 RESIDENT = """
 import os, torch
-from engine.device import Device, set_up_cpu
+from engine.runner.device import Device, set_up_cpu
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 set_up_cpu(workers=1)
@@ -90,7 +91,7 @@ def test_memory_that_is_kept_can_be_given_back() -> None:
 
 SEEN_BY_TORCH = """
 import multiprocessing, os, sys
-from engine import worker
+from engine.worker import main as worker
 def load(*arguments):
     print(os.environ.get("MKL_NUM_STRIPES"), os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
     raise RuntimeError("enough")

@@ -1,0 +1,33 @@
+"""How the engine runs. Torch-free."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How the engine runs; one worker per device. Without `devices`: cuda if available, else cpu.
+
+    `uncond_device`: device of the unconditional transformer, whose pass then runs in parallel.
+    `dtype`: "float32", or None or "bfloat16" for bfloat16 where the device has instructions for it.
+    `compile`: whether to compile the transformers' blocks; None for on cuda only.
+    `cuda_graphs`: on cuda, record small passes and replay them.
+    `max_batch_size` (1..64): samples of a step.
+    `max_batch_tokens`: image and prompt tokens of a step; a single sample may have more.
+    `max_running` (1..1024): samples in memory.
+    `hang_seconds`: minimum silence after which a worker counts as hung.
+    `load_seconds`: time limit of a worker's start.
+    `max_start_failures`: consecutive failed starts after which a device counts as failed. Once all devices
+    have failed, the engine is dead.
+    """
+
+    devices: tuple[str, ...] = ()
+    uncond_device: str | None = None
+    dtype: str | None = None
+    compile: bool | None = None
+    cuda_graphs: bool = False
+    max_batch_size: int = 8
+    max_batch_tokens: int = 32_768
+    max_running: int = 64
+    hang_seconds: float = 30.0
+    load_seconds: float = 1800.0
+    max_start_failures: int = 3
