@@ -1,4 +1,4 @@
-"""`make demo`: serve the embedded model, send one real request, keep the picture."""
+"""Serve the demo model, send one request and save the image: `make demo`."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def _listening(server: subprocess.Popen[str]) -> str:
     assert server.stdout is not None
     line = server.stdout.readline()
     if not line.startswith("listening on "):
-        raise RuntimeError("the server ended before it listened; its last words are above")
+        raise RuntimeError("the server exited before it listened; its output is above")
     return line.removeprefix("listening on ").strip()
 
 
@@ -43,7 +43,7 @@ def _wait_ready(url: str) -> None:
     while httpx.get(f"{url}/readyz").status_code != 200:
         if time.monotonic() > until:
             raise RuntimeError(f"the model was not ready within {READY_SECONDS} s")
-        time.sleep(0.1)  # readiness can only be asked for, as a balancer does
+        time.sleep(0.1)  # readiness can only be polled
 
 
 def _draw(url: str) -> None:
@@ -59,12 +59,12 @@ def _draw(url: str) -> None:
     OUTPUT.write_bytes(answer.content)
     for stage, milliseconds in _stages(answer.headers["server-timing"]):
         print(f"{stage:8} {milliseconds / 1000:6.2f} s")
-    print(f"request  {seconds:6.2f} s  in all, seen by the client")
+    print(f"request  {seconds:6.2f} s  total, as seen by the client")
     print(f'{OUTPUT.resolve()}: "{PROMPT}", seed {answer.headers["x-seed"]}')
 
 
 def _stages(server_timing: str) -> list[tuple[str, float]]:
-    """`queue;dur=1.2, encode;dur=3` -> names and milliseconds."""
+    """Parse `queue;dur=1.2, encode;dur=3` into names and milliseconds."""
     parts = [part.strip().split(";dur=") for part in server_timing.split(",")]
     return [(name, float(duration)) for name, duration in parts if name != "total"]
 

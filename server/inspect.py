@@ -1,4 +1,4 @@
-"""`python -m server.inspect FILE`: the generation parameters written into an image, as JSON."""
+"""Print the generation parameters stored in an image as JSON: `python -m server.inspect FILE`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos_server FLAGS`: the real server and engine, quick to notice that a worker hangs."""
+"""`python -m tests.chaos_server FLAGS`: the real server and engine, with a hang timeout of 3 seconds."""
 
 import sys
 from pathlib import Path

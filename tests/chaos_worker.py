@@ -1,4 +1,4 @@
-"""A worker that raises at chosen moments: any step of a sample whose seed says so."""
+"""A worker that raises at the denoising step that a sample's seed encodes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from engine.runner.request_state import SampleState
 from engine.worker import main as worker
 
-# From this seed on, a request fails at step `seed - FAILS`.
+# A sample with the seed FAILS + k raises at step k.
 FAILS = 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""Sets up the environment before torch is loaded, collects some folders only on request, marks slow tests."""
+"""Sets up the environment before torch is imported, skips folders unless requested, marks slow tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rules about imports and files, read from the source and checked in a fresh process."""
+"""Rules about imports and files, checked against the source and in a new process."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(file for package in ("engine", "server") for file in (ROOT / package).rglob("*.py"))
 HTTP = {"fastapi", "starlette", "uvicorn", "httpx", "h11", "server"}
 MODEL = {"torch", "transformers", "diffusers", "safetensors"}
-# The only folders whose files import torch: the worker's side of the process boundary.
+# The worker side of the process boundary.
 TORCH_FOLDERS = {"engine.worker", "engine.runner", "engine.models", "engine.kernels", "engine.checkpoint"}
 LONGEST_FILE = 250  # lines; the models are exempt: one file each
 MOST_FILES = 10  # Python files of a folder, not counting its subfolders
@@ -20,7 +20,7 @@ MOST_FILES = 10  # Python files of a folder, not counting its subfolders
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of both packages by its dotted name."""
+    """Every module of both packages, by dotted name."""
     return {_dotted(file): file for file in FILES}
 
 
@@ -30,7 +30,7 @@ def _dotted(file: Path) -> str:
 
 
 def imports(file: Path, for_types: bool = False) -> Iterator[str]:
-    """Dotted names imported anywhere in the file at run time, or with `for_types` under TYPE_CHECKING too."""
+    """Dotted names that the file imports at run time; with `for_types`, also under TYPE_CHECKING."""
     yield from _imports(ast.parse(file.read_text("utf-8")), for_types)
 
 
@@ -55,7 +55,7 @@ def _importers(package: str, forbidden: set[str]) -> list[str]:
     ]
 
 
-def test_the_engine_knows_nothing_of_http() -> None:
+def test_the_engine_does_not_import_http() -> None:
     assert _importers("engine", HTTP) == []
 
 
@@ -63,17 +63,17 @@ def test_the_server_never_imports_the_model() -> None:
     assert _importers("server", MODEL) == []
 
 
-def test_the_server_asks_others_through_one_client() -> None:
-    """`server.demo` is a client itself."""
+def test_the_server_has_one_http_client() -> None:
+    """`server.demo` is a client, not part of the server."""
     assert _importers("server", {"httpx"}) == ["server.demo", "server.upstream.client"]
     assert _importers("server", {"requests", "urllib", "urllib3", "http", "aiohttp", "websockets"}) == []
 
 
-def test_diffusers_is_for_tests_alone() -> None:
+def test_the_engine_does_not_import_diffusers() -> None:
     assert _importers("engine", {"diffusers"}) == []
 
 
-def test_there_are_no_import_circles() -> None:
+def test_files_have_no_import_cycles() -> None:
     graph = {
         name: {_module(target) for target in imports(file, for_types=True)}
         for name, file in modules().items()
@@ -82,7 +82,7 @@ def test_there_are_no_import_circles() -> None:
     assert ordered.index("engine.errors") < ordered.index("engine.checkpoint.loader")
 
 
-def test_there_are_no_circles_between_folders() -> None:
+def test_folders_have_no_import_cycles() -> None:
     """Each file at the top of `engine` or `server` counts as a folder."""
     graph: dict[str, set[str]] = {}
     for name, file in modules().items():
@@ -94,7 +94,7 @@ def test_there_are_no_circles_between_folders() -> None:
 
 
 def _module(target: str) -> str:
-    """The module a dotted import reaches: itself, or the one whose attribute it names."""
+    """The imported module: the target, or the module whose attribute the target names."""
     return target if target in modules() else target.rpartition(".")[0]
 
 
@@ -102,7 +102,7 @@ def _folder(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def test_only_the_workers_side_imports_torch() -> None:
+def test_only_the_worker_side_imports_torch() -> None:
     importers = {
         _folder(name)
         for name, file in modules().items()
@@ -111,13 +111,13 @@ def test_only_the_workers_side_imports_torch() -> None:
     assert importers <= TORCH_FOLDERS
 
 
-def test_the_engine_before_the_process_boundary_is_torch_free() -> None:
+def test_the_client_side_of_the_engine_loads_no_torch() -> None:
     client = [name for name in modules() if name.startswith("engine") and _folder(name) not in TORCH_FOLDERS]
     assert len(client) > 15
     assert _loaded_by("; ".join(f"import {name}" for name in client)) & MODEL == set()
 
 
-def test_the_whole_server_is_torch_free() -> None:
+def test_the_server_loads_no_torch() -> None:
     server = [name for name in modules() if name.startswith("server") and not name.endswith("__main__")]
     assert _loaded_by("; ".join(f"import {name}" for name in server)) & MODEL == set()
 
@@ -130,7 +130,7 @@ def test_the_engine_loads_no_http() -> None:
 
 
 def _loaded_by(statements: str) -> set[str]:
-    """Top-level names in `sys.modules` of a new process after the statements."""
+    """Top-level names in `sys.modules` of a new process that ran the statements."""
     script = f"{statements}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True

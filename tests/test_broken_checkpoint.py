@@ -1,4 +1,4 @@
-"""A broken checkpoint ends the whole program with exit code 2 and a line that names the file and the key."""
+"""With a broken checkpoint, the server exits with code 2 and one line that names the file and the key."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (missing, f"{DIT}: {KEY}: missing"),
     (overflow, "transformer: "),
 ]
-# Found in the server's own process, before it listens and spawns a worker.
+# Found in the HTTP process, before it listens and spawns a worker.
 AT_ONCE = {no_steps, raising_template, dangling}
 
 
@@ -54,21 +54,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("fault", "named"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
-def test_the_server_ends_with_code_2(
+def test_the_server_exits_with_code_2(
     tiny: Path, tmp_path: Path, fault: Callable[[Path], object], named: str
 ) -> None:
     folder = shutil.copytree(tiny, tmp_path / "checkpoint")
     fault(folder)
     server = serve(folder)
     assert server.returncode == 2
-    said = [line for line in server.stderr.splitlines() if line.startswith("ideoserve: ")]
-    assert len(said) == 1
-    assert said[0].startswith(f"ideoserve: {folder}/{named}")
+    messages = [line for line in server.stderr.splitlines() if line.startswith("ideoserve: ")]
+    assert len(messages) == 1
+    assert messages[0].startswith(f"ideoserve: {folder}/{named}")
     assert "Traceback" not in server.stderr
     assert ("listening" in server.stdout) == (fault not in AT_ONCE)
 
 
-def test_a_name_that_no_system_call_takes(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     server = serve(tmp_path / ("x" * 300))
     assert server.returncode == 2
     assert server.stderr.startswith("ideoserve: ")

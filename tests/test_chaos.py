@@ -1,4 +1,4 @@
-"""Forty requests through the real server while its worker is killed, stopped and made to raise."""
+"""Sends forty requests to a real server while its worker is killed, stopped and made to raise."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ from tests.server.process import ServerProcess
 
 DEMO = Path(__file__).parents[1] / "models" / "demo"
 NUM_REQUESTS = 40
-# After about so many answers each: far enough apart for those that it hit to be answered.
+# (answers before the signal, signal): far enough apart for the affected requests to be answered.
 DISTURBANCES = ((4, signal.SIGKILL), (13, signal.SIGSTOP), (22, signal.SIGKILL), (31, signal.SIGKILL))
 
 Picture = NDArray[np.int16]
@@ -44,7 +44,7 @@ Picture = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Wanted:
-    """One request: `fails_at` is the step at which the worker raises on it."""
+    """One request. `fails_at` is the step at which the worker raises, or None."""
 
     prompt: str
     preset: str
@@ -73,7 +73,7 @@ class Answer:
 
 
 def requests(rng: random.Random) -> list[Wanted]:
-    """Of few kinds, so that the right pixels are soon computed; every eighth makes the worker raise."""
+    """Twelve different requests, repeated, so that few expected images are computed; every eighth raises."""
     presets = ["V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20", "V4_QUALITY_48"]
     kinds = [
         ("a red circle", presets[i % 4], [(64, 64), (96, 64), (96, 96)][i % 3], i, 1 + (i % 5 == 0))
@@ -97,7 +97,7 @@ def server() -> Iterator[ServerProcess]:
 
 
 class Chaos:
-    """Sends signals to the worker as answers come in, and keeps the pids of all workers there were."""
+    """Sends signals to the worker as responses arrive, and collects the pids of all workers."""
 
     def __init__(self, server: ServerProcess, rng: random.Random) -> None:
         self.workers = {server.worker_pid()}
@@ -111,7 +111,7 @@ class Chaos:
         return not self._pending
 
     def answered(self) -> None:
-        """Called after each answer."""
+        """Count a response; send the next signal if it is due."""
         with self._lock:
             self._answers += 1
             if not self._pending or self._answers < self._pending[0][0]:
@@ -149,8 +149,8 @@ def decoded(b64: str) -> Picture:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")).astype(np.int16)
 
 
-def right_pictures(kinds: set[Wanted]) -> dict[Wanted, list[Picture]]:
-    """Each of them alone, in this process."""
+def expected_pictures(kinds: set[Wanted]) -> dict[Wanted, list[Picture]]:
+    """Generate each request alone, in this process."""
     runner = ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
     return {wanted: alone(runner, wanted) for wanted in kinds}
 
@@ -174,7 +174,7 @@ def alone(runner: ModelRunner, wanted: Wanted) -> list[Picture]:
     return [each.reshape(wanted.size[1], wanted.size[0], 3).astype(np.int16) for each in flat]
 
 
-def test_every_accepted_request_is_answered_with_the_right_pixels_once(server: ServerProcess) -> None:
+def test_every_accepted_request_gets_the_right_pixels_once(server: ServerProcess) -> None:
     rng = random.Random(4)
     wanted = requests(rng)
     chaos = Chaos(server, rng)
@@ -188,7 +188,7 @@ def test_every_accepted_request_is_answered_with_the_right_pixels_once(server: S
     assert failing == [500] * (NUM_REQUESTS // 8)
     sound = [(each, answer) for each, answer in zip(wanted, answers, strict=True) if each.fails_at is None]
     assert [answer.status for _, answer in sound] == [200] * len(sound)
-    right = right_pictures({kind(each) for each, _ in sound})
+    right = expected_pictures({kind(each) for each, _ in sound})
     for each, answer in sound:
         expected = right[kind(each)]
         assert sorted(answer.pictures) == list(range(each.images))
@@ -205,7 +205,7 @@ def test_every_accepted_request_is_answered_with_the_right_pixels_once(server: S
     until(lambda: not any(is_running(worker) for worker in chaos.workers))
 
 
-def test_a_stopped_device_gets_no_work_and_without_any_the_server_is_not_ready() -> None:
+def test_a_stopped_device_gets_no_work_and_the_last_one_ends_readiness() -> None:
     flags = ["--model", str(DEMO), "--devices", "cpu,cpu", "--log-level", "warning"]
     server = ServerProcess(*flags, module="tests.chaos_server", OMP_NUM_THREADS="1")
     try:
@@ -227,7 +227,7 @@ def create(server: ServerProcess) -> httpx.Response:
 
 
 def kind(wanted: Wanted) -> Wanted:
-    """Without what does not show in the pixels."""
+    """The request without the fields that do not affect pixels."""
     return Wanted(wanted.prompt, wanted.preset, wanted.size, wanted.seed, wanted.images, stream=False)
 
 

@@ -1,4 +1,4 @@
-"""A test is slow if it starts a program or loads the reference implementation, directly or not."""
+"""Tests that start a program or load the reference implementation, directly or indirectly, are slow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,14 +34,16 @@ def uses_nothing_slow() -> None:
 
 
 @pytest.mark.parametrize("function", [uses_a_class, uses_a_module, imports_inside, server])
-def test_what_starts_a_program_or_the_reference_is_slow(function: Callable[..., object]) -> None:
+def test_functions_that_reach_a_slow_package_are_slow(
+    function: Callable[..., object],
+) -> None:
     assert reaches(getattr(function, "__wrapped__", function))
 
 
-def test_the_rest_is_not() -> None:
+def test_other_functions_are_not_slow() -> None:
     assert not reaches(uses_nothing_slow)
 
 
 def test_a_slow_test_has_the_marker(request: pytest.FixtureRequest) -> None:
-    assert reaches(uses_a_class)  # so that this test is slow too
+    assert reaches(uses_a_class)  # which makes this test slow
     assert request.node.get_closest_marker("slow")

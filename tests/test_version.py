@@ -1,4 +1,4 @@
-"""`server.VERSION` is the only version: everything else is derived from it or equal to it."""
+"""Every version in the repository is derived from `server.VERSION` or equal to it."""
 
 import re
 import tomllib
@@ -15,23 +15,23 @@ PAGES = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").
 IMAGE_TAG = re.compile(r"ideoserve:(\d[\w.+-]*)")
 
 
-def test_the_package_takes_its_version_from_the_server() -> None:
+def test_the_package_version_is_read_from_the_server() -> None:
     assert "version" not in PYPROJECT["project"]
     assert "version" in PYPROJECT["project"]["dynamic"]
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "server.VERSION"}
 
 
 @pytest.mark.parametrize("field", ["version", "appVersion"])
-def test_the_chart_has_the_version(field: str) -> None:
+def test_the_chart_version_matches(field: str) -> None:
     assert re.findall(rf"^{field}: (.+)$", CHART, re.MULTILINE) == [VERSION]
 
 
-def test_the_pages_name_images_of_the_version() -> None:
+def test_image_tags_in_the_docs_match() -> None:
     tags = [tag for page in PAGES for tag in IMAGE_TAG.findall(page.read_text("utf-8"))]
     assert tags
     assert set(tags) == {VERSION}
 
 
-def test_the_newest_entry_of_the_changelog_is_the_version() -> None:
+def test_the_latest_changelog_entry_matches() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert headings[0] == VERSION

@@ -1,7 +1,7 @@
-"""The wheel, installed in an empty environment, serves the demo model from another folder.
+"""Installs the wheel in a new environment and serves the demo model from another folder.
 
-The environment borrows the dependencies that are already installed, but neither the checkout nor its
-editable install: their path entry comes from a .pth file, in which Python ignores further .pth files.
+The environment shares the dependencies that are already installed, but neither the checkout nor its editable
+install: the dependencies are added by a .pth file, and Python ignores .pth files in folders added that way.
 """
 
 import io
@@ -23,14 +23,14 @@ from tests.server.process import HANG, ServerProcess, until
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine", "server")
-# All that a build reads.
+# Everything that a build reads.
 SOURCES = (*PACKAGES, "pyproject.toml", "README.md", "LICENSE")
 OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: setuptools leaves its `build` folder, and packs what an older build left there."""
+    """Built from a copy, because setuptools keeps a `build` folder and packs stale files from it."""
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` folder of the environment that holds the wheel."""
+    """The `bin` folder of the environment in which the wheel is installed."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder)
     options = ["--no-deps", "--no-index", "--quiet"]
@@ -55,13 +55,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: list[str], **options: Path) -> str:
-    """Its output, once it ended well."""
+    """Return the output of a command that must succeed."""
     done = subprocess.run(command, env=OUTSIDE, capture_output=True, text=True, timeout=HANG, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_it_holds_every_file_of_the_packages(wheel: Path) -> None:
+def test_the_wheel_contains_every_file_of_the_packages(wheel: Path) -> None:
     files = {
         str(file.relative_to(ROOT))
         for package in PACKAGES
@@ -72,27 +72,27 @@ def test_it_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert packed == files
 
 
-def test_it_says_its_version_and_its_license(wheel: Path) -> None:
+def test_the_wheel_has_the_version_and_the_license(wheel: Path) -> None:
     assert wheel.name == f"ideoserve-{VERSION}-py3-none-any.whl"
     (license_file,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/LICENSE"))
     assert zipfile.ZipFile(wheel).read(license_file) == (ROOT / "LICENSE").read_bytes()
 
 
-def test_its_code_is_what_is_imported(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_code_is_imported(installed: Path, tmp_path: Path) -> None:
     script = "import engine, server; print(engine.__file__, server.__file__)"
     for file in run([str(installed / "python"), "-c", script], cwd=tmp_path).split():
         assert Path(file).is_relative_to(installed.parent)
 
 
 def test_a_worker_does_not_import_the_http_stack(installed: Path, tmp_path: Path) -> None:
-    """A spawned process runs the script that started its parent once more, as `__mp_main__`."""
+    """A spawned process runs its parent's main script again, as `__mp_main__`."""
     script = f"import runpy, sys; runpy.run_path({str(installed / 'ideoserve')!r}, run_name='__mp_main__')"
     loaded = run([str(installed / "python"), "-c", f"{script}; print(*sys.modules)"], cwd=tmp_path).split()
     assert "server" in loaded
     assert not {"fastapi", "pydantic", "uvicorn"} & set(loaded)
 
 
-def test_it_serves_the_demo_model(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_server_serves_the_demo_model(installed: Path, tmp_path: Path) -> None:
     command = [str(installed / "ideoserve"), "--model", str(ROOT / "models/demo"), "--log-level", "error"]
     server = ServerProcess(command=command, cwd=tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""The fixtures of the engine's tests."""
+"""Fixtures shared with the engine tests."""
 
 from tests.engine.conftest import checkpoint, checkpoints, runner, runners
 

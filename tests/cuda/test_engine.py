@@ -1,4 +1,4 @@
-"""The engine on a GPU, beside itself on the CPU in float32 (which the other tests hold against diffusers)."""
+"""The engine on a GPU, compared with the CPU in float32, which other tests compare with diffusers."""
 
 import subprocess
 import sys
@@ -36,13 +36,13 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, compiled: bool = False) -> 
     return ModelRunner(load_pipeline(checkpoint.path, CUDA, dtype), CUDA, compiled=compiled)
 
 
-def test_a_gpu_is_taken_unasked_and_computes_in_bfloat16() -> None:
+def test_a_gpu_with_bfloat16_is_the_default() -> None:
     assert choose_device(None) == CUDA
     assert choose_dtype(CUDA, None) == torch.bfloat16
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_float32_latents_and_image_are_a_cpus(
+def test_float32_latents_and_image_match_the_cpu(
     checkpoints: Checkpoints, runners: Runners, layout: str
 ) -> None:
     job = Job(PROMPT, 320, 272, TURBO)
@@ -63,7 +63,7 @@ def test_float32_latents_and_image_are_a_cpus(
         ("official-nf4", True),
     ],
 )
-def test_bfloat16_stays_near_float32(
+def test_bfloat16_images_are_close_to_float32(
     checkpoints: Checkpoints, runners: Runners, layout: str, compiled: bool
 ) -> None:
     job = Job(PROMPT, 256, 256, TURBO)
@@ -86,8 +86,8 @@ def test_one_compilation_serves_all_lengths_sizes_and_batches(checkpoint: Checkp
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_samples_in_one_pack_equal_each_alone(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-    """Other prompt lengths, presets, guidance and progress: samples join late and leave early."""
+def test_batched_samples_match_samples_run_alone(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """Prompt lengths, presets, guidance and progress differ: samples join late and leave early."""
     runner = load(checkpoint, dtype)
     samples = [start(runner, checkpoint, job) for job in JOBS]
     runner.denoise_step(samples[:1])
@@ -110,11 +110,11 @@ def test_attention_over_a_packed_row(lens: list[int], image_alone: bool) -> None
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_recorded_passes_make_the_same_latents(checkpoint: Checkpoint, compiled: bool) -> None:
+def test_cuda_graphs_give_the_same_latents(checkpoint: Checkpoint, compiled: bool) -> None:
     plain = load(checkpoint, torch.bfloat16, compiled)
     pipeline = load_pipeline(checkpoint.path, CUDA, torch.bfloat16)
     recording = ModelRunner(pipeline, CUDA, compiled=compiled, recorder=cuda_recorder)
-    tall = Job(PROMPT, 64, 96, (7.0, 3.0, 7.0, 3.0), seed=2)  # as many tokens, on another grid
+    tall = Job(PROMPT, 64, 96, (7.0, 3.0, 7.0, 3.0), seed=2)  # the same number of tokens on a different grid
     for job in (*JOBS, tall, Job("b", 176, 96, TURBO), JOBS[0]):
         wanted, sample = (finish(each, start(each, checkpoint, job)) for each in (plain, recording))
         assert torch.equal(sample.latents, wanted.latents)
@@ -127,7 +127,7 @@ def test_recorded_passes_make_the_same_latents(checkpoint: Checkpoint, compiled:
 
 
 @contextmanager
-def waiting_forbidden() -> Iterator[None]:
+def synchronization_forbidden() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -136,7 +136,7 @@ def waiting_forbidden() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_step_reads_nothing_from_the_device(checkpoint: Checkpoint, compiled: bool) -> None:
+def test_a_step_does_not_synchronize_with_the_device(checkpoint: Checkpoint, compiled: bool) -> None:
     runner = load(checkpoint, torch.bfloat16, compiled)
 
     def samples() -> list[SampleState]:
@@ -144,20 +144,20 @@ def test_a_step_reads_nothing_from_the_device(checkpoint: Checkpoint, compiled: 
 
     first, second = samples(), samples()
     runner.denoise_step(first)
-    with waiting_forbidden():
+    with synchronization_forbidden():
         runner.denoise_step(second)
         runner.denoise_step(second)
         runner.denoise_step(second[:1])
 
 
-def test_the_unconditional_pass_on_a_device_of_its_own(checkpoint: Checkpoint, runner: ModelRunner) -> None:
+def test_the_unconditional_pass_on_a_separate_device(checkpoint: Checkpoint, runner: ModelRunner) -> None:
     pipeline = load_pipeline(checkpoint.path, CUDA, torch.float32, uncond_device="cuda:0")
     beside = ModelRunner(pipeline, CUDA, uncond_device="cuda:0")
     wanted, sample = (finish(each, start(each, checkpoint, JOBS[0])) for each in (runner, beside))
     assert relative(sample.latents, wanted.latents) < 1e-4
 
 
-def test_out_of_memory_is_no_fault_and_the_memory_comes_back(checkpoint: Checkpoint) -> None:
+def test_out_of_memory_is_not_fatal_and_memory_is_released(checkpoint: Checkpoint) -> None:
     runner, device = load(checkpoint, torch.bfloat16), Device(CUDA)
     device.peak_memory_bytes()
     with pytest.raises(torch.OutOfMemoryError) as raised:
@@ -169,20 +169,19 @@ def test_out_of_memory_is_no_fault_and_the_memory_comes_back(checkpoint: Checkpo
     assert 0 < device.peak_memory_bytes() < 1 << 32
 
 
-FAULT = """
-import torch
-from engine.device import Device
-values = torch.zeros(4, device="cuda")
-try:
-    values[torch.tensor([9], device="cuda")]
-    torch.cuda.synchronize()
-except Exception as error:
-    device = Device("cuda")
-    print(device.is_fatal(error), device.is_out_of_memory(error))
-"""
+def cause_a_device_fault() -> None:
+    """Print whether the error is fatal, and whether it is out of memory."""
+    values = torch.zeros(4, device=CUDA)
+    try:
+        values[torch.tensor([9], device=CUDA)]
+        torch.cuda.synchronize()
+    except Exception as error:
+        device = Device(CUDA)
+        print(device.is_fatal(error), device.is_out_of_memory(error))
 
 
-def test_a_fault_of_the_device_is_fatal() -> None:
-    """In a process of its own: nothing runs on the device after it."""
-    run = subprocess.run([sys.executable, "-c", FAULT], capture_output=True, text=True, check=True)
+def test_a_device_fault_is_fatal() -> None:
+    """Runs in a separate process, because the device is unusable afterwards."""
+    script = "from tests.cuda.test_engine import cause_a_device_fault; cause_a_device_fault()"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "True False\n"

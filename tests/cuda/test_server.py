@@ -47,7 +47,7 @@ def expected() -> NDArray[np.int16]:
     return image
 
 
-def test_images_are_those_of_a_cpu_alone_and_beside_others(
+def test_images_match_the_cpu_alone_and_under_load(
     server: ServerProcess, expected: NDArray[np.int16]
 ) -> None:
     assert np.abs(picture(server) - expected).mean() < 2
@@ -59,7 +59,7 @@ def test_images_are_those_of_a_cpu_alone_and_beside_others(
     assert server.metric("ideoserve_device_memory_bytes") > 1e6
 
 
-def test_a_killed_worker_is_replaced_and_its_request_is_served(expected: NDArray[np.int16]) -> None:
+def test_a_killed_worker_is_restarted_and_its_request_completes(expected: NDArray[np.int16]) -> None:
     server = serve()
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(picture, server, preset="V4_QUALITY_48", n=8)

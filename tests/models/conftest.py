@@ -7,7 +7,7 @@ from tests.server.process import ServerProcess, until
 
 @pytest.fixture(scope="package")
 def demo() -> Iterator[ServerProcess]:
-    """The real server with the embedded model."""
+    """A real server with the demo model."""
     server = ServerProcess("--model", "models/demo", "--log-level", "error", module="server")
     until(lambda: server.http.get("/readyz").status_code == 200)
     yield server

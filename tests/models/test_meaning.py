@@ -1,4 +1,4 @@
-"""The embedded model draws what it is asked: checked by what the pictures show, not by their numbers."""
+"""The demo model follows prompts. Images are checked by their content, not by their pixel values."""
 
 import base64
 import io
@@ -22,14 +22,14 @@ def draw(demo: ServerProcess, prompt: str | None, **parameters: Any) -> Image.Im
 
 def shown(image: Image.Image) -> tuple[Reading, Part]:
     reading = read_image(image)
-    assert reading.parts, "nothing is drawn"
+    assert reading.parts, "the image shows no element"
     return reading, reading.parts[0]
 
 
 @pytest.mark.parametrize(
     ("colour", "background"), [("red", "white"), ("blue", "yellow"), ("green", "black"), ("white", "purple")]
 )
-def test_the_colours_asked_for_are_drawn(demo: ServerProcess, colour: str, background: str) -> None:
+def test_colours_follow_the_prompt(demo: ServerProcess, colour: str, background: str) -> None:
     reading, part = shown(draw(demo, f"a {colour} circle on a {background} background"))
     assert (part.colour, reading.background) == (colour, background)
 
@@ -44,26 +44,28 @@ def test_the_colours_asked_for_are_drawn(demo: ServerProcess, colour: str, backg
         ("a white triangle, purple background", "triangle"),
     ],
 )
-def test_the_shape_asked_for_is_drawn(demo: ServerProcess, prompt: str, shape: str) -> None:
+def test_shapes_follow_the_prompt(demo: ServerProcess, prompt: str, shape: str) -> None:
     _, part = shown(draw(demo, prompt, preset="V4_DEFAULT_20"))
     assert read_name(part, "shape") == shape
 
 
 @pytest.mark.parametrize("letter", "KTXLOH")
-def test_the_letter_asked_for_is_drawn(demo: ServerProcess, letter: str) -> None:
+def test_letters_follow_the_prompt(demo: ServerProcess, letter: str) -> None:
     reading, part = shown(draw(demo, f"the letter {letter} in green on black", preset="V4_DEFAULT_20"))
     assert (part.colour, reading.background) == ("green", "black")
     assert read_name(part, "letter") == letter
 
 
 @pytest.mark.parametrize(("place", "axis", "sign"), [("left", 1, -1), ("right", 1, 1), ("top", 0, -1)])
-def test_it_stands_where_the_words_say(demo: ServerProcess, place: str, axis: int, sign: int) -> None:
+def test_the_position_follows_the_prompt(demo: ServerProcess, place: str, axis: int, sign: int) -> None:
     _, part = shown(draw(demo, f"a small red square at the {place} on a white background"))
     assert sign * (part.centre[axis] - 0.5) > 0.1
 
 
 @pytest.mark.parametrize("bbox", [(0, 0, 500, 500), (450, 100, 950, 600), (100, 480, 600, 980)])
-def test_a_caption_is_drawn_in_its_box(demo: ServerProcess, bbox: tuple[int, int, int, int]) -> None:
+def test_caption_elements_are_drawn_in_their_boxes(
+    demo: ServerProcess, bbox: tuple[int, int, int, int]
+) -> None:
     element = {"type": "obj", "bbox": list(bbox), "desc": "a blue circle"}
     caption = {"compositional_deconstruction": {"background": "plain yellow", "elements": [element]}}
     reading, part = shown(draw(demo, None, json_prompt=caption, preset="V4_DEFAULT_20"))
@@ -73,14 +75,14 @@ def test_a_caption_is_drawn_in_its_box(demo: ServerProcess, bbox: tuple[int, int
 
 
 @pytest.mark.parametrize("size", ["64x64", "96x96", "128x96"])
-def test_other_sizes_show_the_same(demo: ServerProcess, size: str) -> None:
+def test_other_sizes_have_the_same_content(demo: ServerProcess, size: str) -> None:
     image = draw(demo, "a red circle on a white background", size=size)
     assert "x".join(map(str, image.size)) == size
     reading, part = shown(image)
     assert (part.colour, reading.background) == ("red", "white")
 
 
-def test_another_seed_is_another_image_of_the_same_meaning(demo: ServerProcess) -> None:
+def test_different_seeds_give_different_images_of_the_same_content(demo: ServerProcess) -> None:
     prompt = "a red square on a white background"
     images = [draw(demo, prompt, seed=seed) for seed in (1, 2, 3)]
     assert ImageChops.difference(images[0], images[1]).getbbox()
@@ -90,12 +92,12 @@ def test_another_seed_is_another_image_of_the_same_meaning(demo: ServerProcess) 
         assert (part.colour, reading.background) == ("red", "white")
 
 
-def test_the_same_seed_is_the_same_image(demo: ServerProcess) -> None:
+def test_the_same_seed_gives_the_same_image(demo: ServerProcess) -> None:
     first, second = (draw(demo, "a blue ring on white", seed=5) for _ in range(2))
     assert not ImageChops.difference(first, second).getbbox()
 
 
-def test_a_batch_of_different_prompts_gives_each_its_own(demo: ServerProcess) -> None:
+def test_each_prompt_of_a_batch_gets_its_own_image(demo: ServerProcess) -> None:
     asked = [("red", "circle", "white"), ("blue", "square", "yellow"), ("green", "ring", "black")]
     asked += [("yellow", "cross", "blue"), ("white", "diamond", "red"), ("black", "triangle", "pink")]
     prompts = [f"a {colour} {shape} on a {background} background" for colour, shape, background in asked]

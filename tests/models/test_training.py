@@ -1,4 +1,4 @@
-"""The trainer's own rules: what is held out, what is drawn, and that a killed run goes on."""
+"""The trainer: held-out combinations, drawn scenes, captions, and resuming a stopped run."""
 
 import json
 import random
@@ -44,7 +44,7 @@ def test_about_one_combination_in_eight_is_held_out() -> None:
 
 
 @pytest.mark.parametrize(("kind", "names"), [("shape", SHAPES), ("letter", LETTERS)])
-def test_a_drawn_scene_is_read_as_what_it_is(kind: str, names: tuple[str, ...]) -> None:
+def test_a_drawn_scene_is_recognised(kind: str, names: tuple[str, ...]) -> None:
     for name in names:
         scene = Scene(128, 128, "blue", Element(kind, name, "orange", 56, 72, 64))
         reading = read_image(draw_scene(scene))
@@ -64,7 +64,7 @@ def test_an_element_covers_whole_tiles_of_the_image(width: int, height: int) -> 
             assert 0 <= top <= height - element.side
 
 
-def test_an_element_stands_where_its_box_is() -> None:
+def test_an_element_is_drawn_in_its_box() -> None:
     rng = random.Random(4)
     for _ in range(500):
         element = scenes.random_boxed(rng, 128, 128, 0.5).element
@@ -90,7 +90,7 @@ def test_every_number_of_a_box_is_one_token(work: Path) -> None:
     assert all(len(tok(str(n), add_special_tokens=False)["input_ids"]) == 1 for n in range(1001))
 
 
-def test_prompts_are_encoded_as_the_chat_template_says(work: Path) -> None:
+def test_prompts_are_encoded_with_the_chat_template(work: Path) -> None:
     tok = tokenizer.opened(work / "tokenizer")
     messages = [{"role": "user", "content": [{"type": "text", "text": "ein rötlicher Kreis"}]}]
     rendered = tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -100,7 +100,7 @@ def test_prompts_are_encoded_as_the_chat_template_says(work: Path) -> None:
     )
 
 
-def test_a_killed_stage_goes_on_to_the_same_weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_stage_ends_with_the_same_weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "fast_layer_forward", text.layer_forward)
     monkeypatch.setattr(text, "BUCKETS", {"plain": ((26, 4),), "structured": ((96, 4),)})
     monkeypatch.setattr(text, "STEPS", 4)
@@ -111,13 +111,13 @@ def test_a_killed_stage_goes_on_to_the_same_weights(work: Path, monkeypatch: pyt
     (work / "text.partial.pt").unlink()
     batches, batch = count(), text.random_batch
 
-    def die_at_the_third(*arguments: Any) -> Any:
+    def stop_at_the_third(*arguments: Any) -> Any:
         if next(batches) == 2:
             raise KeyboardInterrupt
         return batch(*arguments)
 
-    with monkeypatch.context() as killed:
-        killed.setattr(text, "random_batch", die_at_the_third)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(text, "random_batch", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             text.fit(work, shown=False)
     text.fit(work, shown=False)
@@ -125,8 +125,8 @@ def test_a_killed_stage_goes_on_to_the_same_weights(work: Path, monkeypatch: pyt
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_finished_run_is_exported_as_a_checkpoint_of_the_engine(tmp_path: Path, work: Path) -> None:
-    """Through the real command, whose processes find all stages done."""
+def test_a_finished_run_exports_a_checkpoint_that_the_engine_loads(tmp_path: Path, work: Path) -> None:
+    """Runs the real command with the results of all stages in place."""
     shutil.copytree(work / "tokenizer", tmp_path / "tokenizer")
     (tmp_path / "pool").mkdir()
     for bucket in pool.BUCKETS:
@@ -144,8 +144,8 @@ def test_a_finished_run_is_exported_as_a_checkpoint_of_the_engine(tmp_path: Path
     assert ModelConfig.load(tmp_path / "demo").limits.max_size == 128
 
 
-def test_the_training_model_is_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same weights give the same velocity, dense and packed."""
+def test_the_dense_training_model_matches_the_packed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights give the same velocity in both."""
     monkeypatch.setattr(dit, "fast_block_forward", dit.block_forward)
     config = DiTConfig(8, 3, 16, 2, 48, 12, 26, 100, (4, 2, 2))
     dense = dit.build(config, seed=0)
@@ -169,7 +169,7 @@ def test_the_training_model_is_the_engines(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def fused(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The engine keeps q, k, v and the two halves of the MLP's input as one matrix each."""
+    """Fuse q, k and v, and the two input matrices of the MLP, as the engine does."""
     made = {k: v for k, v in weights.items() if not k.startswith("outline.")}
     for layer in {k.rsplit(".attention.", 1)[0] for k in made if ".attention." in k}:
         qkv = [made.pop(f"{layer}.attention.to_{x}.weight") for x in "qkv"]
