@@ -6,7 +6,7 @@ from server.settings.settings import Settings
 from server.upstream.client import Backends
 
 
-class Safety:
+class Integrations:
     """All of it is optional. Raises ConfigError."""
 
     def __init__(self, settings: Settings, backends: Backends, model_id: str) -> None:

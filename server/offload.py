@@ -8,6 +8,6 @@ T = TypeVar("T")
 SMALL = 1000  # bytes or characters
 
 
-async def beside(size: int, work: Callable[[], T]) -> T:
+async def offload(size: int, work: Callable[[], T]) -> T:
     """What `work` makes of `size` bytes or characters: at once if that is small, else in a thread."""
     return work() if size < SMALL else await asyncio.to_thread(work)

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from server.access.admission import Admission
 from server.access.api_keys import Caller, Keys
 from server.engine_port import Engine
-from server.generation.idempotency import KeptAnswers
+from server.generation.idempotency import IdempotencyCache
 from server.generation.image_encoder import ImageEncoder
-from server.integrations import Safety
+from server.integrations import Integrations
 from server.observability import logs
 from server.observability.metrics import Metrics
 from server.observability.request_record import RequestRecord
@@ -35,11 +35,11 @@ class Service:
         self.lifecycle = Lifecycle(engine)
         self.bodies = Bodies(settings)
         self.admission = Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share)
-        self.kept = KeptAnswers(settings.idempotency_seconds, settings.idempotency_bytes)
+        self.idempotency = IdempotencyCache(settings.idempotency_seconds, settings.idempotency_bytes)
         self.encoder = ImageEncoder(settings.image_threads, settings.png_compress_level)
         self.metrics = Metrics(engine)
         self.backends = Backends(self.metrics.on_backend)
-        self.safety = Safety(settings, self.backends, engine.config.model_id)
+        self.integrations = Integrations(settings, self.backends, engine.config.model_id)
         self.request_model = limited_to(engine.config, settings.max_n)
         self._spans = _spans(settings.otlp_endpoint)
 

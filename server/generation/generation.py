@@ -13,11 +13,10 @@ from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed,
 from engine.request import EngineRequest, Priority
 from server.access.admission import AdmissionSlot
 from server.engine_port import Engine
-from server.generation.follower import Follower
 from server.generation.image_encoder import MEDIA_TYPES, PREVIEW_FORMAT, ImageEncoder
 from server.generation.parameters import Parameters
-from server.generation.processing import Treatment
-from server.generation.transcript import Event, Finished, Picture, Preview, Transcript
+from server.generation.processing import Processing
+from server.generation.transcript import Event, ImageFile, Preview, Subscription, Timings, Transcript
 from server.schemas.errors import ApiError, from_engine, internal_error, server_stopped
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class Course:
 
 
 class Generation:
-    """Writes its transcript, and runs until its last follower leaves: a request that nobody waits for is
+    """Writes its transcript, and runs until its last subscription leaves: a request that nobody waits for is
     aborted in the engine. Its task never fails; the transcript does."""
 
     def __init__(
@@ -41,34 +40,34 @@ class Generation:
         encoder: ImageEncoder,
         slot: AdmissionSlot,
         parameters: Parameters,
-        treatment: Treatment,
+        processing: Processing,
         course: Course,
     ) -> None:
         self._slot = slot
         self._parameters = parameters
         self._engine = engine
         self._encoder = encoder
-        self._treatment = treatment
+        self._processing = processing
         self._course = course
         self._image_seconds = 0.0
-        self._followers = 0
+        self._subscriptions = 0
         self.transcript = Transcript(slot.request.request_id, parameters.seeds)
         self.task = asyncio.create_task(self._run())
 
-    def join(self, deadline: float, priority: Priority) -> Follower:
-        """From now on it has until the latest deadline of its followers, at their highest priority."""
-        self._followers += 1
+    def join(self, deadline: float, priority: Priority) -> Subscription:
+        """From now on it has until the latest deadline of its subscriptions, at their highest priority."""
+        self._subscriptions += 1
         self._engine.promote(self.transcript.request_id, deadline, priority)
-        return Follower(self.transcript, deadline, self._leave)
+        return Subscription(self.transcript, deadline, self._leave)
 
     def _leave(self) -> None:
-        self._followers -= 1
-        if self._followers == 0:
+        self._subscriptions -= 1
+        if self._subscriptions == 0:
             self.task.cancel()
 
     @property
     def is_abandoned(self) -> bool:
-        """Its last follower left before it was done."""
+        """Its last subscription left before it was done."""
         return self.task.cancelled() or self.task.cancelling() > 0
 
     async def _run(self) -> None:
@@ -92,7 +91,7 @@ class Generation:
         return internal_error()
 
     async def _prepare(self) -> None:
-        prepared = await self._treatment.prepare(self._parameters, self._slot.request.token_ids)
+        prepared = await self._processing.prepare(self._parameters, self._slot.request.token_ids)
         self._parameters = prepared.parameters
         self._course.renew(replace(self._slot.request, token_ids=prepared.token_ids))
         self.transcript.prepared(prepared.parameters, len(prepared.token_ids))
@@ -105,13 +104,13 @@ class Generation:
     async def _event(self, output: RequestOutput) -> Event:
         match output:
             case ImageDone():
-                return Picture(output.image_index, output.seed, await self._file(output))
+                return ImageFile(output.image_index, output.seed, await self._file(output))
             case PreviewReady():
                 data = await self._encoder.encode_preview(output.rgb, (output.width, output.height))
-                signed = await self._treatment.sign(data, MEDIA_TYPES[PREVIEW_FORMAT])
+                signed = await self._processing.sign(data, MEDIA_TYPES[PREVIEW_FORMAT])
                 return Preview(output.image_index, output.preview_index, signed)
             case RequestDone():
-                return Finished(output.times, self._image_seconds)
+                return Timings(output.times, self._image_seconds)
             case StepDone():
                 return output
             case RequestFailed():
@@ -119,7 +118,7 @@ class Generation:
 
     async def _file(self, image: ImageDone) -> bytes:
         data = await self._encode(image)
-        return await self._treatment.finish(data, MEDIA_TYPES[self._parameters.output_format])
+        return await self._processing.finish(data, MEDIA_TYPES[self._parameters.output_format])
 
     async def _encode(self, image: ImageDone) -> bytes:
         started = time.perf_counter()

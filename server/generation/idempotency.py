@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from server.generation.generation import Generation
-from server.generation.transcript import Picture, Transcript
+from server.generation.transcript import ImageFile, Transcript
 from server.schemas.errors import ApiError, RefusedError, invalid
 
 MAX_KEY_CHARACTERS = 256
@@ -52,7 +52,7 @@ class _Kept:
     expires: float
 
 
-class KeptAnswers:
+class IdempotencyCache:
     """Bounded in time and memory; the oldest go first. A request that failed is forgotten at once, but for
     one that moderation refused."""
 
@@ -126,7 +126,7 @@ def _is_final(transcript: Transcript) -> bool:
 
 
 def _held_bytes(fingerprint: Fingerprint, transcript: Transcript) -> int:
-    pictures = [event for event in transcript.events if isinstance(event, Picture)]
+    pictures = [event for event in transcript.events if isinstance(event, ImageFile)]
     failure = transcript.failure.message if transcript.failure else ""
     texts = [fingerprint.key, transcript.revised_prompt or "", failure]
     texts += [text for fault in transcript.warnings for text in (fault.message, fault.path or "")]

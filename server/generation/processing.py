@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from server.access.opt_outs import Choices
+from server.access.opt_outs import OptOuts
 from server.captions.caption import Caption
 from server.captions.prompt import Prompt
 from server.generation.image_encoder import ImageEncoder
 from server.generation.parameters import Parameters
-from server.integrations import Safety
+from server.integrations import Integrations
 from server.magic_prompt.expander import TokenIds
 from server.schemas.errors import ApiError
 from server.upstream.client import BackendError
@@ -24,14 +24,16 @@ class Prepared:
     token_ids: TokenIds
 
 
-class Treatment:
+class Processing:
     """Before the queue: judged, expanded, judged again. After the decoder: judged, signed."""
 
-    def __init__(self, safety: Safety, choices: Choices, encoder: ImageEncoder, tokenize: Tokenize) -> None:
-        self._expander = safety.expander if choices.magic_prompt != "off" else None
-        self._must_expand = choices.magic_prompt == "on"
-        self._moderation = safety.moderation if choices.is_moderated else None
-        self._credentials = safety.credentials if choices.is_signed else None
+    def __init__(
+        self, integrations: Integrations, opt_outs: OptOuts, encoder: ImageEncoder, tokenize: Tokenize
+    ) -> None:
+        self._expander = integrations.expander if opt_outs.magic_prompt != "off" else None
+        self._must_expand = opt_outs.magic_prompt == "on"
+        self._moderation = integrations.moderation if opt_outs.is_moderated else None
+        self._credentials = integrations.credentials if opt_outs.is_signed else None
         self._encoder = encoder
         self._tokenize = tokenize
 

@@ -1,13 +1,15 @@
-"""What came of a request so far, as data alone: its followers share it, and KeptAnswers may keep it."""
+"""The events of a generation, and subscriptions to them."""
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
+from engine.errors import DeadlineExceededError
 from engine.messages import StageTimes, StepDone
 from server.generation.parameters import Parameters
 from server.schemas.caption_fault import Fault
-from server.schemas.errors import ApiError
+from server.schemas.errors import ApiError, from_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageFile:
     """One finished file."""
 
     image_index: int
@@ -29,7 +31,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Timings:
     """Seconds of each stage; `image` is the encoding of the files."""
 
     times: StageTimes
@@ -48,7 +50,7 @@ class Finished:
         return {name: round(seconds, 4) for name, seconds in stages.items()}
 
 
-Event = StepDone | Preview | Picture | Finished
+Event = StepDone | Preview | ImageFile | Timings
 
 
 @dataclass(slots=True)
@@ -99,9 +101,62 @@ class Transcript:
 
     def kept(self) -> "Transcript":
         """As much of it as a repeated answer shows: no steps, no previews."""
-        shown: list[Event] = [event for event in self.events if isinstance(event, Picture | Finished)]
+        shown: list[Event] = [event for event in self.events if isinstance(event, ImageFile | Timings)]
         return replace(self, events=shown)
 
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Waits until its own `deadline` (`time.monotonic()`) and no longer, whatever those of others are.
+
+    To be left, once, when the response is done.
+    """
+
+    transcript: Transcript
+    deadline: float
+    leave: Callable[[], None] = _nothing
+
+    async def prepared(self) -> None:
+        """Until the prompt has passed: nothing is on the device before. Raises ApiError."""
+        while not (self.transcript.is_prepared or self.transcript.is_done):
+            await self._news(self.deadline)
+        if not self.transcript.is_prepared:
+            self._raise_failure()
+
+    async def events(self, idle_seconds: float | None = None) -> AsyncIterator[Event | None]:
+        """All events from the first; None after each `idle_seconds` of silence. Raises ApiError."""
+        index = 0
+        while True:
+            while index < len(self.transcript.events):
+                yield self.transcript.events[index]
+                index += 1
+            if self.transcript.is_done:
+                self._raise_failure()
+                return
+            # Nothing is awaited since the last look at the events, so no news can be missed.
+            idle = time.monotonic() + idle_seconds if idle_seconds is not None else self.deadline
+            if not await self._news(min(idle, self.deadline)):
+                yield None
+
+    def _raise_failure(self) -> None:
+        if self.transcript.failure:
+            raise self.transcript.failure.copy()
+
+    async def _news(self, until: float) -> bool:
+        """Whether there is any. Raises ApiError 504 at the deadline."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self.transcript.news()
+            return True
+        except TimeoutError:
+            if until < self.deadline:
+                return False
+        raise from_engine(DeadlineExceededError("the deadline passed"))

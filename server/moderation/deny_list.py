@@ -11,7 +11,7 @@ from pathlib import Path
 import regex
 
 from server.moderation.judge import CATEGORY, Categories
-from server.offload import beside
+from server.offload import offload
 from server.settings.config_error import ConfigError
 from server.settings.watched_file import WatchedFile
 
@@ -32,7 +32,7 @@ class DenyList:
 
     async def judge_text(self, text: str) -> Categories:
         phrases = self._phrases.value()
-        return await beside(len(text) + len(phrases), lambda: _found(phrases, _plain(text)))
+        return await offload(len(text) + len(phrases), lambda: _found(phrases, _plain(text)))
 
 
 def _found(phrases: dict[str, str], plain: str) -> Categories:

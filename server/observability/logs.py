@@ -74,6 +74,6 @@ def _fields(record: RequestRecord, with_prompt: bool) -> dict[str, Any]:
         }
         if with_prompt:
             fields |= parameters.prompt.facts()
-    if record.finished:
-        fields["stage_seconds"] = record.finished.stages()
+    if record.timings:
+        fields["stage_seconds"] = record.timings.stages()
     return {name: value for name, value in fields.items() if value is not None}

@@ -84,10 +84,10 @@ class Metrics:
             self._rejected.labels(record.outcome).inc()
         if record.outcome == "client_disconnected":
             self._aborts.inc()
-        if record.finished and record.parameters:
+        if record.timings and record.parameters:
             self._images.inc(len(record.parameters.seeds))
-            self._queue.observe(record.finished.times.queue)
-            self._image.observe(record.finished.image)
+            self._queue.observe(record.timings.times.queue)
+            self._image.observe(record.timings.image)
 
     def on_backend(self, name: str, outcome: str, seconds: float) -> None:
         """Count one call of another service."""

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.generation.parameters import Parameters
-from server.generation.transcript import Finished
+from server.generation.transcript import Timings
 from server.schemas.errors import ApiError
 
 IMAGE_PATHS = ("/v1/images", "/v1/images/generations")
@@ -53,7 +53,7 @@ class RequestRecord:
     mode: str | None = None
     generation_id: str | None = None
     parameters: Parameters | None = None
-    finished: Finished | None = None
+    timings: Timings | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestRecord":

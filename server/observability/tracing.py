@@ -36,8 +36,8 @@ class Spans:
         name = f"{record.method} {record.path}"
         kind = trace.SpanKind.SERVER
         span = self._tracer.start_span(name, context, kind, attributes=attributes, start_time=start)
-        if record.finished:
-            self._export_stages(span, start, record.finished.stages())
+        if record.timings:
+            self._export_stages(span, start, record.timings.stages())
         if record.status >= 500:
             span.set_status(trace.StatusCode.ERROR, record.outcome)
         span.end(start + _nanoseconds(record.seconds))

@@ -13,10 +13,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from engine.messages import StepDone
-from server.generation.follower import Follower
 from server.generation.image_encoder import PREVIEW_FORMAT, ImageEncoder
 from server.generation.parameters import Parameters
-from server.generation.transcript import Event, Finished, Picture, Preview
+from server.generation.transcript import Event, ImageFile, Preview, Subscription, Timings
 from server.observability.request_record import RequestRecord
 from server.responses.json_response import server_timing, usage, warnings
 from server.schemas.errors import ApiError, ClientDisconnectedError, internal_error, server_stopped
@@ -27,13 +26,13 @@ ACCEPTED, PING = b": accepted\n\n", b": ping\n\n"
 
 
 class EventStream(StreamingResponse):
-    """All validation lies before it; an error from here on is its last event. Leaves its follower."""
+    """All validation lies before it; an error from here on is its last event. Leaves its subscription."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        follower: Follower,
+        subscription: Subscription,
         parameters: Parameters,
         encoder: ImageEncoder,
         record: RequestRecord,
@@ -42,8 +41,8 @@ class EventStream(StreamingResponse):
         with_progress: bool,
     ) -> None:
         super().__init__(self._frames(), headers={"X-Accel-Buffering": "no"})
-        self._follower = follower
-        self._transcript = follower.transcript
+        self._subscription = subscription
+        self._transcript = subscription.transcript
         self._parameters = parameters
         self._encoder = encoder
         self._record = record
@@ -62,7 +61,7 @@ class EventStream(StreamingResponse):
         try:
             await unless_disconnected(request, self.stream_response(send))
         finally:
-            self._follower.leave()
+            self._subscription.leave()
 
     async def _end(self, error: ApiError, send: Send) -> None:
         """Wherever it was; raises `error` if that was before its begin or after its end."""
@@ -73,7 +72,7 @@ class EventStream(StreamingResponse):
     async def _frames(self) -> AsyncIterator[bytes]:
         yield ACCEPTED
         try:
-            async for event in self._follower.events(self._ping_seconds):
+            async for event in self._subscription.events(self._ping_seconds):
                 yield PING if event is None else await self._frame(event)
         except ApiError as error:
             yield self._failed(error)
@@ -87,17 +86,17 @@ class EventStream(StreamingResponse):
                 return _progress(event, self._with_progress)
             case Preview():
                 return await self._encoder.run(self._partial, event)
-            case Picture():
+            case ImageFile():
                 return await self._encoder.run(self._completed, event)
-            case Finished():
-                self._record.finished = event
+            case Timings():
+                self._record.timings = event
                 return f": server-timing {server_timing(event)}\n\n".encode()
 
     def _partial(self, preview: Preview) -> bytes:
         index = {"partial_image_index": preview.preview_index}
         return _image("image_generation.partial_image", self._parameters, preview, PREVIEW_FORMAT, index)
 
-    def _completed(self, picture: Picture) -> bytes:
+    def _completed(self, picture: ImageFile) -> bytes:
         parameters = self._parameters
         last = {
             "seed": picture.seed,
@@ -121,7 +120,7 @@ def _progress(event: StepDone, as_event: bool) -> bytes:
 
 
 def _image(
-    kind: str, parameters: Parameters, image: Preview | Picture, output_format: str, extra: dict[str, Any]
+    kind: str, parameters: Parameters, image: Preview | ImageFile, output_format: str, extra: dict[str, Any]
 ) -> bytes:
     return _frame(
         kind,

@@ -7,10 +7,9 @@ from typing import Any
 
 from engine.messages import StageTimes
 from server.captions.prompt import Prompt
-from server.generation.follower import Follower
 from server.generation.image_encoder import ImageEncoder
 from server.generation.parameters import Parameters
-from server.generation.transcript import Finished, Picture, Transcript
+from server.generation.transcript import ImageFile, Subscription, Timings, Transcript
 from server.schemas.images import InputTokensDetails, Usage
 
 IMAGE_TOKEN_PIXELS = 16 * 16
@@ -20,18 +19,18 @@ IMAGE_TOKEN_PIXELS = 16 * 16
 class Result:
     """A request that came to its end."""
 
-    pictures: list[Picture]
-    finished: Finished
+    pictures: list[ImageFile]
+    finished: Timings
 
 
-async def collect(follower: Follower) -> Result:
+async def collect(subscription: Subscription) -> Result:
     """Wait for the last image. Raises ApiError."""
-    pictures: list[Picture] = []
-    finished = Finished(StageTimes(0, 0, 0, 0), 0)
-    async for event in follower.events():
-        if isinstance(event, Picture):
+    pictures: list[ImageFile] = []
+    finished = Timings(StageTimes(0, 0, 0, 0), 0)
+    async for event in subscription.events():
+        if isinstance(event, ImageFile):
             pictures.append(event)
-        elif isinstance(event, Finished):
+        elif isinstance(event, Timings):
             finished = event
     return Result(sorted(pictures, key=lambda picture: picture.image_index), finished)
 
@@ -51,7 +50,7 @@ def usage(prompt_tokens: int, parameters: Parameters, images: int) -> Usage:
 async def json_body(
     transcript: Transcript,
     parameters: Parameters,
-    pictures: list[Picture],
+    pictures: list[ImageFile],
     model: str,
     encoder: ImageEncoder,
 ) -> bytes:
@@ -71,7 +70,7 @@ async def json_body(
     return b'{"data":[' + b",".join(data) + b"]," + json.dumps(tail).encode()[1:]
 
 
-def _image_json(picture: Picture, prompt: Prompt) -> bytes:
+def _image_json(picture: ImageFile, prompt: Prompt) -> bytes:
     # Base64 needs no escaping, so the megabytes are joined instead of going through json.
     rest = json.dumps({"seed": picture.seed, **prompt.revised()}).encode()
     return b'{"b64_json":"%b",%b' % (base64.b64encode(picture.data), rest[1:])
@@ -89,5 +88,5 @@ def warning_header(parameters: Parameters) -> dict[str, str]:
     return {"X-Warnings": ", ".join(codes)} if codes else {}
 
 
-def server_timing(finished: Finished) -> str:
+def server_timing(finished: Timings) -> str:
     return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in finished.stages().items())

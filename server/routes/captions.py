@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.captions.prompt import NOT_A_CAPTION, read_prompt
 from server.observability.request_record import RequestRecord
-from server.offload import beside
+from server.offload import offload
 from server.schemas.images import CaptionReport, PromptFields
 from server.service import Service
 from server.transport.body import parse
@@ -19,7 +19,7 @@ async def validate_caption(request: Request) -> Response:
     record: RequestRecord = request.state.record
     service.authenticate(request, record)
     async with service.bodies.receive(request) as body:
-        report = await beside(len(body), lambda: _report(body).model_dump_json())
+        report = await offload(len(body), lambda: _report(body).model_dump_json())
     return Response(report, media_type="application/json")
 
 

@@ -9,18 +9,17 @@ from fastapi import APIRouter, Request, Response
 from engine.errors import EngineError
 from engine.request import EngineRequest, Priority
 from server.access.api_keys import Caller
-from server.access.opt_outs import Choices, choose
+from server.access.opt_outs import OptOuts, choose
 from server.generation import metadata
-from server.generation.follower import Follower
 from server.generation.generation import Course, Generation
 from server.generation.idempotency import Fingerprint
 from server.generation.image_encoder import MEDIA_TYPES
 from server.generation.parameters import Parameters, resolve
-from server.generation.processing import Treatment
-from server.generation.transcript import Transcript
-from server.integrations import Safety
+from server.generation.processing import Processing
+from server.generation.transcript import Subscription, Transcript
+from server.integrations import Integrations
 from server.observability.request_record import RequestRecord
-from server.offload import beside
+from server.offload import offload
 from server.responses import json_response as answers
 from server.responses.event_stream import EventStream
 from server.responses.negotiation import Kind, negotiate
@@ -43,13 +42,13 @@ async def create_image(request: Request) -> Response:
     service.enter(record)
     async with service.bodies.receive(request) as body:
         order = await _understand(request, service, caller, body)
-    follower = _join(service, caller, order, _terms(request, service, caller))
-    record.generation_id = follower.transcript.request_id
-    await _prepared(request, follower)
-    record.parameters = parameters = follower.transcript.parameters(order.parameters)
+    subscription = _join(service, caller, order, _terms(request, service, caller))
+    record.generation_id = subscription.transcript.request_id
+    await _prepared(request, subscription)
+    record.parameters = parameters = subscription.transcript.parameters(order.parameters)
     if order.kind == "events":
         return EventStream(
-            follower,
+            subscription,
             parameters,
             service.encoder,
             record,
@@ -57,13 +56,13 @@ async def create_image(request: Request) -> Response:
             with_progress=order.with_progress,
         )
     try:
-        result = await unless_disconnected(request, answers.collect(follower))
-        record.finished = result.finished
+        result = await unless_disconnected(request, answers.collect(subscription))
+        record.timings = result.finished
         if order.kind == "image":
             return _raw(result, parameters)
-        return await _json(service, follower.transcript, result, parameters)
+        return await _json(service, subscription.transcript, result, parameters)
     finally:
-        follower.leave()
+        subscription.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class _Order:
 
     kind: Kind
     parameters: Parameters
-    choices: Choices
+    opt_outs: OptOuts
     token_ids: tuple[int, ...]
     fingerprint: Fingerprint | None
     with_progress: bool
@@ -89,18 +88,18 @@ class _Terms:
 async def _understand(request: Request, service: Service, caller: Caller, body: bytearray) -> _Order:
     """Raises ApiError."""
     record: RequestRecord = request.state.record
-    wanted = await beside(len(body), lambda: parse(body, service.request_model))
+    wanted = await offload(len(body), lambda: parse(body, service.request_model))
     kind, output_format = negotiate(request.headers, wanted)
-    choices = choose(wanted, caller, service.safety)
-    resolved = await beside(len(body), lambda: resolve(wanted, service.engine.config, output_format))
-    parameters = _without_previews(resolved, choices, service.safety)
+    opt_outs = choose(wanted, caller, service.integrations)
+    resolved = await offload(len(body), lambda: resolve(wanted, service.engine.config, output_format))
+    parameters = _without_previews(resolved, opt_outs, service.integrations)
     record.mode, record.parameters = kind, parameters
     token_ids = await _tokenize(service, parameters.prompt.text)
     key = request.headers.get("idempotency-key")
     fingerprint = (
         Fingerprint.of(caller.name, key, body, parameters.output_format) if key is not None else None
     )
-    return _Order(kind, parameters, choices, token_ids, fingerprint, bool(wanted.progress))
+    return _Order(kind, parameters, opt_outs, token_ids, fingerprint, bool(wanted.progress))
 
 
 def _terms(request: Request, service: Service, caller: Caller) -> _Terms:
@@ -111,43 +110,43 @@ def _terms(request: Request, service: Service, caller: Caller) -> _Terms:
     return _Terms(time.monotonic() + seconds, priority)
 
 
-def _without_previews(parameters: Parameters, choices: Choices, safety: Safety) -> Parameters:
+def _without_previews(parameters: Parameters, opt_outs: OptOuts, integrations: Integrations) -> Parameters:
     """Previews of an image that is going to be judged would leave before it is."""
-    if not parameters.num_previews or safety.sends_previews or not choices.is_moderated:
+    if not parameters.num_previews or integrations.sends_previews or not opt_outs.is_moderated:
         return parameters
     prompt = parameters.prompt.warned("previews_off", "Images are moderated here, so there are no previews.")
     return replace(parameters, prompt=prompt, num_previews=0)
 
 
-async def _prepared(request: Request, follower: Follower) -> None:
+async def _prepared(request: Request, subscription: Subscription) -> None:
     """Raises ApiError, and leaves then."""
     try:
-        await unless_disconnected(request, follower.prepared())
+        await unless_disconnected(request, subscription.prepared())
     except BaseException:
-        follower.leave()
+        subscription.leave()
         raise
 
 
 async def _tokenize(service: Service, prompt: str) -> tuple[int, ...]:
     """Raises ApiError if the prompt has too many tokens."""
     try:
-        return await beside(len(prompt), lambda: service.engine.tokenize(prompt))
+        return await offload(len(prompt), lambda: service.engine.tokenize(prompt))
     except EngineError as error:
         raise from_engine(error) from error
 
 
-def _join(service: Service, caller: Caller, order: _Order, terms: _Terms) -> Follower:
+def _join(service: Service, caller: Caller, order: _Order, terms: _Terms) -> Subscription:
     """Of the request under the same Idempotency-Key, or a new one. Leave it when done. Raises ApiError.
 
     Nothing is awaited in here, so two requests with one key cannot both find none.
     """
-    found = service.kept.find(order.fingerprint) if order.fingerprint else None
+    found = service.idempotency.find(order.fingerprint) if order.fingerprint else None
     if isinstance(found, Transcript):
-        return Follower(found, terms.deadline)
+        return Subscription(found, terms.deadline)
     if found is None:
         found = _start(service, caller, order, terms)
         if order.fingerprint:
-            service.kept.keep(order.fingerprint, found)
+            service.idempotency.keep(order.fingerprint, found)
     return found.join(terms.deadline, terms.priority)
 
 
@@ -158,10 +157,10 @@ def _start(service: Service, caller: Caller, order: _Order, terms: _Terms) -> Ge
         renew=lambda renewed: service.admission.renew(slot, renewed),
         describe=lambda drawn: metadata.describe(drawn, service.engine.config, service.settings.embed_prompt),
     )
-    treatment = Treatment(
-        service.safety, order.choices, service.encoder, lambda prompt: _tokenize(service, prompt)
+    processing = Processing(
+        service.integrations, order.opt_outs, service.encoder, lambda prompt: _tokenize(service, prompt)
     )
-    generation = Generation(service.engine, service.encoder, slot, order.parameters, treatment, course)
+    generation = Generation(service.engine, service.encoder, slot, order.parameters, processing, course)
     generation.task.add_done_callback(lambda _: service.admission.release(slot))
     return generation
 

@@ -14,7 +14,7 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import from_json
 
-from server.offload import beside
+from server.offload import offload
 
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
@@ -69,7 +69,7 @@ class Backend:
         started, outcome = time.perf_counter(), "cancelled"
         try:
             body = await self._ask(self.url + path, content)
-            result = await beside(len(body), lambda: read(_parse(answer, body)))
+            result = await offload(len(body), lambda: read(_parse(answer, body)))
             outcome = "ok"
             return result
         except BackendError as error:

@@ -5,12 +5,12 @@ from typing import Any
 from engine.request import EngineRequest
 from server.access.admission import Admission
 from server.access.api_keys import Caller
-from server.access.opt_outs import Choices
+from server.access.opt_outs import OptOuts
 from server.generation.generation import Course, Generation
 from server.generation.image_encoder import ImageEncoder
 from server.generation.parameters import Parameters, resolve
-from server.generation.processing import Treatment
-from server.integrations import Safety
+from server.generation.processing import Processing
+from server.integrations import Integrations
 from server.schemas.images import ImageRequest
 from server.settings.settings import Settings
 from server.upstream.client import Backends
@@ -26,7 +26,7 @@ async def tokenize(prompt: str) -> tuple[int, ...]:
 def generate(
     prompt: str,
     engine: FakeEngine | None = None,
-    treatment: Treatment | None = None,
+    processing: Processing | None = None,
     deadline: float | None = None,
     **fields: Any,
 ) -> Generation:
@@ -35,7 +35,7 @@ def generate(
     parameters = resolve(ImageRequest.model_validate({"prompt": prompt, "seed": 1, **fields}), CONFIG)
     slot = Admission(engine, 86400, 1).admit(_request(engine, prompt, parameters, deadline), Caller())
     course = Course(renew=lambda renewed: engine.reserve(renewed), describe=lambda _: {})
-    generation = Generation(engine, encoder, slot, parameters, treatment or _treatment(encoder), course)
+    generation = Generation(engine, encoder, slot, parameters, processing or _processing(encoder), course)
     generation.task.add_done_callback(lambda _: encoder.close())
     return generation
 
@@ -56,5 +56,5 @@ def _request(
     )
 
 
-def _treatment(encoder: ImageEncoder) -> Treatment:
-    return Treatment(Safety(Settings(model="fake"), BACKENDS, "fake"), Choices(), encoder, tokenize)
+def _processing(encoder: ImageEncoder) -> Processing:
+    return Processing(Integrations(Settings(model="fake"), BACKENDS, "fake"), OptOuts(), encoder, tokenize)

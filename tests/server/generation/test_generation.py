@@ -8,11 +8,10 @@ from typing import TypeVar
 
 import pytest
 
-from server.generation.follower import Follower
 from server.generation.generation import Generation
 from server.generation.parameters import Parameters
-from server.generation.processing import Prepared, Treatment
-from server.generation.transcript import Event, Finished, Picture
+from server.generation.processing import Prepared, Processing
+from server.generation.transcript import Event, ImageFile, Subscription, Timings
 from server.magic_prompt.expander import TokenIds
 from server.schemas.errors import ApiError
 from tests.server.fake_engine import FakeEngine
@@ -30,11 +29,11 @@ def run(work: Awaitable[T]) -> T:
     return asyncio.run(within_time())
 
 
-def join(generation: Generation, seconds: float = SECONDS) -> Follower:
+def join(generation: Generation, seconds: float = SECONDS) -> Subscription:
     return generation.join(time.monotonic() + seconds, "batch")
 
 
-async def slow(follower: Follower, turns: int) -> list[Event]:
+async def slow(follower: Subscription, turns: int) -> list[Event]:
     """Follow, but let the event loop turn between two events, as a response does while it sends."""
     events = []
     async for event in follower.events(idle_seconds=60):
@@ -53,7 +52,7 @@ async def code(work: Awaitable[object]) -> str:
     return str(body["error"]["code"])
 
 
-class HeldTreatment(Treatment):
+class HeldProcessing(Processing):
     """Prepares a prompt once it is released."""
 
     def __init__(self) -> None:
@@ -72,7 +71,7 @@ def test_a_slow_follower_misses_nothing(turns: int) -> None:
 
     events = run(follow())
     assert len(events) == 2 * 20 + 2 + 1
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-1], Timings)
 
 
 def test_followers_see_the_same_from_the_first_event_on() -> None:
@@ -83,17 +82,17 @@ def test_followers_see_the_same_from_the_first_event_on() -> None:
 
     first, second, late = run(follow())
     assert first == second == late
-    assert sum(isinstance(event, Picture) for event in first) == 2
+    assert sum(isinstance(event, ImageFile) for event in first) == 2
 
 
 def test_what_is_kept_is_what_a_repeated_answer_shows() -> None:
     async def follow() -> tuple[Generation, list[Event]]:
         running = generate("a cat", n=2, partial_images=3)
         await slow(join(running), 0)
-        return running, await slow(Follower(running.transcript.kept(), time.monotonic() + SECONDS), 0)
+        return running, await slow(Subscription(running.transcript.kept(), time.monotonic() + SECONDS), 0)
 
     running, repeated = run(follow())
-    shown = [event for event in running.transcript.events if isinstance(event, Picture | Finished)]
+    shown = [event for event in running.transcript.events if isinstance(event, ImageFile | Timings)]
     assert repeated == shown
     assert len(shown) == 3
 
@@ -122,7 +121,7 @@ def test_a_deadline_ends_the_wait_of_one_follower_and_the_latest_that_of_the_req
         assert await code(slow(hasty, 0)) == "deadline_exceeded"
         hasty.leave()
         await engine.resume()
-        assert isinstance((await waiting)[-1], Finished)
+        assert isinstance((await waiting)[-1], Timings)
 
     run(follow())
 
@@ -136,21 +135,21 @@ def test_a_follower_lengthens_the_deadline_of_a_request_that_runs() -> None:
         patient = asyncio.create_task(slow(join(running), 0))
         assert await hasty == "deadline_exceeded"
         await engine.resume()
-        assert isinstance((await patient)[-1], Finished)
+        assert isinstance((await patient)[-1], Timings)
 
     run(follow())
 
 
 def test_a_follower_lengthens_the_deadline_of_a_prompt_that_is_prepared() -> None:
     async def follow() -> None:
-        treatment = HeldTreatment()
-        running = generate("a cat", treatment=treatment, deadline=time.monotonic() + 0.1)
+        processing = HeldProcessing()
+        running = generate("a cat", processing=processing, deadline=time.monotonic() + 0.1)
         hasty, patient = join(running, 0.1), join(running)
         assert await code(hasty.prepared()) == "deadline_exceeded"
         hasty.leave()
-        treatment.release.set()
+        processing.release.set()
         await patient.prepared()
-        assert isinstance((await slow(patient, 0))[-1], Finished)
+        assert isinstance((await slow(patient, 0))[-1], Timings)
 
     run(follow())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.generation.idempotency import Fingerprint, KeptAnswers
+from server.generation.idempotency import Fingerprint, IdempotencyCache
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
 from tests.server.fake_backend import backend
@@ -227,7 +227,7 @@ def test_kept_files_take_what_they_may(start: Start) -> None:
     assert server.metric("process_resident_memory_bytes") < before + 1.5 * (8 << 20) + (8 << 20)
 
 
-async def keep(kept: KeptAnswers, numbers: range) -> None:
+async def keep(kept: IdempotencyCache, numbers: range) -> None:
     """Answers of ten images, which had steps and previews."""
     for number in numbers:
         generation = generate("a cat", n=10, num_inference_steps=20, partial_images=3)
@@ -241,7 +241,7 @@ async def keep(kept: KeptAnswers, numbers: range) -> None:
 
 def test_what_is_counted_is_what_is_held() -> None:
     async def measure() -> tuple[int, int]:
-        kept = KeptAnswers(600, 1 << 40)
+        kept = IdempotencyCache(600, 1 << 40)
         tracemalloc.start()
         await keep(kept, range(5))
         held, counted = tracemalloc.get_traced_memory()[0], kept.total_bytes

@@ -12,7 +12,7 @@ import pytest
 
 from server.captions.caption import Caption
 from server.captions.schema import caption_schema, strict_schema
-from server.integrations import Safety
+from server.integrations import Integrations
 from server.magic_prompt.expander import Expander
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
@@ -373,7 +373,7 @@ def test_an_operators_own_service(start: Start) -> None:
 def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:
     settings = Settings(model="fake", **{f"magic_prompt_{name}": value for name, value in given.items()})
     with pytest.raises(ConfigError, match=f"^{said}"):
-        Safety(settings, Backends(lambda *_: None), "fake")
+        Integrations(settings, Backends(lambda *_: None), "fake")
 
 
 def test_which_is_one_line(start: Start) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from server.integrations import Safety
+from server.integrations import Integrations
 from server.moderation.deny_list import DenyList
 from server.moderation.judge import PASSED
 from server.moderation.webhook import Webhook
@@ -576,4 +576,4 @@ def test_a_client_that_leaves_ends_the_call(images: World) -> None:
 )
 def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"):
-        Safety(Settings(model="fake", **given), Backends(lambda *_: None), "fake")
+        Integrations(Settings(model="fake", **given), Backends(lambda *_: None), "fake")

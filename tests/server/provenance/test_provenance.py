@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from server.generation import metadata
-from server.integrations import Safety
+from server.integrations import Integrations
 from server.provenance.credentials import Credentials
 from server.provenance.trial import write_pair
 from server.settings.config_error import ConfigError
@@ -123,7 +123,7 @@ def test_the_command_makes_a_pair_once(tmp_path: Path) -> None:
 )
 def test_half_a_pair_does_not_start(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}$"):
-        Safety(Settings(model="fake", **given), Backends(lambda *_: None), "fake")
+        Integrations(Settings(model="fake", **given), Backends(lambda *_: None), "fake")
 
 
 def pem(key: Any) -> SecretStr:
