@@ -28,7 +28,8 @@ DEFAULTS = {
     "axios": "application/json, text/plain, */*",
     "jQuery": "application/json, text/javascript, */*; q=0.01",
     "RestSharp": "application/json, text/json, text/x-json, text/javascript, application/xml, text/xml",
-    "n8n": "application/json,text/html,application/xhtml+xml,application/xml,text/*;q=0.9, image/*;q=0.8, */*;q=0.7",
+    "n8n": "application/json,text/html,application/xhtml+xml,application/xml,text/*;q=0.9, "
+    "image/*;q=0.8, */*;q=0.7",
     "Spring, text": "text/plain, application/json, application/*+json, */*",
     "Spring, bytes": "application/octet-stream, */*",
     "w3m": "text/html, text/*;q=0.5, image/*, application/*, multipart/*, audio/*, */*",
