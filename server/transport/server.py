@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import resource
 import socket
 import sys
@@ -13,11 +14,13 @@ from fastapi import FastAPI
 
 from server.engine_port import Engine
 from server.observability import logs
+from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
 from server.transport.connection import GuardedConnection
 from server.transport.lifecycle import Lifecycle
 
 OTHER_DESCRIPTORS = 256  # files, pipes, calls of other services, and the spare connections
+BACKLOG = 4096  # connections that wait to be accepted
 LAST_SECONDS = 2.0  # for the answers to what a second signal ends
 
 
@@ -84,7 +87,7 @@ def serve(app: FastAPI, settings: Settings, lifecycle: Lifecycle, engine: Engine
         access_log=False,
         log_config=None,
         server_header=False,
-        backlog=4096,
+        backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=int(settings.write_timeout_seconds),
         h11_max_incomplete_event_size=settings.max_header_bytes,
@@ -92,13 +95,14 @@ def serve(app: FastAPI, settings: Settings, lifecycle: Lifecycle, engine: Engine
     # What the imports made stays for ever; without this each full collection walks it and stalls the loop.
     gc.collect()
     gc.freeze()
-    return asyncio.run(_run(DrainingServer(config, lifecycle, settings), engine))
+    sockets = _dual_stack_sockets(settings)
+    return asyncio.run(_run(DrainingServer(config, lifecycle, settings), engine, sockets))
 
 
-async def _run(server: uvicorn.Server, engine: Engine) -> int:
+async def _run(server: uvicorn.Server, engine: Engine, sockets: list[socket.socket] | None) -> int:
     death = asyncio.create_task(engine.wait_dead())
     death.add_done_callback(lambda _: setattr(server, "should_exit", True))
-    await server.serve()
+    await server.serve(sockets)
     if death.done():
         print(f"ideoserve: {death.result()}", file=sys.stderr, flush=True)
         return death.result().exit_code
@@ -114,6 +118,23 @@ def connection_type(settings: Settings, descriptors: int) -> type[GuardedConnect
         max_unsent_bytes = settings.max_unsent_bytes
 
     return Connection
+
+
+def _dual_stack_sockets(settings: Settings) -> list[socket.socket] | None:
+    """For the IPv6 wildcard, a socket that also serves IPv4, unlike asyncio's. Raises ConfigError."""
+    if not _is_ipv6_wildcard(settings.host):
+        return None
+    try:
+        address = ("::", settings.port)
+        return [socket.create_server(address, family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)]
+    except OSError as error:
+        raise ConfigError(f"--host {settings.host} --port {settings.port}: {error.strerror}") from None
+
+
+def _is_ipv6_wildcard(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.IPv6Address(host) == ipaddress.IPv6Address("::")
+    return False
 
 
 def _raise_descriptor_limit() -> int:

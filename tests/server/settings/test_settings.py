@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -40,9 +41,9 @@ def test_help_states_every_setting_with_its_default() -> None:
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
         assert " ".join((field.description or "").split())[:40] in text
-    assert "TCP port; 0 takes a free one (from 0 to 65535; default 8000)" in text
+    assert "TCP port; 0 selects a free port (0 to 65535; default 8000)" in text
     assert "--dtype {float32,bfloat16}" in text
-    assert "(above 0 to 1; default 0.5)" in text
+    assert "(above 0, at most 1; default 0.5)" in text
 
 
 def test_model_aliases_are_a_list() -> None:
@@ -77,7 +78,7 @@ def test_a_secret_is_no_flag_and_prints_as_stars(monkeypatch: pytest.MonkeyPatch
             ("--max-inflight-body-bytes", "2048"),
             "--max-inflight-body-bytes: must be at least max_body_bytes",
         ),
-        ((), "--model: Field required"),
+        ((), "--model or IDEOSERVE_MODEL is required"),
     ],
 )
 def test_a_bad_setting_is_one_line_and_exit_code_2(flags: tuple[str, ...], said: str) -> None:
@@ -98,7 +99,7 @@ def test_an_empty_value_opens_nothing(
             read_settings([])
         assert exit.value.code == 2
         said = capsys.readouterr().err
-        assert said == f"ideoserve: --{name.replace('_', '-')}: the value is empty; leave it out instead\n"
+        assert said == f"ideoserve: IDEOSERVE_{name.upper()}: the value is empty; leave it out instead\n"
 
 
 def test_hive_may_ignore_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +126,38 @@ def test_a_secret_is_read_without_the_white_space_around_it(tmp_path: Path) -> N
         assert token.get_secret_value() == "hush"
 
 
-def test_a_bad_environment_is_too() -> None:
+def test_a_bad_variable_is_named() -> None:
+    """Unless a flag overrides it."""
     result = run("--model", "x", IDEOSERVE_PORT="many")
     assert result.returncode == 2
-    assert result.stderr.startswith("ideoserve: --port: ")
+    assert result.stderr.startswith("ideoserve: IDEOSERVE_PORT: Input should be a valid integer")
+    assert len(result.stderr.splitlines()) == 1
+    result = run("--model", "x", "--port", "few", IDEOSERVE_PORT="many")
+    assert result.stderr.startswith("ideoserve: --port: Input should be a valid integer")
+
+
+def test_a_service_link_variable_is_explained() -> None:
+    """Kubernetes sets it in each pod of a namespace that has a Service named `ideoserve`."""
+    result = run("--model", "x", IDEOSERVE_PORT="tcp://10.96.0.7:80")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    for part in (
+        "IDEOSERVE_PORT: tcp://10.96.0.7:80",
+        "Service named ideoserve",
+        "enableServiceLinks: false",
+    ):
+        assert part in result.stderr
+    assert read_settings(["--model", "x", "--port", "80"]).port == 80
+
+
+@pytest.mark.parametrize(
+    "origins",
+    ["https://a.example/", "a.example", "https://a.example/x", "HTTPS://A.example", "https://*.example"],
+)
+def test_an_origin_that_no_browser_sends(origins: str) -> None:
+    result = run("--model", "x", "--cors-origins", f"https://b.example,{origins}")
+    assert result.returncode == 2
+    assert f"--cors-origins: {origins} is not an origin" in result.stderr
 
 
 def test_no_checkpoint_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -143,6 +172,20 @@ def test_a_repository_that_cannot_be_had_is_one_line_and_exit_code_2() -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("ideoserve: nobody/nothing: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_ipv6_wildcard_serves_both_families(start: Start) -> None:
+    server = start("--host", "::")
+    assert server.url == f"http://[::]:{server.port}"
+    for host in ("[::1]", "127.0.0.1", "[::]"):
+        assert httpx.get(f"http://{host}:{server.port}/healthz", timeout=HANG).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["::", "127.0.0.1"])
+def test_a_port_in_use_is_one_line(start: Start, host: str) -> None:
+    port = str(start("--host", host).port)
+    with pytest.raises(RuntimeError, match="ddress already in use"):
+        start("--host", host, "--port", port)
 
 
 def test_it_listens_on_ipv6(start: Start) -> None:

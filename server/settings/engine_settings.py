@@ -1,0 +1,47 @@
+"""Settings of the model and its devices."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class EngineSettings(BaseModel):
+    """What is served and on which devices."""
+
+    model: str = Field(description="Checkpoint folder or Hugging Face repository id")
+    model_name: str | None = Field(
+        None, description="Model id in the API; if unset, the id that the checkpoint gives"
+    )
+
+    device: Literal["cpu", "cuda"] | None = Field(
+        None, description="Device type of the model; if unset, cuda where available, else cpu"
+    )
+    devices: str | None = Field(
+        None, description="Comma-separated devices with one replica of the model each, such as cuda:0,cuda:1"
+    )
+    uncond_device: str | None = Field(
+        None,
+        description="Device of the unconditional transformer, such as cuda:1; if unset, the model's device",
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="Compute type; if unset, bfloat16 where the device has instructions for it, else "
+        "float32; a CPU without them always computes in float32",
+    )
+    compile: bool | None = Field(
+        None,
+        description="Compile the transformer blocks at startup (on a CPU this needs a C++ compiler); "
+        "if unset, only on cuda",
+    )
+    cuda_graphs: bool = Field(
+        False,
+        description="On cuda, replay transformer passes of at most 1024 tokens from CUDA graphs, one per "
+        "prompt length; useful for small images of recurring prompts",
+    )
+    max_batch_size: int = Field(8, ge=1, le=64, description="Maximum images per denoising step")
+    max_running: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="Maximum images in the memory of a device; priority `batch` holds at most half of them",
+    )
