@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NoReturn
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from server import VERSION
 from server.engine_port import Engine
@@ -13,8 +13,18 @@ from server.routes import captions, health, images, models, openapi, playground
 from server.schemas.errors import ApiError
 from server.service import Service
 from server.settings.settings import Settings
-from server.transport.middleware import RequestMiddleware
+from server.transport.middleware import ErrorMiddleware, RequestMiddleware
 from server.transport.server import serve
+
+# Response headers that scripts of another origin can read.
+EXPOSED_HEADERS = (
+    "Retry-After",
+    "Server-Timing",
+    "X-Request-Id",
+    "X-Seed",
+    "X-Should-Retry",
+    "X-Warnings",
+)
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -31,10 +41,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         title="ideoserve", version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
     )
     app.state.service = service
-    app.add_middleware(
-        RequestMiddleware, settings=settings, lifecycle=service.lifecycle, finish=service.finish
-    )
-    app.add_exception_handler(HTTPException, _raise_api_error)
+    _add_middleware(app, service)
+    app.add_exception_handler(HTTPException, _on_http_exception)
     for router in (images.router, captions.router, models.router, health.router, playground.router):
         app.include_router(router)
     app.openapi = lambda: openapi.describe(app, service)  # type: ignore[method-assign]
@@ -47,9 +55,33 @@ def run(app: FastAPI) -> int:
     return serve(app, service.settings, service.lifecycle, service.engine)
 
 
-async def _raise_api_error(_: Request, error: Exception) -> NoReturn:
-    """Starlette's own 404 and 405 in the wire's words."""
+def _add_middleware(app: FastAPI, service: Service) -> None:
+    """From the innermost to the outermost: error responses get CORS headers, preflights get a log line."""
+    app.add_middleware(ErrorMiddleware, settings=service.settings)
+    if service.settings.cors_origin_list:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.settings.cors_origin_list,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
+    app.add_middleware(RequestMiddleware, lifecycle=service.lifecycle, finish=service.finish)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer OPTIONS; raise Starlette's 404 and 405 as ApiError."""
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    code = codes.get(error.status_code, "invalid_request")
-    raise ApiError(error.status_code, code, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = _with_implied_methods(headers["Allow"])
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    raise ApiError(error.status_code, code, error.detail, headers=headers)
+
+
+def _with_implied_methods(allow: str) -> str:
+    """The methods of a route, with OPTIONS and, where GET is, HEAD."""
+    methods = {*allow.split(", "), "OPTIONS"}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

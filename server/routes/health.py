@@ -9,7 +9,8 @@ from server.schemas.errors import ApiError
 from server.service import Service
 
 router = APIRouter()
-PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+# Sent by proxies, and by browsers for a web page.
+FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via", "origin")
 
 
 @router.get("/healthz", operation_id="healthz")
@@ -44,6 +45,6 @@ async def drain(request: Request) -> JSONResponse:
 
 
 def _is_local(request: Request) -> bool:
-    if request.client is None or any(name in request.headers for name in PROXY_HEADERS):
+    if request.client is None or any(name in request.headers for name in FORWARDING_HEADERS):
         return False
     return ipaddress.ip_address(request.client.host).is_loopback

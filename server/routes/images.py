@@ -27,7 +27,7 @@ from server.schemas.errors import from_engine
 from server.service import Service
 from server.transport.body import parse
 from server.transport.disconnect import unless_disconnected
-from server.transport.timeouts import allowed_seconds
+from server.transport.timeouts import allowed_seconds, ping_seconds
 
 router = APIRouter()
 
@@ -42,7 +42,7 @@ async def create_image(request: Request) -> Response:
     service.enter(record)
     async with service.bodies.receive(request) as body:
         order = await _understand(request, service, caller, body)
-    subscription = _join(service, caller, order, _terms(request, service, caller))
+    subscription = _join(service, caller, order, _terms(request, service, caller, order.kind))
     record.generation_id = subscription.transcript.request_id
     await _prepared(request, subscription)
     record.parameters = parameters = subscription.transcript.parameters(order.parameters)
@@ -52,7 +52,7 @@ async def create_image(request: Request) -> Response:
             parameters,
             service.encoder,
             record,
-            ping_seconds=service.settings.ping_seconds,
+            ping_seconds=ping_seconds(request.headers, service.settings.ping_seconds),
             with_progress=order.with_progress,
         )
     try:
@@ -102,11 +102,11 @@ async def _understand(request: Request, service: Service, caller: Caller, body: 
     return _Order(kind, parameters, opt_outs, token_ids, fingerprint, bool(wanted.progress))
 
 
-def _terms(request: Request, service: Service, caller: Caller) -> _Terms:
+def _terms(request: Request, service: Service, caller: Caller, kind: Kind) -> _Terms:
     """Each request's own, whether it joins another or not. Raises ApiError."""
     priority = caller.priority(request.headers)
     request.state.record.priority = priority
-    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds)
+    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds, kind == "events")
     return _Terms(time.monotonic() + seconds, priority)
 
 

@@ -1,6 +1,7 @@
 """Reading a request's body: bounded in size, time and memory, JSON or an ApiError."""
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -78,13 +79,18 @@ def _counted(size: int) -> int:
 def parse(body: bytes | bytearray, model: type[T]) -> T:
     """The body as a request. No message repeats what was sent."""
     try:
-        value = from_json(body, allow_inf_nan=False)
+        value = from_json(_without_byte_order_mark(body), allow_inf_nan=False)
         _check_names(value, model)
         return model.model_validate(value)
     except ValidationError as error:
         raise _from_pydantic(error.errors(include_url=False)[0]) from None
     except ValueError:
         raise ApiError(400, "invalid_json", "The body is not valid JSON.") from None
+
+
+def _without_byte_order_mark(body: bytes | bytearray) -> bytes | bytearray:
+    """RFC 8259 lets a parser ignore the mark, which some clients send (PowerShell)."""
+    return body[len(codecs.BOM_UTF8) :] if body.startswith(codecs.BOM_UTF8) else body
 
 
 def _check_names(value: object, model: type[BaseModel]) -> None:

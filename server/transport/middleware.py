@@ -1,4 +1,4 @@
-"""Around every request: its id and record, the headers all responses share, its log line and metrics."""
+"""ASGI middleware around every request: its record, the headers of all responses, and errors as JSON."""
 
 import asyncio
 import logging
@@ -21,38 +21,67 @@ logger = logging.getLogger(__name__)
 
 
 class RequestMiddleware:
-    """ASGI middleware that answers every exception. Calls `finish` with the record of each request."""
+    """Creates the record of each request and calls `finish` with it at the end. Outermost.
 
-    def __init__(
-        self, app: ASGIApp, settings: Settings, lifecycle: Lifecycle, finish: Callable[[RequestRecord], None]
-    ) -> None:
+    The application sees HEAD as GET: uvicorn drops the body of the response.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, finish: Callable[[RequestRecord], None]) -> None:
         self._app = app
-        self._settings = settings
         self._lifecycle = lifecycle
         self._finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        scope = wire.origin_form(scope)
+            await self._app(scope, receive, send)
+            return
+        scope = wire.normalize(scope)
         record = scope["state"]["record"] = RequestRecord.of(scope)
+        if scope["method"] == "HEAD":
+            scope["method"] = "GET"
         try:
-            await self._answer(record, scope, receive, self._with_headers(record, scope, send))
+            await self._app(scope, receive, self._with_headers(record, scope, send))
         finally:
             self._finish(record)
 
-    async def _answer(self, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
+    def _with_headers(self, record: RequestRecord, scope: Scope, send: Send) -> Send:
+        connection, lifecycle = connection_of(Request(scope)), self._lifecycle
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                # Once the shutdown has begun, the client's next request belongs to another server.
+                is_last = lifecycle.is_shutting_down or connection.is_last_request
+                _add_headers(MutableHeaders(scope=message), record, is_last)
+            await send(message)
+            is_body = message["type"] == "http.response.body"
+            record.is_answered = is_body and not message.get("more_body", False)
+
+        return send_with_headers
+
+
+class ErrorMiddleware:
+    """Checks each request against HTTP and the connection limit, and answers every exception."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record: RequestRecord = scope["state"]["record"]
         try:
             await self._call(record, scope, receive, send)
         except ApiError as error:
-            if record.is_answered:
-                return
-            record.fail(error)
+            if not record.is_answered:
+                record.fail(error)
             if record.status == 0:
-                await respond(error)(scope, receive, send)
+                await _error_response(error)(scope, receive, send)
 
     async def _call(self, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ApiError alone."""
+        """Raises ApiError, and no other exception."""
         try:
             self._check(scope)
             await self._app(scope, receive, send)
@@ -65,30 +94,15 @@ class RequestMiddleware:
             raise internal_error() from None
 
     def _check(self, scope: Scope) -> None:
-        """Raises ApiError. Probes and metrics pass on the spare connections."""
+        """Raises ApiError. The spare connections serve probes and metrics only."""
         wire.check(scope, self._settings)
         connection = connection_of(Request(scope))
         if connection.is_surplus and scope["path"] not in PROBES:
             message = f"More than {connection.max_connections} connections are open."
             raise ApiError(503, "too_many_connections", message, retry_after=1)
 
-    def _with_headers(self, record: RequestRecord, scope: Scope, send: Send) -> Send:
-        connection, lifecycle = connection_of(Request(scope)), self._lifecycle
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
-                # Once the drain is announced, the client's next request belongs to another server.
-                is_last = lifecycle.is_shutting_down or connection.is_last_request
-                _add_headers(MutableHeaders(scope=message), record, is_last)
-            await send(message)
-            is_body = message["type"] == "http.response.body"
-            record.is_answered = is_body and not message.get("more_body", False)
-
-        return send_with_headers
-
-
-def respond(error: ApiError) -> JSONResponse:
+def _error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body().model_dump(), error.status, error.headers)
 
 

@@ -1,4 +1,4 @@
-"""How long a client is going to wait, from the headers that say so."""
+"""Deadlines and ping intervals from the timeout headers of clients, SDKs and proxies."""
 
 import math
 
@@ -6,26 +6,44 @@ from starlette.datastructures import Headers
 
 from server.schemas.errors import invalid
 
+# Shortest interval between pings, in seconds.
+MIN_PING_SECONDS = 0.25
 
-def allowed_seconds(headers: Headers, maximum: float) -> float:
-    """The least of the server's maximum and what the client, its SDK and its proxy say."""
-    told = (
+
+def allowed_seconds(headers: Headers, maximum: float, is_stream: bool) -> float:
+    """Seconds that the client waits for the whole response, at most `maximum`. Raises ApiError 400.
+
+    The SDKs' timeouts do not limit a stream: openai-node's ends with the response headers, openai-python's
+    limits the silence between two reads.
+    """
+    waits = [
         _own(headers.get("x-request-timeout")),
-        _positive(headers.get("x-stainless-read-timeout")),
         _positive(headers.get("x-envoy-expected-rq-timeout-ms"), scale=0.001),
-    )
-    return min(maximum, *(seconds for seconds in told if seconds is not None), maximum)
+    ]
+    if not is_stream:
+        waits += [_read_timeout(headers), _positive(headers.get("x-stainless-timeout"))]
+    return min(maximum, *(seconds for seconds in waits if seconds is not None), maximum)
+
+
+def ping_seconds(headers: Headers, maximum: float) -> float:
+    """Interval of a stream's pings: half the client's read timeout, at most `maximum`."""
+    read_timeout = _read_timeout(headers)
+    return maximum if read_timeout is None else min(maximum, max(read_timeout / 2, MIN_PING_SECONDS))
+
+
+def _read_timeout(headers: Headers) -> float | None:
+    return _positive(headers.get("x-stainless-read-timeout"))
 
 
 def _own(text: str | None) -> float | None:
     seconds = _positive(text)
     if text is not None and seconds is None:
-        raise invalid("X-Request-Timeout is a number of seconds above 0.", "X-Request-Timeout")
+        raise invalid("X-Request-Timeout must be a number of seconds above 0.", "X-Request-Timeout")
     return seconds
 
 
 def _positive(text: str | None, scale: float = 1.0) -> float | None:
-    """Software's own headers are not worth an error: what is no positive number says nothing."""
+    """The number if it is positive and finite; headers that libraries set are ignored otherwise."""
     try:
         value = float(text or "") * scale
     except ValueError:

@@ -15,13 +15,21 @@ ONCE = ("Content-Type", "Authorization", "Api-Key", "Idempotency-Key", "X-Priori
 CLOSE = {"Connection": "close"}
 
 
-def origin_form(scope: Scope) -> Scope:
-    """`GET http://host/path` means `GET /path`: any host is this one."""
+def normalize(scope: Scope) -> Scope:
+    """Turn `GET http://host/path` into `GET /path`, for any host, and tidy the slashes of an API path."""
     match = ABSOLUTE.match(scope["raw_path"])
-    if match is None:
-        return scope
-    path, raw_path = scope["path"][match.end() :], scope["raw_path"][match.end() :]
-    return {**scope, "path": path or "/", "raw_path": raw_path or b"/"}
+    start = match.end() if match else 0
+    path, raw_path = scope["path"][start:] or "/", scope["raw_path"][start:] or b"/"
+    return {**scope, "path": _api_path(path), "raw_path": raw_path}
+
+
+def _api_path(path: str) -> str:
+    """The path with single slashes and none at its end, as a base URL that ends in a slash makes others.
+
+    Only below /v1: a proxy in front may close the other paths by their exact names.
+    """
+    tidy = "/" + "/".join(filter(None, path.split("/")))
+    return tidy if tidy.startswith("/v1/") else path
 
 
 def check(scope: Scope, settings: Settings) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.server import sse
-from tests.server.process import ServerProcess, small
+from tests.server.process import HANG, ServerProcess, small
 
 Start = Callable[..., ServerProcess]
 
@@ -188,7 +188,44 @@ def test_unknown_path_and_method(server: ServerProcess) -> None:
     check(server.http.get("/v2/images"), 404, "not_found")
     response = server.http.get("/v1/images")
     check(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "OPTIONS, POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/images", "OPTIONS, POST"),
+        ("/v1/images/generations/", "OPTIONS, POST"),
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        ("/", "GET, HEAD, OPTIONS"),
+        ("/docs", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_options_lists_the_methods(server: ServerProcess, path: str, allowed: str) -> None:
+    response = server.http.options(path)
+    assert (response.status_code, response.headers["allow"], response.content) == (204, allowed, b"")
+
+
+def test_options_of_an_unknown_path(server: ServerProcess) -> None:
+    check(server.http.options("/v2/images"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/fake-model", "/openapi.json", "/docs"],
+)
+def test_head_is_get_without_the_body(server: ServerProcess, path: str) -> None:
+    full, head = server.http.get(path), server.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == full.headers["content-type"]
+    assert head.headers["content-length"] != "0"
+
+
+def test_head_of_a_post_or_unknown_path(server: ServerProcess) -> None:
+    response = server.http.head("/v1/images")
+    assert (response.status_code, response.headers["allow"]) == (405, "OPTIONS, POST")
+    assert server.http.head("/v2/images").status_code == 404
+    assert server.logged(method="HEAD", path="/v1/images")
 
 
 def test_not_acceptable(server: ServerProcess) -> None:
@@ -251,20 +288,42 @@ def test_a_request_beyond_the_bound_passes_where_nothing_waits(start: Start) -> 
     assert server.create().status_code == 200
 
 
+WHOLE_WAIT = {"X-Request-Timeout": "5", "x-envoy-expected-rq-timeout-ms": "5000"}
+SDK_TIMEOUTS = {"x-stainless-read-timeout": "5.0", "X-Stainless-Timeout": "5"}
+
+
 def test_deadline_unreachable(start: Start) -> None:
     server = start()
     server.set(seconds_per_step=1)
-    ways = {
-        "X-Request-Timeout": "5",
-        "x-stainless-read-timeout": "5.0",
-        "x-envoy-expected-rq-timeout-ms": "5000",
-    }
-    for header, value in ways.items():
+    for header, value in (WHOLE_WAIT | SDK_TIMEOUTS).items():
         response = server.create({header: value}, num_inference_steps=6)
         check(response, 429, "deadline_unreachable")
         assert response.headers["x-should-retry"] == "false"
         assert 1 <= int(response.headers["retry-after"]) <= 60
         assert server.create({header: value}, num_inference_steps=4).status_code == 200
+
+
+def test_an_sdk_timeout_does_not_bound_a_stream(start: Start) -> None:
+    """openai-node's ends with the response headers, openai-python's limits the silence between reads."""
+    server = start()
+    server.set(seconds_per_step=1)
+    for header, value in SDK_TIMEOUTS.items():
+        response = server.create({header: value}, num_inference_steps=6, stream=True)
+        assert sse.named(response.text.split("\n"))[-1].name == "image_generation.completed"
+    for header, value in WHOLE_WAIT.items():
+        response = server.create({header: value}, num_inference_steps=6, stream=True)
+        check(response, 429, "deadline_unreachable")
+
+
+def test_a_stream_pings_within_the_clients_read_timeout(server: ServerProcess) -> None:
+    """Pings every 10 seconds, the default, would be too late."""
+    body, headers = small(prompt="hold: a", stream=True), {"x-stainless-read-timeout": "1"}
+    with (
+        httpx.Client(base_url=server.url, timeout=httpx.Timeout(HANG, read=7)) as client,
+        client.stream("POST", "/v1/images", json=body, headers=headers) as stream,
+    ):
+        assert ": ping" in stream.iter_lines()
+    server.wait(running=0)
 
 
 def test_deadline_unreachable_for_the_work_ahead(start: Start) -> None:

@@ -121,7 +121,7 @@ def test_drain_hook_fails_readiness_and_keeps_the_listener(start: Start) -> None
 
 def test_drain_hook_is_not_for_strangers(start: Start) -> None:
     server = start()
-    for header in ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"):
+    for header in ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "Origin"):
         assert server.http.post("/drain", headers={header: "1.2.3.4"}).status_code == 403
     assert server.http.get("/drain").status_code == 405
     assert server.http.get("/readyz").status_code == 200
