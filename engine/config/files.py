@@ -16,6 +16,14 @@ MAX_BYTES = 64 << 20
 _SHOWN_CHARACTERS = 60
 
 
+def list_files(folder: Path, suffix: str) -> list[Path]:
+    """The folder's files whose names end in `suffix`, sorted by name; none if there is no such folder.
+
+    Hidden files are skipped: macOS leaves `._model.safetensors` beside `model.safetensors`.
+    """
+    return sorted(file for file in folder.glob(f"*{suffix}") if not file.name.startswith("."))
+
+
 def require_file(file: Path) -> int:
     """Size in bytes. Raises CheckpointError unless `file` is a regular file or a link to one."""
     try:

@@ -1,6 +1,5 @@
 """What a checkpoint says about itself: limits, default size and presets. Torch-free."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from engine.config.files import read_as, read_json, require_file, unreadable
+from engine.config.files import read_as, read_json
+from engine.config.fingerprint import fingerprint
 from engine.errors import CheckpointError
 from engine.request import SamplingParams
 
@@ -100,7 +100,7 @@ class ModelConfig:
             path=path,
             model_id=model_id or declared.id or _folder_name(path),
             created=int(index.stat().st_mtime),
-            fingerprint=_fingerprint(path),
+            fingerprint=fingerprint(path),
             limits=declared.limits,
             default_width=width,
             default_height=height,
@@ -174,21 +174,3 @@ def _folder_name(path: Path) -> str:
         raise CheckpointError(
             f"{path / 'ideoserve.json'}: id: missing, and the folder's name cannot be one"
         ) from error
-
-
-def _fingerprint(path: Path) -> str:
-    """12 hex digits over every config and the head (at most 1 MiB) and size of every weight file."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("**/*")):
-        if file.suffix in {".json", ".safetensors", ".jinja"}:
-            digest.update(f"{file.relative_to(path)}:{require_file(file)}".encode())
-            digest.update(_head(file))
-    return digest.hexdigest()[:12]
-
-
-def _head(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(1 << 20)
-    except OSError as error:
-        raise unreadable(file, error) from error

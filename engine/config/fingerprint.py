@@ -1,0 +1,67 @@
+"""Identifies a checkpoint by its contents, without reading all of its weights. Torch-free."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.config.files import list_files, read_bytes, require_file, unreadable
+
+FOLDERS = ("", "scheduler", "text_encoder", "tokenizer", "transformer", "unconditional_transformer", "vae")
+# Of each tensor: its first and last bytes, and as many at every stride between them.
+SAMPLE_BYTES = 4 << 10
+STRIDE_BYTES = 16 << 20
+MAX_HEADER_BYTES = 100 << 20  # of the safetensors format
+
+
+def fingerprint(path: Path) -> str:
+    """12 hex digits over every config, tokenizer and template, and over samples of every tensor.
+
+    Names, shapes and dtypes of the tensors are included. Raises CheckpointError naming the file.
+    """
+    digest = hashlib.sha256()
+    for suffix in (".json", ".jinja", ".safetensors"):
+        read = _samples if suffix == ".safetensors" else _whole
+        for file in (file for folder in FOLDERS for file in list_files(path / folder, suffix)):
+            digest.update(f"{file.relative_to(path)}:{require_file(file)}".encode())
+            for sample in read(file):
+                digest.update(sample)
+    return digest.hexdigest()[:12]
+
+
+def _whole(file: Path) -> Iterator[bytes]:
+    yield read_bytes(file)
+
+
+def _samples(file: Path) -> Iterator[bytes]:
+    """The header and samples of each tensor; samples of the whole file if the header is malformed."""
+    try:
+        with file.open("rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if hasattr(os, "posix_fadvise"):  # read no more than the samples
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            start = 8 + int.from_bytes(os.pread(stream.fileno(), 8, 0), "little")
+            header = os.pread(stream.fileno(), start - 8, 8) if start <= min(size, MAX_HEADER_BYTES) else b""
+            yield header
+            for begin, end in _tensors(header) or [(-start, size - start)]:
+                for at in _positions(max(0, start + begin), min(size, start + end)):
+                    yield os.pread(stream.fileno(), SAMPLE_BYTES, at)
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def _tensors(header: bytes) -> list[tuple[int, int]]:
+    """Begin and end of each tensor's bytes; none if the header is malformed, which the loader reports."""
+    try:
+        declared = json.loads(header)
+        declared.pop("__metadata__", None)
+        return [(int(begin), int(end)) for begin, end in (each["data_offsets"] for each in declared.values())]
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return []
+
+
+def _positions(begin: int, end: int) -> Iterator[int]:
+    """Offsets of the samples between two offsets: every stride, and the last bytes."""
+    yield from range(begin, end, STRIDE_BYTES)
+    yield max(begin, end - SAMPLE_BYTES)
