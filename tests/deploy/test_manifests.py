@@ -33,6 +33,8 @@ EVERYTHING: dict[str, Any] = {
     "image__pullSecrets": ["registry"],
     "priorityClassName": "serving",
     "secrets": ["hive"],
+    "serviceAccount__annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/images"},
+    "podLabels": {"azure.workload.identity/use": "true"},
     "tolerations": [{"key": "spot", "operator": "Exists"}],
 }
 RENDERINGS: list[tuple[str | None, str, dict[str, Any]]] = [
@@ -40,6 +42,7 @@ RENDERINGS: list[tuple[str | None, str, dict[str, Any]]] = [
     *((profile, "1.35", {}) for profile in PROFILES),
     (None, "1.35", EVERYTHING),
     (None, "1.35", {"model__uri": "oci://example.com/weights:1"}),
+    (None, "1.35", {"model__uri": "hf://owner/name@v1"}),
     ("gpu", "1.29", {}),
 ]
 
@@ -99,7 +102,10 @@ def test_lint(profile: str | None) -> None:
         ("ingress.enabled=true", "host"),
         ("httpRoute.enabled=true", "parentRefs"),
         ("model.uri=ideogram", "uri"),
+        ("model.uri=hf://owner/name@", "uri"),
         ("model.uri=init://fp8", "image"),
+        ("host=localhost", "host"),
+        ("podSecurityContext.runAsUser=0", "runAsUser"),
         ("replica=2", "replica"),
     ],
 )
@@ -141,7 +147,7 @@ def test_every_value_is_used() -> None:
 
 def _leaves(values: dict[str, Any]) -> list[str]:
     """Last names, except below what is passed on whole."""
-    whole = {"settings", "resources", "labels", "gateway", "prometheus"}
+    whole = {"settings", "resources", "labels", "gateway", "prometheus", "podSecurityContext"}
     names = []
     for key, value in values.items():
         names += _leaves(value) if isinstance(value, dict) and value and key not in whole else [key]
