@@ -138,7 +138,7 @@ def test_the_server_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_large_integers_in_a_values_file_stay_integers(tmp_path: Path) -> None:
-    """helm reads them as floats and would print 2.097152e+06, which the server does not read as an integer."""
+    """helm reads them as floats and would print 2.097152e+06, which is no integer to the server."""
     file = tmp_path / "values.yaml"
     file.write_text("settings: {max_request_seconds: 0.5, max_body_bytes: 2097152, log_prompts: true}")
     variables = environment(server(render.__wrapped__(files=(file,))))
