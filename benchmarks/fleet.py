@@ -1,11 +1,12 @@
-"""A day of traffic on a simulated fleet: `python -m benchmarks.fleet [--hours H] [--peak R] [--seed S]`.
+"""Simulate a day of traffic on a fleet: `python -m benchmarks.fleet [--hours H] [--peak R] [--seed S]`.
 
-Replays a diurnal day with bursts against the predicted cost model of one H100 a replica, and compares routing
-policies at a fixed size, and scaling signals at several targets. A prediction, not a measurement: it says
-which choice is better, not how fast a GPU is.
+Replays a diurnal load with bursts against replicas of one H100 each, using the predicted cost model of
+`benchmarks.sizing`. Compares routing policies at a fixed fleet size, and scaling signals at several targets.
+The result ranks the alternatives; it is not a measurement of a GPU.
 
-A replica draws one image at a time, the earliest virtual due time first (arrival plus five times its cost),
-and refuses what would wait beyond MAX_BACKLOG, as the server does. A pod is ready START_SECONDS late.
+A replica generates one image at a time, ordered by virtual due time (arrival plus five times the predicted
+cost). Like the server, it rejects a request that would exceed MAX_BACKLOG. A new pod is ready after
+START_SECONDS.
 """
 
 import argparse
@@ -20,13 +21,13 @@ from benchmarks.sizing import H100, image_seconds, predicted_cost
 
 MAX_BACKLOG = 120.0
 DUE_FACTOR = 5.0
-START_SECONDS = 240.0  # a node, the image, 27 GB of weights: an assumption
+START_SECONDS = 240.0  # assumed: node provisioning, image pull, load of 53 GB of weights
 COOL_DOWN = 300.0
 EVALUATE_SECONDS = 15.0
 UTILISATION_WINDOW = 60.0
-PREDICTION_ERROR = 0.1  # standard deviation of what a request really takes, relative
+PREDICTION_ERROR = 0.1  # standard deviation of actual / predicted seconds
 
-# What is asked for: preset, side of the square in pixels, share.
+# Request mix: preset, side of the square image in pixels, share of requests.
 MIX = [
     ("V4_TURBO_12", 512, 0.10),
     ("V4_TURBO_12", 1024, 0.30),
@@ -39,7 +40,7 @@ MIX = [
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`cost` is what a server predicts, `seconds` what it takes."""
+    """`cost` is the predicted time in seconds, `seconds` the actual time."""
 
     arrival: float
     cost: float
@@ -47,7 +48,7 @@ class Request:
 
 
 def traffic(hours: float, peak: float, seed: int) -> list[Request]:
-    """A day's shape in `hours`: `peak` requests a second at noon, a fifth at night, bursts of twice."""
+    """Generate `hours` of load: `peak` requests/s at noon, a fifth at night, bursts at twice the rate."""
     chance = random.Random(seed)
     model = predicted_cost(H100)
     costs = [image_seconds(model, preset, side, side) for preset, side, _ in MIX]
@@ -68,7 +69,7 @@ def traffic(hours: float, peak: float, seed: int) -> list[Request]:
 
 @dataclass
 class Replica:
-    """Work that waits, by due time; what runs ends at `busy_until`."""
+    """Waiting requests, ordered by due time, and the running request, which ends at `busy_until`."""
 
     started: float
     ready: float
@@ -107,7 +108,7 @@ QUEUE = "shared pull queue"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Of the ready replicas, as Prometheus would show it."""
+    """Metrics of the ready replicas, as Prometheus would report them."""
 
     replicas: int
     utilisation: float
@@ -115,13 +116,16 @@ class Load:
     backlog: float
 
 
-# Replicas wanted, and targets.
+# Maps the load and a target to the desired number of replicas.
 Signal = Callable[[Load, float], float]
 SIGNALS: dict[str, tuple[Signal, Sequence[float]]] = {
-    "GPU use, {:.0%}": (lambda load, target: load.replicas * load.utilisation / target, (0.7, 0.8, 0.9)),
-    "{} requests a replica": (lambda load, target: load.in_flight / target, (1, 1.5, 2)),
-    "{} backlog seconds a replica": (lambda load, target: load.backlog / target, (10, 20, 40)),
-    "GPU use, 80%, or {} backlog seconds a replica": (
+    "GPU utilisation {:.0%}": (
+        lambda load, target: load.replicas * load.utilisation / target,
+        (0.7, 0.8, 0.9),
+    ),
+    "{} requests per replica": (lambda load, target: load.in_flight / target, (1, 1.5, 2)),
+    "{} backlog seconds per replica": (lambda load, target: load.backlog / target, (10, 20, 40)),
+    "GPU utilisation 80% or {} backlog seconds per replica": (
         lambda load, target: max(load.replicas * load.utilisation / 0.8, load.backlog / target),
         (60,),
     ),
@@ -130,17 +134,17 @@ SIGNALS: dict[str, tuple[Signal, Sequence[float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`waits` are latencies less the request's own seconds."""
+    """`waits` are the latencies minus the processing time of each request, in seconds."""
 
     latencies: Sequence[float]
     waits: Sequence[float]
-    refused: int
+    rejected: int
     gpu_hours: float
 
     def row(self, name: str) -> str:
         p50, p99 = _quantile(self.latencies, 0.5), _quantile(self.latencies, 0.99)
         times = f"{p50:.1f} s | {p99:.1f} s | {_quantile(self.waits, 0.99):.1f} s"
-        return f"| {name} | {times} | {self.refused} | {self.gpu_hours:.0f} |"
+        return f"| {name} | {times} | {self.rejected} | {self.gpu_hours:.0f} |"
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
@@ -148,18 +152,18 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 class Fleet:
-    """One run over the requests. Events are arrivals, ends of requests and evaluations of the signal."""
+    """One simulation run. Its events are arrivals, completions, and evaluations of the scaling signal."""
 
     def __init__(self, policy: str, size: int, signal: Signal | None = None, target: float = 0.0) -> None:
         self._policy = POLICIES.get(policy)
         self._signal, self._target = signal, target
         self._replicas = [Replica(0.0, 0.0) for _ in range(size)]
         self._gone: list[Replica] = []
-        self._queue = Replica(0.0, 0.0)  # the shared one; draws nothing itself
+        self._queue = Replica(0.0, 0.0)  # the shared queue; runs no requests
         self._ends: list[tuple[float, int, Replica]] = []
         self._latencies: list[float] = []
         self._waits: list[float] = []
-        self._refused = 0
+        self._rejected = 0
         self._uses: deque[float] = deque(maxlen=int(UTILISATION_WINDOW / EVALUATE_SECONDS))
         self._wanted: deque[int] = deque(maxlen=int(COOL_DOWN / EVALUATE_SECONDS))
 
@@ -174,7 +178,7 @@ class Fleet:
             self._arrive(order, request)
         end = requests[-1].arrival
         self._finish_until(math.inf)
-        return Result(self._latencies, self._waits, self._refused, self._gpu_seconds(end) / 3600)
+        return Result(self._latencies, self._waits, self._rejected, self._gpu_seconds(end) / 3600)
 
     def _arrive(self, order: int, request: Request) -> None:
         ready = [replica for replica in self._replicas if replica.ready <= request.arrival]
@@ -185,7 +189,7 @@ class Fleet:
             target = self._policy(ready, order, request.arrival)
             ahead = target.backlog(request.arrival)
         if ahead > 0 and ahead + request.cost > MAX_BACKLOG:
-            self._refused += 1
+            self._rejected += 1
             return
         target.push(order, request)
         for replica in ready if target is self._queue else [target]:
@@ -213,7 +217,7 @@ class Fleet:
             return
         load = self._load(now)
         wanted = self._signal(load, self._target)
-        if abs(wanted - load.replicas) <= 0.1 * load.replicas:  # the autoscaler's tolerance
+        if abs(wanted - load.replicas) <= 0.1 * load.replicas:  # the HPA's default tolerance
             wanted = load.replicas
         self._wanted.append(max(math.ceil(wanted), 1))
         for _ in range(self._wanted[-1] - len(self._replicas)):
@@ -234,7 +238,7 @@ class Fleet:
         )
 
     def _stop(self, now: float) -> None:
-        """The least loaded drains: it finishes what it has and gets nothing new."""
+        """Drain the least loaded replica: it finishes its work and gets no new requests."""
         replica = min(self._replicas, key=lambda r: (r.ready <= now, r.backlog(now)))
         if len(self._replicas) > 1:
             self._replicas.remove(replica)
@@ -245,18 +249,18 @@ class Fleet:
         return sum(min(replica.stopped, end) - replica.started for replica in [*self._replicas, *self._gone])
 
 
-HEAD = "| p50 | p99 | p99 of the wait | refused | GPU hours |\n|---|---|---|---|---|---|"
+HEAD = "| p50 | p99 | p99 wait | rejected | GPU hours |\n|---|---|---|---|---|---|"
 
 
 def routing_table(requests: Sequence[Request], size: int) -> Iterator[str]:
-    yield f"| routing, {size} replicas {HEAD}"
+    yield f"| routing policy, {size} replicas {HEAD}"
     for policy in [*POLICIES, QUEUE]:
         yield Fleet(policy, size).run(requests).row(policy)
 
 
 def scaling_table(requests: Sequence[Request], size: int) -> Iterator[str]:
     best = "least backlog seconds"
-    yield f"| signal, routed by {best} {HEAD}"
+    yield f"| scaling signal, routing by {best} {HEAD}"
     yield Fleet(best, size).run(requests).row(f"none, {size} replicas")
     for name, (signal, targets) in SIGNALS.items():
         for target in targets:
@@ -264,20 +268,20 @@ def scaling_table(requests: Sequence[Request], size: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Routing policies and scaling signals over a simulated day.")
-    parser.add_argument("--hours", type=float, default=24, help="length of the day (default 24)")
-    parser.add_argument("--peak", type=float, default=1.0, help="requests a second at noon (default 1)")
-    parser.add_argument("--seed", type=int, default=1, help="of the traffic (default 1)")
+    parser = argparse.ArgumentParser(description="Simulate routing policies and scaling signals.")
+    parser.add_argument("--hours", type=float, default=24, help="simulated hours (default 24)")
+    parser.add_argument("--peak", type=float, default=1.0, help="peak load in requests/s (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the traffic (default 1)")
     arguments = parser.parse_args()
     requests = traffic(arguments.hours, arguments.peak, arguments.seed)
     work = sum(request.seconds for request in requests)
     size = fixed_size(requests)
-    print(f"{len(requests)} requests, {work / 3600:.0f} GPU hours of work; all predicted\n")
+    print(f"{len(requests)} requests, {work / 3600:.0f} GPU hours of work, predicted\n")
     print(*routing_table(requests, size), "", *scaling_table(requests, size), sep="\n")
 
 
 def fixed_size(requests: Sequence[Request]) -> int:
-    """Replicas that the busiest quarter of an hour fills to nine tenths."""
+    """Number of replicas that are 90% busy during the busiest 15 minutes."""
     quarters: dict[int, float] = {}
     for request in requests:
         quarter = int(request.arrival // 900)

@@ -1,8 +1,9 @@
-"""Memory and seconds of the real model, predicted: `python -m benchmarks.sizing`.
+"""Predict memory and latency of the real model: `python -m benchmarks.sizing`.
 
-Nothing here was measured. Operations and bytes are counted from the published sizes; seconds are operations
-over the data sheet's dense bfloat16 peak times EFFICIENCY, which is what the published 435 ms a step at
-1024x1024 on an H100 come to, plus one reading of the weights a pass. The VAE's efficiency is assumed.
+Operations and bytes are counted from the published model sizes. The time of a pass is its operations divided
+by a share of the GPU's peak (EFFICIENCY), plus one read of the weights. EFFICIENCY is calibrated on a step
+measured by `python -m benchmarks.published`: 284 ms at 1024x1024 on one H100, with bfloat16 weights and a
+prompt of 100 tokens. The share for the VAE and for other GPUs is assumed.
 """
 
 from collections.abc import Iterator
@@ -11,26 +12,26 @@ from dataclasses import dataclass
 from engine.config.model_config import PUBLISHED_PRESETS
 from engine.cost import CostModel, LinearCost
 
-EFFICIENCY = 0.42
-VAE_EFFICIENCY = 0.20
+EFFICIENCY = 0.61  # of the dense bfloat16 peak; measured on one H100
+VAE_EFFICIENCY = 0.20  # assumed
 PIXELS_PER_TOKEN = 16
-PROMPT_TOKENS = 300
+PROMPT_TOKENS = 300  # a structured caption
 
 WIDTH, LAYERS, FFN, ADALN, FEATURES = 4608, 34, 12288, 512, 53248
 TEXT_WIDTH, TEXT_LAYERS, TEXT_FFN, TEXT_KV, VOCABULARY = 4096, 36, 12288, 1024, 151_936
-VAE_CHANNELS = (512, 512, 256, 128)  # of the decoder, from the latents' resolution to the image's
+VAE_CHANNELS = (512, 512, 256, 128)  # of the decoder, from the latent resolution to the image resolution
 
 DIT_BLOCK = 4 * WIDTH**2 + 3 * WIDTH * FFN
 DIT_PARAMETERS = LAYERS * (DIT_BLOCK + 4 * WIDTH * ADALN) + FEATURES * WIDTH
 TEXT_BLOCK = 2 * TEXT_WIDTH**2 + 2 * TEXT_WIDTH * TEXT_KV + 3 * TEXT_WIDTH * TEXT_FFN
 TEXT_PARAMETERS = TEXT_LAYERS * TEXT_BLOCK + VOCABULARY * TEXT_WIDTH
-# A scale per 64 weights of nf4 is 4 bytes.
+# nf4 stores a 4-byte scale for every 64 weights.
 BYTES_PER_PARAMETER = {"bf16": 2.0, "fp8": 1.0, "nf4": 0.5 + 4 / 64}
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Of the data sheet: dense bfloat16 operations a second, bytes a second, bytes."""
+    """Data sheet values: dense bfloat16 FLOP/s, memory bandwidth in bytes/s, memory in bytes."""
 
     name: str
     flops: float
@@ -43,17 +44,17 @@ GPUS = (H100, Gpu("H200", 989e12, 4.8e12, 141e9), Gpu("A100 80 GB", 312e12, 2.04
 
 
 def weight_bytes(layout: str) -> float:
-    """Both transformers and the text encoder; the VAE is under 0.2 GB."""
+    """Bytes of both transformers and the text encoder. The VAE (under 0.2 GB) is not counted."""
     return (2 * DIT_PARAMETERS + TEXT_PARAMETERS) * BYTES_PER_PARAMETER[layout]
 
 
 def activation_bytes(tokens: int) -> float:
-    """Live at once in a transformer block, bfloat16: x, its norm, q, k, v, and two halves of the FFN."""
+    """Peak bfloat16 activations of one transformer block: x, its norm, q, k, v, and both FFN halves."""
     return tokens * 2 * (5 * WIDTH + 2 * FFN)
 
 
 def decode_flops(pixels: int) -> float:
-    """3x3 convolutions of three residual blocks a level, and one after each upsampling."""
+    """Operations of the 3x3 convolutions: three residual blocks per level, one after each upsampling."""
     flops, channels_in = 0.0, VAE_CHANNELS[0]
     for level, channels in enumerate(VAE_CHANNELS):
         area = pixels / 4 ** (len(VAE_CHANNELS) - 1 - level)
@@ -64,8 +65,8 @@ def decode_flops(pixels: int) -> float:
     return flops
 
 
-def predicted_cost(gpu: Gpu, layout: str = "fp8") -> CostModel:
-    """The engine's cost model, as its warm-up would find it if the prediction held."""
+def predicted_cost(gpu: Gpu, layout: str = "bf16") -> CostModel:
+    """Predict the cost model that the engine's warm-up would measure on this GPU."""
     reading = BYTES_PER_PARAMETER[layout] / gpu.bandwidth
     rate = gpu.flops * EFFICIENCY
     image_flops = decode_flops(PIXELS_PER_TOKEN**2)
@@ -82,7 +83,7 @@ def predicted_cost(gpu: Gpu, layout: str = "fp8") -> CostModel:
 
 
 def image_seconds(cost: CostModel, preset: str, width: int, height: int) -> float:
-    """One image, alone."""
+    """Seconds of one image without other work on the device."""
     tokens = cost.image_tokens(width, height)
     steps = PUBLISHED_PRESETS[preset].num_inference_steps
     return (
@@ -93,7 +94,7 @@ def image_seconds(cost: CostModel, preset: str, width: int, height: int) -> floa
 
 
 def memory_table() -> Iterator[str]:
-    yield "| predicted | weights | activations of a block, 1024x1024 | 2048x2048 |"
+    yield "| predicted | weights | activations per block, 1024x1024 | 2048x2048 |"
     yield "|---|---|---|---|"
     activations = " | ".join(f"{activation_bytes((side // 16) ** 2) / 1e9:.1f} GB" for side in (1024, 2048))
     for layout in BYTES_PER_PARAMETER:
@@ -101,7 +102,7 @@ def memory_table() -> Iterator[str]:
 
 
 def seconds_table() -> Iterator[str]:
-    yield "| predicted, fp8 weights | size | a step | TURBO_12 | DEFAULT_20 | QUALITY_48 |"
+    yield "| predicted, bf16 weights | size | step | TURBO_12 | DEFAULT_20 | QUALITY_48 |"
     yield "|---|---|---|---|---|---|"
     for gpu in GPUS:
         cost = predicted_cost(gpu)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds deploy/Dockerfile from a local base image, without a registry, as localhost/ideoserve:test-$VARIANT (cpu or cuda).
-# Needs root, because rootless builds need privileges that a container usually lacks.
+# Builds deploy/Dockerfile on a local base image, without a registry, as localhost/ideoserve:test-$VARIANT (cpu or cuda).
+# Needs root: rootless builds need privileges that are usually missing in a container.
 set -eu
 cd "$(dirname "$0")/../.."
 base=localhost/ideoserve-base:bookworm
@@ -21,7 +21,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export BUILDAH_ISOLATION=chroot
 
-# Debian 12 has the Python version of the Dockerfile's default base image.
+# Debian 12 has the same Python version as the default base image of the Dockerfile.
 if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$folder/root" >/dev/null
     container=$(buildah from scratch)
@@ -30,7 +30,7 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     buildah commit -q --rm "$container" "$base" >/dev/null
 fi
 
-# Mounts the certificates and local wheels of this machine during the build.
+# Mounts the certificates and the local wheels of the host during the build.
 certificates=/etc/ssl/certs/ca-certificates.crt
 set -- --volume "$certificates:$certificates:ro"
 if [ -n "${PIP_FIND_LINKS:-}" ]; then

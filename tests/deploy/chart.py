@@ -1,4 +1,4 @@
-"""The chart as helm renders it."""
+"""Render the chart with helm."""
 
 import json
 import subprocess
@@ -19,11 +19,11 @@ Manifest = dict[str, Any]
 
 
 class HelmError(Exception):
-    """helm refused; the message is its own."""
+    """helm failed. The message is its output."""
 
 
 def helm(*arguments: str) -> str:
-    """Raises HelmError."""
+    """Run helm and return its output. Raises HelmError."""
     done = subprocess.run([HERE / ".tools/helm", *arguments], capture_output=True, text=True, cwd=REPOSITORY)
     if done.returncode:
         raise HelmError(done.stderr + done.stdout)
@@ -38,7 +38,7 @@ def render(
     files: Sequence[Path] = (),
     **values: Any,
 ) -> tuple[Manifest, ...]:
-    """The manifests of a profile, of files, or of the defaults; in `values`, `__` stands for a dot."""
+    """Render a profile, values files, or the defaults. In `values`, `__` stands for a dot."""
     chosen = []
     for file in [PROFILES[profile], *files] if profile else files:
         chosen += ["--values", str(file)]
@@ -51,7 +51,7 @@ def render(
 
 
 def one(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
-    """The only manifest of a kind."""
+    """Return the only manifest of a kind."""
     (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
     return found
 

@@ -1,4 +1,4 @@
-"""The tables that a command prints into a document: `python -m tests.deploy.documents` writes them."""
+"""Tables in the documents that a command prints. `python -m tests.deploy.documents` updates them."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ END = "<!-- end -->\n"
 
 
 def current(module: str) -> str:
-    """The document with the table as the command prints it now."""
+    """Return the text of the document with an updated table."""
     printed = subprocess.check_output([sys.executable, "-m", module], text=True, cwd=REPOSITORY)
     head, marker, rest = document(module).read_text().partition(f"<!-- {module} -->\n")
     return f"{head}{marker}\n{printed}\n{END}{rest.partition(END)[2]}"

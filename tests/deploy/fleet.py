@@ -1,11 +1,12 @@
-"""Three servers on the demo model, each restarted on its own port; and a balancer of deploy/examples."""
+"""Servers on the demo model that keep their port across restarts, and the balancers of deploy/examples."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,15 @@ from tests.deploy.chart import REPOSITORY
 from tests.server.process import ServerProcess
 
 EXAMPLES = REPOSITORY / "deploy/examples"
-DRAIN_SECONDS = 5  # the chart's, and longer than the health checks take to see it
+DRAIN_SECONDS = 5  # the chart's default; longer than the health checks take to see the drain
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    """Five minutes, for a busy machine."""
+    """Wait for up to five minutes, because the machine may be busy."""
     give_up = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < give_up
-        time.sleep(0.05)  # readiness and a port of another process send no event: they can only be asked for
+        time.sleep(0.05)  # polls: another process sends no event when its port or readiness changes
 
 
 def free_port() -> int:
@@ -33,7 +34,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A real server process that may be ended and started again."""
+    """A server process that can be restarted on its port."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -41,10 +42,10 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Returns once it listens; it is ready later."""
+        """Start the process and wait until it listens. It becomes ready later."""
         flags = ["--model", "models/demo", "--port", str(self.port), "--log-level", "warning"]
         flags += ["--drain-delay-seconds", str(DRAIN_SECONDS)]
-        # A busy machine makes slow predictions: admission is not what is tested here.
+        # On a busy machine the predicted times are long; the tests are not about admission.
         flags += ["--max-backlog-seconds", "3600", "--max-request-seconds", "3600"]
         self._process = ServerProcess(*flags, module="server", OMP_NUM_THREADS="1")
 
@@ -52,7 +53,7 @@ class Server:
         wait(lambda: self._process.http.get("/readyz").status_code == 200)
 
     def restart(self) -> int:
-        """The drain protocol, and up again; the exit code."""
+        """Drain the process, start a new one and wait until it is ready. Returns the exit code."""
         self._process.terminate()
         code = self._process.process.wait(60)
         self._process.close()
@@ -75,34 +76,43 @@ class Server:
 class Balancer:
     name: str
     url: str
-    process: subprocess.Popen[bytes]
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
 
 
-def start_balancer(name: str, servers: list[Server], folder: Path, repeats: bool = True) -> Balancer:
-    """With the example's own configuration but for the addresses, and HAProxy's repeats unless `repeats`."""
+@contextmanager
+def balancer(name: str, servers: list[Server], folder: Path, retries: bool = True) -> Iterator[Balancer]:
+    """Run a balancer with the configuration of deploy/examples and the addresses of `servers`.
+
+    `retries=False` turns off the retries of HAProxy.
+    """
     port = free_port()
     file = folder / name
     text = (EXAMPLES / name).read_text()
-    if not repeats:
+    if not retries:
         assert "retries 3" in text
         text = text.replace("retries 3", "retries 0")
     file.write_text(_adapted(text, port, servers, folder))
     log = (folder / f"{name}.log").open("wb")
-    process = subprocess.Popen(_command(name, file, folder), stdout=log, stderr=log)
+    with _terminated(subprocess.Popen(_command(name, file, folder), stdout=log, stderr=log)) as process:
 
-    def listens() -> bool:
-        assert process.poll() is None, (folder / f"{name}.log").read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+        def listens() -> bool:
+            assert process.poll() is None, (folder / f"{name}.log").read_text()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    wait(listens)
-    balancer = Balancer(name if repeats else f"{name} without repeats", f"http://127.0.0.1:{port}", process)
-    wait(lambda: httpx.get(f"{balancer.url}/v1/models").status_code == 200)
-    return balancer
+        wait(listens)
+        url = f"http://127.0.0.1:{port}"
+        wait(lambda: httpx.get(f"{url}/v1/models").status_code == 200)
+        yield Balancer(name if retries else f"{name} without retries", url)
+
+
+@contextmanager
+def _terminated(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Terminate the process on exit, also when its setup fails."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def _adapted(text: str, port: int, servers: list[Server], folder: Path) -> str:

@@ -1,5 +1,7 @@
-"""The image that build-image.sh made, run as the CPU profile of the chart runs it (`make image-test`).
-That of CUDA too: its torch runs on a CPU as well."""
+"""Tests of the image that build-image.sh built, run like the CPU profile of the chart (`make image-test`).
+
+The CUDA image runs on the CPU too.
+"""
 
 import json
 import os
@@ -34,11 +36,11 @@ class Container:
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
-    """With the arguments and variables of the chart, on this machine's network and a free port."""
+    """Run the image with the arguments and variables of the chart, on a free port of the host network."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     chart = server(render("cpu-demo"))
-    arguments = [{"0.0.0.0": "127.0.0.1", "8000": str(port)}.get(word, word) for word in chart["args"]]
+    arguments = [{"::": "127.0.0.1", "8000": str(port)}.get(word, word) for word in chart["args"]]
     variables = environment(chart) | {"OMP_NUM_THREADS": "1"}
     name = f"ideoserve-test-{os.getpid()}"
     limits = "--network host --no-healthcheck --ulimit nofile=1024:1024 --ulimit nproc=4096:4096"
@@ -63,7 +65,7 @@ def _wait_ready(name: str, port: int) -> None:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.1)  # readiness can only be asked for, as a kubelet does
+        time.sleep(0.1)  # polls like a kubelet
     logs = subprocess.run(["podman", "logs", name], capture_output=True, text=True)
     pytest.fail(f"not ready: {logs.stdout}{logs.stderr}")
 
@@ -79,7 +81,7 @@ def _inspect() -> dict[str, object]:
     return found
 
 
-def test_it_draws(container: Container) -> None:
+def test_it_generates_an_image(container: Container) -> None:
     started = time.monotonic()
     answer = httpx.post(
         f"http://127.0.0.1:{container.port}/v1/images",
@@ -92,13 +94,13 @@ def test_it_draws(container: Container) -> None:
     print(f"ready in {container.ready_seconds:.1f} s, an image in {time.monotonic() - started:.2f} s")
 
 
-def test_it_is_nobody_and_can_write_nothing_but_its_volumes(container: Container) -> None:
+def test_it_runs_as_a_user_that_can_write_only_to_the_volumes(container: Container) -> None:
     assert container.run("id", "-u").stdout.strip() == "10001"
     assert container.run("touch", "/app/x").returncode != 0
     assert container.run("touch", "/cache/x", "/tmp/x").returncode == 0
 
 
-def test_the_health_check_of_the_image_passes_and_fails(container: Container) -> None:
+def test_the_health_check_passes_and_fails(container: Container) -> None:
     test = _inspect()["Healthcheck"]["Test"]  # type: ignore[index]  # an object
     assert test[0] == "CMD"
     here = [word.replace("8000", str(container.port)) for word in test[1:]]
@@ -106,7 +108,7 @@ def test_the_health_check_of_the_image_passes_and_fails(container: Container) ->
     assert container.run(*(word.replace(str(container.port), "1") for word in here)).returncode != 0
 
 
-def test_it_carries_no_weights_but_the_demos(container: Container) -> None:
+def test_it_contains_no_weights_except_the_demo_model(container: Container) -> None:
     found = container.run(
         "sh", "-c", "find / -xdev -name '*.safetensors' -o -xdev -name '*.gguf' | sort"
     ).stdout
@@ -114,25 +116,25 @@ def test_it_carries_no_weights_but_the_demos(container: Container) -> None:
     assert all(name.startswith("/app/models/demo/") for name in found.split())
 
 
-def test_it_carries_no_installer_nor_tests(container: Container) -> None:
+def test_it_contains_no_installer_and_no_tests(container: Container) -> None:
     assert container.run("python", "-m", "pip", "--version").returncode != 0
     assert container.run("python", "-c", "import pytest").returncode != 0
-    assert container.run("ls", "/app").stdout.split() == ["engine", "models", "server"]
+    assert container.run("ls", "/app").stdout.split() == ["LICENSE", "engine", "models", "server"]
 
 
-def test_it_has_what_settings_name(container: Container) -> None:
+def test_it_contains_the_extras(container: Container) -> None:
     code = "import c2pa, opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http"
     assert container.run("python", "-c", code).stderr == ""
 
 
-@pytest.mark.skipif(VARIANT == "cpu", reason="of CUDA alone")
-def test_it_has_what_a_gpu_takes(container: Container) -> None:
-    """Its own build of torch, the kernels of nf4, and the compiler that Triton looks for."""
+@pytest.mark.skipif(VARIANT == "cpu", reason="CUDA image only")
+def test_the_cuda_image_contains_the_gpu_dependencies(container: Container) -> None:
+    """The CUDA build of torch, the nf4 kernels, and the compiler that Triton needs."""
     code = "import torch, bitsandbytes, shutil; print(torch.version.cuda, shutil.which('gcc'))"
     assert container.run("python", "-c", code).stdout.split() == ["13.0", "/usr/bin/gcc"]
 
 
-def test_the_versions_are_those_of_the_lock_files(container: Container) -> None:
+def test_the_installed_versions_are_locked(container: Container) -> None:
     code = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
     installed = (
         container.run("python", "-c", code).stdout.lower().replace("_", "-").replace("+cpu", "").split()
@@ -142,15 +144,15 @@ def test_the_versions_are_those_of_the_lock_files(container: Container) -> None:
     assert set(installed) <= set(locks.lower().replace("_", "-").split())
 
 
-def test_it_is_small() -> None:
+def test_its_size_is_bounded() -> None:
     size = _inspect()["Size"]
     assert isinstance(size, int)
     print(f"{size / 1e6:.0f} MB")
     assert size < MEGABYTES * 1e6
 
 
-def test_sigterm_ends_it_cleanly(container: Container) -> None:
-    """Last: it ends the container."""
+def test_sigterm_exits_with_code_0(container: Container) -> None:
+    """Stops the container, so this test runs last."""
     subprocess.run(["podman", "kill", "--signal", "TERM", container.name], check=True, capture_output=True)
     code = subprocess.check_output(["podman", "wait", container.name], text=True, timeout=60)
     assert code.strip() == "0"

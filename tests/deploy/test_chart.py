@@ -1,4 +1,4 @@
-"""What the rendered chart says, row by row of what a chart of a GPU server needs."""
+"""Tests of the manifests that the chart renders."""
 
 import math
 from pathlib import Path
@@ -7,24 +7,118 @@ from typing import Any
 import pytest
 
 from server.settings.settings import read_settings
-from tests.deploy.chart import Manifest, environment, kinds, one, pod, render, server
+from tests.deploy.chart import CHART, PROFILES, Manifest, environment, helm, kinds, one, pod, render, server
 
 
-def test_start_ready_live() -> None:
-    container = server(render())
-    start, ready, live = (container[f"{name}Probe"] for name in ("startup", "readiness", "liveness"))
-    assert start["httpGet"]["path"] == live["httpGet"]["path"] == "/healthz"
-    assert ready["httpGet"]["path"] == "/readyz"
-    assert start["periodSeconds"] * start["failureThreshold"] == 600
-    assert (ready["periodSeconds"], ready["failureThreshold"]) == (1, 1)
-    assert (live["periodSeconds"], live["failureThreshold"]) == (1, 5)
-    assert "initialDelaySeconds" not in start | ready | live
+def test_readiness_and_liveness_tolerate_slow_answers() -> None:
+    """On a loaded node an answer may take seconds. A restart costs a model load."""
+    ready, live = (server(render())[f"{name}Probe"] for name in ("readiness", "liveness"))
+    assert (ready["httpGet"]["path"], live["httpGet"]["path"]) == ("/readyz", "/healthz")
+    assert (ready["periodSeconds"], ready["timeoutSeconds"], ready["failureThreshold"]) == (5, 5, 3)
+    assert (live["periodSeconds"], live["timeoutSeconds"], live["failureThreshold"]) == (10, 10, 6)
+    assert not {"initialDelaySeconds"} & {*ready, *live}
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        ({"model__uri": "pvc://claim"}, 600),
+        ({"model__uri": "hf://owner/name"}, 600 + 1200),
+        ({"model__uri": "hf://owner/name", "startupSeconds": 60, "model__downloadSeconds": 7200}, 7260),
+    ],
+)
+def test_the_startup_probe_outlasts_a_download(values: dict[str, Any], seconds: int) -> None:
+    start = server(render(**values))["startupProbe"]
+    assert start["httpGet"]["path"] == "/healthz"
+    assert start["periodSeconds"] * start["failureThreshold"] == seconds
+    assert start["timeoutSeconds"] == 5
+
+
+def test_the_default_startup_probe_allows_53_gb_at_50_mb_per_second() -> None:
+    start = server(render(model__uri="hf://owner/name"))["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] - 600 >= 53e9 / 50e6
+
+
+@pytest.mark.parametrize(
+    ("uri", "seconds"), [("pvc://claim", 1200), ("hf://owner/name", 2400), ("init://fp8", 2400)]
+)
+def test_the_rollout_deadline_outlasts_a_download(uri: str, seconds: int) -> None:
+    deployment = one(render(model__uri=uri, model__init__image="fetch:1"), "Deployment")
+    assert deployment["spec"]["progressDeadlineSeconds"] == seconds
+
+
+def test_the_server_listens_on_ipv4_and_ipv6() -> None:
+    assert _host(render()) == "::"
+    assert _host(render(host="0.0.0.0")) == "0.0.0.0"
+
+
+def _host(manifests: tuple[Manifest, ...]) -> str:
+    arguments = server(manifests)["args"]
+    return str(arguments[arguments.index("--host") + 1])
+
+
+def test_pods_have_no_service_link_variables() -> None:
+    """A Service called `ideoserve` would set IDEOSERVE_PORT=tcp://..., which the server reads as --port."""
+    assert pod(render())["enableServiceLinks"] is False
+
+
+def test_service_account() -> None:
+    account = one(render(), "ServiceAccount")
+    assert account["metadata"]["name"] == pod(render())["serviceAccountName"] == "x-ideoserve"
+    assert account["automountServiceAccountToken"] is False
+    assert "annotations" not in account["metadata"]
+
+
+def test_service_account_annotations() -> None:
+    """IRSA, GKE and Azure workload identity read annotations of the account; Azure a label of the pod too."""
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/images"}
+    use = {"azure.workload.identity/use": "true"}
+    manifests = render.__wrapped__(serviceAccount__annotations=role, podLabels=use)
+    assert one(manifests, "ServiceAccount")["metadata"]["annotations"] == role
+    template = one(manifests, "Deployment")["spec"]["template"]
+    assert use.items() <= template["metadata"]["labels"].items()
+    assert template["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"serviceAccount__create": False, "serviceAccount__name": "existing"}, "existing"),
+        ({"serviceAccount__create": False}, "default"),
+        ({"serviceAccount__name": "mine"}, "mine"),
+    ],
+)
+def test_service_account_name(values: dict[str, Any], name: str) -> None:
+    manifests = render(**values)
+    assert pod(manifests)["serviceAccountName"] == name
+    assert ("ServiceAccount" in kinds(manifests)) == values.get("serviceAccount__create", True)
+
+
+def test_the_pod_runs_as_the_user_of_the_image() -> None:
+    context = pod(render())["securityContext"]
+    assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {10001}
+
+
+def test_large_ids_stay_integers(tmp_path: Path) -> None:
+    """OpenShift assigns ids such as 1000660000; helm reads numbers as floats."""
+    file = tmp_path / "values.yaml"
+    file.write_text("podSecurityContext: {runAsUser: 1000660000, fsGroup: null}")
+    text = helm("template", "x", str(CHART), "--values", str(file))
+    assert "runAsUser: 1000660000\n" in text
+    assert "fsGroup: " not in text
+
+
+def test_openshift_chooses_the_ids() -> None:
+    """The restricted SCC rejects fixed ids. Everything else of the restricted level stays."""
+    context = pod(render("openshift"))["securityContext"]
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(context)
+    assert context["runAsNonRoot"] is True
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
 def test_drain() -> None:
     manifests = render(settings__max_request_seconds=100, drain__preStopSeconds=15)
     assert pod(manifests)["terminationGracePeriodSeconds"] == math.ceil((15 + 5 + 100) * 1.5)
-    assert pod(manifests)["enableServiceLinks"] is False
     assert server(manifests)["lifecycle"]["preStop"] == {"sleep": {"seconds": 15}}
     assert environment(server(manifests))["IDEOSERVE_DRAIN_DELAY_SECONDS"] == "5"
 
@@ -35,7 +129,7 @@ def test_preStop_before_kubernetes_1_30() -> None:
 
 
 def test_the_server_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    for profile in (None, "gpu", "multi-gpu", "cpu-demo"):
+    for profile in (None, *PROFILES):
         for name, value in environment(server(render(profile))).items():
             monkeypatch.setenv(name, str(value))
         settings = read_settings(["--model", "x"])
@@ -43,8 +137,8 @@ def test_the_server_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> Non
         assert settings.max_request_seconds == 300
 
 
-def test_large_numbers_of_a_values_file_stay_whole(tmp_path: Path) -> None:
-    """helm reads them as floats, and would write 2.097152e+06, which is no integer to the server."""
+def test_large_integers_in_a_values_file_stay_integers(tmp_path: Path) -> None:
+    """helm reads them as floats and would print 2.097152e+06, which is no integer to the server."""
     file = tmp_path / "values.yaml"
     file.write_text("settings: {max_request_seconds: 0.5, max_body_bytes: 2097152, log_prompts: true}")
     variables = environment(server(render.__wrapped__(files=(file,))))
@@ -70,12 +164,12 @@ def test_gpus(values: dict[str, Any], devices: str, second: str | None) -> None:
     assert [entry["key"] for entry in pod(render(**values))["tolerations"]] == ["nvidia.com/gpu"]
 
 
-def test_shared_memory_is_a_volume() -> None:
+def test_shared_memory_is_a_memory_volume() -> None:
     (shm,) = [volume for volume in pod(render())["volumes"] if volume["name"] == "shm"]
     assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
 
 
-def test_the_cpu_profile_needs_no_gpu_and_nothing_of_the_cluster() -> None:
+def test_the_cpu_profile_needs_no_gpu_and_no_custom_resources() -> None:
     manifests = render("cpu-demo", operator=False)
     assert "nvidia.com/gpu" not in str(server(manifests)["resources"])
     assert "tolerations" not in pod(manifests)
@@ -96,6 +190,8 @@ def test_the_cpu_profile_needs_no_gpu_and_nothing_of_the_cluster() -> None:
     [
         ("demo", "models/demo", None),
         ("hf://owner/name", "owner/name", None),
+        ("hf://owner/name@v1.0", "owner/name@v1.0", None),
+        ("hf://owner/name@refs/pr/1", "owner/name@refs/pr/1", None),
         ("pvc://claim", "/models/", {"persistentVolumeClaim": {"claimName": "claim", "readOnly": True}}),
         (
             "pvc://claim/a/b",
@@ -125,12 +221,12 @@ def test_secrets() -> None:
     assert variables["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert variables["IDEOSERVE_API_KEYS_FILE"] == "/keys/keys.json"
     (mount,) = [mount for mount in server(manifests)["volumeMounts"] if mount["name"] == "keys"]
-    # A whole folder: a subPath would never see a rotated key.
+    # Mounts the whole folder: a subPath mount is not updated when the Secret changes.
     assert mount == {"name": "keys", "mountPath": "/keys", "readOnly": True}
     assert "Secret" not in kinds(manifests)
 
 
-def test_secrets_of_settings_that_name_a_file() -> None:
+def test_secrets_are_mounted_for_settings_that_name_a_file() -> None:
     manifests = render.__wrapped__(secrets=["hive"], settings__hive_key_file="/secrets/hive/key")
     assert environment(server(manifests))["IDEOSERVE_HIVE_KEY_FILE"] == "/secrets/hive/key"
     assert {"name": "secret-hive", "mountPath": "/secrets/hive", "readOnly": True} in server(manifests)[
@@ -140,7 +236,7 @@ def test_secrets_of_settings_that_name_a_file() -> None:
     assert volume["secret"]["secretName"] == "hive"
 
 
-def test_the_restricted_pod_security_level() -> None:
+def test_pods_meet_the_restricted_pod_security_level() -> None:
     manifests = render(model__uri="init://fp8", model__init__image="fetch:1")
     spec = pod(manifests)
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -156,7 +252,7 @@ def test_the_restricted_pod_security_level() -> None:
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
 
 
-def test_rollout_without_a_spare_gpu() -> None:
+def test_rollouts_need_no_spare_gpu() -> None:
     strategy = one(render(), "Deployment")["spec"]["strategy"]["rollingUpdate"]
     assert strategy == {"maxSurge": 0, "maxUnavailable": 1}
     assert one(render("cpu-demo"), "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1
@@ -195,21 +291,21 @@ def test_keda() -> None:
 
 
 @pytest.mark.parametrize(("layout", "count", "threshold"), [("replicas", 4, "3.2"), ("split", 2, "0.8")])
-def test_keda_counts_workers(layout: str, count: int, threshold: str) -> None:
+def test_the_keda_threshold_counts_workers(layout: str, count: int, threshold: str) -> None:
     manifests = render("gpu", gpu__layout=layout, gpu__count=count)
     assert one(manifests, "ScaledObject")["spec"]["triggers"][1]["metadata"]["threshold"] == threshold
 
 
-FROM_NOTHING = {
+FROM_ZERO = {
     "autoscaling__kind": "keda",
     "autoscaling__minReplicas": 0,
     "autoscaling__keda__wakeQuery": "sum(rate(gateway_requests_total[2m]))",
 }
 
 
-def test_keda_from_nothing() -> None:
-    """Pods that are not there report nothing: no null, and somebody before them must wake the first."""
-    backlog, use, wake = one(render(**FROM_NOTHING), "ScaledObject")["spec"]["triggers"]
+def test_keda_scales_from_zero() -> None:
+    """Without pods there are no series: queries default to 0, and the wake query starts the first pod."""
+    backlog, use, wake = one(render(**FROM_ZERO), "ScaledObject")["spec"]["triggers"]
     assert backlog["metadata"]["activationThreshold"] == "1"
     for own in (backlog, use):
         assert own["metadata"]["query"].endswith(" or vector(0)")
@@ -222,8 +318,8 @@ def test_keda_from_nothing() -> None:
     }
 
 
-def test_no_alert_while_a_fleet_from_nothing_sleeps() -> None:
-    """Nor for the start of its first pod."""
+def test_a_fleet_scaled_to_zero_does_not_alert() -> None:
+    """The start of its first pod does not either."""
 
     def rule(manifests: tuple[Manifest, ...]) -> Manifest:
         rules = one(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
@@ -231,13 +327,13 @@ def test_no_alert_while_a_fleet_from_nothing_sleeps() -> None:
         return dict(found)
 
     assert "vector(0)" in rule(render("gpu"))["expr"]
-    assert "vector(0)" not in rule(render(**FROM_NOTHING))["expr"]
-    assert (rule(render("gpu"))["for"], rule(render(**FROM_NOTHING))["for"]) == ("2m", "1200s")
+    assert "vector(0)" not in rule(render(**FROM_ZERO))["expr"]
+    assert (rule(render("gpu"))["for"], rule(render(**FROM_ZERO))["for"]) == ("2m", "1200s")
 
 
 @pytest.mark.parametrize(("layout", "count", "gigabytes"), [("replicas", 4, 320), ("split", 2, 80)])
-def test_the_memory_alert_divides_by_what_is_measured(layout: str, count: int, gigabytes: int) -> None:
-    """A worker reports its own device, not the one of its unconditional transformer."""
+def test_the_memory_alert_divides_by_the_measured_devices(layout: str, count: int, gigabytes: int) -> None:
+    """A worker reports its main device, not the device of the unconditional transformer."""
     manifests = render(gpu__layout=layout, gpu__count=count)
     rules = one(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
     assert f"/ {gigabytes << 30} >" in rules[-1]["expr"]
@@ -268,8 +364,7 @@ def test_network_policy() -> None:
     assert [port["port"] for rule in hub["egress"] for port in rule["ports"]] == [53, 53, 443]
 
 
-def test_routes_outlast_a_request() -> None:
-    """And longer than queueing and rendering may take; streams pass unbuffered; /metrics stays inside."""
+def test_routes_outlast_a_request_and_do_not_buffer() -> None:
     route = one(render("gpu"), "HTTPRoute")["spec"]["rules"][0]
     assert route["timeouts"] == {"request": "330s", "backendRequest": "330s"}
     assert [match["path"]["value"] for match in route["matches"]] == ["/v1"]
@@ -279,7 +374,7 @@ def test_routes_outlast_a_request() -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
 
 
-def test_monitoring_is_there_where_the_operator_is() -> None:
+def test_monitoring_follows_the_prometheus_operator() -> None:
     watch = {"ServiceMonitor", "PrometheusRule"}
     assert watch <= kinds(render())
     assert not watch & kinds(render(operator=False))
@@ -287,14 +382,12 @@ def test_monitoring_is_there_where_the_operator_is() -> None:
     assert not watch & kinds(render(serviceMonitor__enabled=False, prometheusRule__enabled=False))
 
 
-def test_one_resource_a_file() -> None:
-    from tests.deploy.chart import CHART
-
+def test_each_template_has_one_resource() -> None:
     for file in (CHART / "templates").glob("*.yaml"):
         assert file.read_text().count("apiVersion: ") <= 1 + file.read_text().count("scaleTargetRef:"), file
 
 
-def test_the_selectors_meet() -> None:
+def test_selectors_match_the_labels() -> None:
     manifests = render("gpu")
     labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
     assert one(manifests, "Service")["spec"]["selector"].items() <= labels

@@ -1,4 +1,4 @@
-"""What the Dockerfile's arguments make pip install; the build itself is `make image-test`."""
+"""Tests of the Dockerfile's arguments. `make image-test` builds the image."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ ARGUMENTS = dict(re.findall(r'^ARG (\w+)="?([^"\n]+)"?$', DOCKERFILE, re.MULTILI
 
 
 def _install(folder: Path, **arguments: str) -> subprocess.CompletedProcess[str]:
-    """The instruction that installs, with an echo in pip's place: it prints pip's arguments."""
+    """Run the instruction that installs packages, with `echo` instead of pip, which prints the arguments."""
     (run,) = re.findall(r"^RUN (.*tomllib.*)$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)
     for file in ("pyproject.toml", *LOCKS):
         (folder / Path(file).name).write_text((REPOSITORY / file).read_text())
@@ -31,7 +31,7 @@ def _extras(*names: str) -> list[str]:
     return [requirement for name in names for requirement in PROJECT["optional-dependencies"][name]]
 
 
-def test_cuda_is_the_default_and_takes_torch_from_the_package_index(tmp_path: Path) -> None:
+def test_the_default_is_cuda_with_torch_from_the_package_index(tmp_path: Path) -> None:
     printed = _install(tmp_path).stdout.split()
     assert [word for word in printed if "torch" in word or "find-links" in word] == []
     assert printed[-4:] == ["--constraint", "requirements.lock", "--constraint", "image.lock"]
@@ -39,7 +39,7 @@ def test_cuda_is_the_default_and_takes_torch_from_the_package_index(tmp_path: Pa
     assert wanted == [*PROJECT["dependencies"], *_extras("otel", "c2pa", "nf4")]
 
 
-def test_cpu_takes_the_build_for_it_at_the_locked_version(tmp_path: Path) -> None:
+def test_cpu_uses_the_cpu_build_of_torch_at_the_locked_version(tmp_path: Path) -> None:
     printed = _install(tmp_path, VARIANT="cpu").stdout.split()
     (locked,) = re.findall(r"^torch==.*$", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
     assert printed[-3:] == [f"{locked}+cpu", "--find-links", ARGUMENTS["TORCH_CPU_WHEELS"]]
@@ -47,13 +47,13 @@ def test_cpu_takes_the_build_for_it_at_the_locked_version(tmp_path: Path) -> Non
     assert wanted == [*PROJECT["dependencies"], *_extras("otel", "c2pa")]
 
 
-def test_extras_are_an_argument(tmp_path: Path) -> None:
+def test_extras_can_be_empty(tmp_path: Path) -> None:
     assert _install(tmp_path, VARIANT="cpu", EXTRAS="").returncode == 0
     assert (tmp_path / "dependencies.txt").read_text().splitlines() == PROJECT["dependencies"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("VARIANT", "rocm"), ("EXTRAS", "otel nothing")])
-def test_another_argument_ends_the_build(name: str, value: str, tmp_path: Path) -> None:
+def test_an_unknown_argument_value_fails_the_build(name: str, value: str, tmp_path: Path) -> None:
     done = _install(tmp_path, **{name: value})
     assert done.returncode
     assert "install" not in done.stdout
@@ -69,5 +69,5 @@ def test_the_locks_do_not_overlap() -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_base_is_an_argument_of_both_stages() -> None:
+def test_both_stages_use_the_base_image_argument() -> None:
     assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${BASE_IMAGE}", "${BASE_IMAGE}"]

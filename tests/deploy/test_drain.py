@@ -1,4 +1,4 @@
-"""The drain as a balancer that repeats nothing needs it: readiness fails first, then the door shuts."""
+"""Tests of the drain for a balancer without retries: readiness fails first, then requests are rejected."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +10,8 @@ from tests.server.process import ServerProcess, until
 
 
 @contextmanager
-def _leaving(delay_seconds: float) -> Iterator[tuple[ServerProcess, Future[httpx.Response]]]:
-    """A server that was told to end while it had a request, and says that it is not ready any more."""
+def _draining(delay_seconds: float) -> Iterator[tuple[ServerProcess, Future[httpx.Response]]]:
+    """A server with a request in flight that got SIGTERM and whose readiness fails."""
     server = ServerProcess("--drain-delay-seconds", str(delay_seconds))
     with ThreadPoolExecutor() as pool:
         try:
@@ -24,9 +24,9 @@ def _leaving(delay_seconds: float) -> Iterator[tuple[ServerProcess, Future[httpx
             server.close()
 
 
-def test_until_the_delay_is_over_who_comes_is_served_and_told_to_reconnect() -> None:
-    """A kept connection would hold its client here until the door is shut."""
-    with _leaving(delay_seconds=300) as (server, held):
+def test_requests_during_the_drain_delay_are_served_and_their_connections_closed() -> None:
+    """A kept-alive connection would hold its client here until requests are rejected."""
+    with _draining(delay_seconds=300) as (server, held):
         answer = server.create()
         assert answer.status_code == 200
         assert answer.headers["connection"] == "close"
@@ -34,8 +34,8 @@ def test_until_the_delay_is_over_who_comes_is_served_and_told_to_reconnect() -> 
         assert held.result().status_code == 200
 
 
-def test_then_nothing_new_is_taken_and_what_came_finishes() -> None:
-    with _leaving(delay_seconds=0.5) as (server, held):
+def test_after_the_drain_delay_new_requests_are_rejected_and_accepted_ones_finish() -> None:
+    with _draining(delay_seconds=0.5) as (server, held):
         until(lambda: server.create().status_code == 503)
         assert server.create().json()["error"]["code"] == "server_draining"
         server.release()

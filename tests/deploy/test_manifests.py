@@ -1,4 +1,4 @@
-"""Every manifest of every profile against the schemas of Kubernetes and of the custom resources."""
+"""Validate the manifests of every profile against the Kubernetes and custom resource schemas."""
 
 import json
 import subprocess
@@ -33,6 +33,8 @@ EVERYTHING: dict[str, Any] = {
     "image__pullSecrets": ["registry"],
     "priorityClassName": "serving",
     "secrets": ["hive"],
+    "serviceAccount__annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/images"},
+    "podLabels": {"azure.workload.identity/use": "true"},
     "tolerations": [{"key": "spot", "operator": "Exists"}],
 }
 RENDERINGS: list[tuple[str | None, str, dict[str, Any]]] = [
@@ -40,11 +42,12 @@ RENDERINGS: list[tuple[str | None, str, dict[str, Any]]] = [
     *((profile, "1.35", {}) for profile in PROFILES),
     (None, "1.35", EVERYTHING),
     (None, "1.35", {"model__uri": "oci://example.com/weights:1"}),
+    (None, "1.35", {"model__uri": "hf://owner/name@v1"}),
     ("gpu", "1.29", {}),
 ]
 
 
-def _kubernetes_faults(manifests: tuple[Manifest, ...], version: str, folder: Path) -> str:
+def _kubernetes_errors(manifests: tuple[Manifest, ...], version: str, folder: Path) -> str:
     file = folder / "manifests.yaml"
     file.write_text(yaml.safe_dump_all(m for m in manifests if not m["apiVersion"].startswith(CUSTOM)))
     tool = Path(sys.executable).with_name("kubernetes-validate")
@@ -52,7 +55,7 @@ def _kubernetes_faults(manifests: tuple[Manifest, ...], version: str, folder: Pa
     return done.stdout + done.stderr if done.returncode else ""
 
 
-def _custom_faults(manifests: tuple[Manifest, ...]) -> str:
+def _custom_errors(manifests: tuple[Manifest, ...]) -> str:
     custom = [manifest for manifest in manifests if manifest["apiVersion"].startswith(CUSTOM)]
     tool = ["node", str(HERE / "validate-custom.mjs")]
     done = subprocess.run(tool, input=json.dumps(custom), capture_output=True, text=True)
@@ -62,22 +65,22 @@ def _custom_faults(manifests: tuple[Manifest, ...]) -> str:
 @pytest.mark.parametrize(("profile", "version", "values"), RENDERINGS)
 def test_valid(profile: str | None, version: str, values: dict[str, Any], tmp_path: Path) -> None:
     manifests = render(profile, kubernetes=version, **values) if not values else _render(version, values)
-    assert _kubernetes_faults(manifests, version, tmp_path) == ""
-    assert _custom_faults(manifests) == ""
+    assert _kubernetes_errors(manifests, version, tmp_path) == ""
+    assert _custom_errors(manifests) == ""
 
 
 def _render(version: str, values: dict[str, Any]) -> tuple[Manifest, ...]:
-    """Lists as values cannot be looked up in the cache."""
+    """Bypass the cache, because lists are not hashable."""
     return render.__wrapped__(None, kubernetes=version, **values)
 
 
-def test_the_validators_find_faults(tmp_path: Path) -> None:
+def test_the_validators_report_errors(tmp_path: Path) -> None:
     manifests = json.loads(json.dumps(render("gpu")))
     by_kind = {manifest["kind"]: manifest for manifest in manifests}
     by_kind["Service"]["spec"]["prots"] = []
     by_kind["ScaledObject"]["spec"]["triggers"] = "none"
-    assert "prots" in _kubernetes_faults(manifests, "1.35", tmp_path)
-    assert "ScaledObject" in _custom_faults(manifests)
+    assert "prots" in _kubernetes_errors(manifests, "1.35", tmp_path)
+    assert "ScaledObject" in _custom_errors(manifests)
 
 
 @pytest.mark.parametrize("profile", [None, *PROFILES])
@@ -86,7 +89,7 @@ def test_lint(profile: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("values", "reason"),
     [
         ("settings.max_imagse=1", "max_imagse"),
         ("settings.max_n=11", "max_n"),
@@ -99,39 +102,42 @@ def test_lint(profile: str | None) -> None:
         ("ingress.enabled=true", "host"),
         ("httpRoute.enabled=true", "parentRefs"),
         ("model.uri=ideogram", "uri"),
+        ("model.uri=hf://owner/name@", "uri"),
         ("model.uri=init://fp8", "image"),
+        ("host=localhost", "host"),
+        ("podSecurityContext.runAsUser=0", "runAsUser"),
         ("replica=2", "replica"),
     ],
 )
-def test_the_schema_refuses(fault: str, reason: str) -> None:
+def test_the_schema_rejects(values: str, reason: str) -> None:
     with pytest.raises(HelmError, match=reason):
-        helm("template", "x", str(CHART), "--set", fault)
+        helm("template", "x", str(CHART), "--set", values)
 
 
-def test_the_schema_of_settings_is_the_servers() -> None:
+def test_the_schema_of_settings_is_current() -> None:
     schema = json.loads(settings_schema.SCHEMA.read_text())
     assert schema["properties"]["settings"] == settings_schema.settings_schema(), (
         "python -m tests.deploy.settings_schema"
     )
 
 
-def test_the_schema_knows_every_value_and_no_other() -> None:
+def test_the_schema_and_the_values_have_the_same_keys() -> None:
     schema = json.loads(settings_schema.SCHEMA.read_text())
-    assert _unequal(schema, yaml.safe_load((CHART / "values.yaml").read_text()), "") == []
+    assert _differences(schema, yaml.safe_load((CHART / "values.yaml").read_text()), "") == []
 
 
-def _unequal(schema: dict[str, Any], values: dict[str, Any], path: str) -> list[str]:
-    """Keys that only one of the two has; `settings` may have more, `global` is helm's."""
+def _differences(schema: dict[str, Any], values: dict[str, Any], path: str) -> list[str]:
+    """Return the keys that only one of the two has. `settings` may have more; `global` belongs to helm."""
     known = set(schema["properties"]) - {"global"}
-    faults = [f"{path}{key}" for key in known ^ set(values) if path != "settings."]
+    errors = [f"{path}{key}" for key in known ^ set(values) if path != "settings."]
     for key in known & set(values):
         if "properties" in schema["properties"][key]:
-            faults += _unequal(schema["properties"][key], values[key], f"{path}{key}.")
-    return faults
+            errors += _differences(schema["properties"][key], values[key], f"{path}{key}.")
+    return errors
 
 
 def test_every_value_is_used() -> None:
-    """A key that no template reads is dead."""
+    """Every key must appear in a template."""
     templates = "".join(file.read_text() for file in (CHART / "templates").iterdir())
     dead = [
         key for key in _leaves(yaml.safe_load((CHART / "values.yaml").read_text())) if key not in templates
@@ -140,8 +146,8 @@ def test_every_value_is_used() -> None:
 
 
 def _leaves(values: dict[str, Any]) -> list[str]:
-    """Last names, except below what is passed on whole."""
-    whole = {"settings", "resources", "labels", "gateway", "prometheus"}
+    """Return the names of the leaves. Maps that are passed on as a whole count as leaves."""
+    whole = {"settings", "resources", "labels", "gateway", "prometheus", "podSecurityContext"}
     names = []
     for key, value in values.items():
         names += _leaves(value) if isinstance(value, dict) and value and key not in whole else [key]

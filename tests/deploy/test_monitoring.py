@@ -1,4 +1,4 @@
-"""Alerts by promtool; the dashboard's and the alerts' metrics against a live /metrics."""
+"""Test alerts with promtool. Check the metrics of alerts and dashboard against /metrics of a server."""
 
 import json
 import re
@@ -17,14 +17,14 @@ from tests.server.process import ServerProcess
 DASHBOARD = json.loads((CHART / "dashboards/ideoserve.json").read_text())
 RULES: list[dict[str, Any]] = one(render("gpu"), "PrometheusRule")["spec"]["groups"][0]["rules"]
 CASES: list[dict[str, Any]] = yaml.safe_load((HERE / "alerts.yaml").read_text())["tests"]
-# prometheus_client's process metrics are the exporter's, the rest the server's own.
+# `process_*` metrics come from prometheus_client.
 METRIC = re.compile(r"\b(?:ideoserve|process)_[a-z_]+\b")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
 
 @pytest.fixture(scope="module")
 def exported() -> Iterator[str]:
-    """/metrics of a real server that has drawn one image, and has asked a service that is not there."""
+    """/metrics of a server that has generated one image and called an unreachable service."""
     process = ServerProcess(
         "--prompt-moderation=webhook",
         "--moderation-webhook-url=http://127.0.0.1:9",
@@ -40,7 +40,7 @@ def _expressions() -> list[str]:
 
 
 def _series(metrics: str) -> set[str]:
-    """Names of samples."""
+    """Return the names of the samples."""
     return {line.partition("{")[0].partition(" ")[0] for line in metrics.splitlines() if line[0] != "#"}
 
 
@@ -64,14 +64,14 @@ def test_the_rules_are_valid(rules: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_rules_fire_and_do_not(rules: Path) -> None:
+def test_the_rules_fire_as_expected(rules: Path) -> None:
     (rules / "alerts.yaml").write_text((HERE / "alerts.yaml").read_text())
     done = _promtool(rules, "test", "rules", "alerts.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_each_alert_has_a_test_that_fires_and_one_that_does_not(rule: dict[str, Any]) -> None:
+def test_each_alert_has_a_firing_and_a_silent_case(rule: dict[str, Any]) -> None:
     expected = [
         bool(check["exp_alerts"])
         for case in CASES
@@ -89,28 +89,28 @@ def test_each_alert_is_in_the_runbook(rule: dict[str, Any]) -> None:
     assert rule["alert"] in headings
 
 
-def test_each_alert_asks_for_metrics_that_exist(exported: str) -> None:
+def test_each_alert_uses_existing_metrics(exported: str) -> None:
     for rule in RULES:
         assert set(METRIC.findall(rule["expr"])) <= _series(exported), rule["alert"]
 
 
-def test_the_autoscaler_asks_for_metrics_that_exist(exported: str) -> None:
+def test_the_autoscaler_uses_existing_metrics(exported: str) -> None:
     for trigger in one(render("gpu"), "ScaledObject")["spec"]["triggers"]:
         query = trigger["metadata"]["query"]
         promql_parser.parse(query)
         assert set(METRIC.findall(query)) <= _series(exported)
 
 
-def test_the_outcomes_of_the_error_alert_are_the_servers() -> None:
+def test_the_error_alert_counts_the_documented_failures() -> None:
     (rule,) = [rule for rule in RULES if rule["alert"] == "IdeoserveErrors"]
     found = re.search(r'outcome=~"([^"]*)"', rule["expr"])
     assert found
     documented = (REPOSITORY / "docs/http.md").read_text()
     rows = [line for line in documented.splitlines() if re.match(r"\| 5\d\d ", line)]
     codes = {code for line in rows for code in re.findall(r"`([a-z]+_[a-z_]+)`", line.rpartition("|")[0])}
-    # A start, an end and a bound are no failures: the balancer goes elsewhere.
-    refusals = {"model_not_ready", "server_draining", "body_memory_full", "too_many_connections"}
-    assert set(found.group(1).split("|")) == codes - refusals - {"http_version_not_supported"}
+    # The balancer sends these to another replica: they do not count as failures.
+    retried = {"model_not_ready", "server_draining", "body_memory_full", "too_many_connections"}
+    assert set(found.group(1).split("|")) == codes - retried - {"http_version_not_supported"}
 
 
 def test_metrics_pass_promtool(exported: str) -> None:
@@ -120,7 +120,7 @@ def test_metrics_pass_promtool(exported: str) -> None:
 
 @pytest.mark.parametrize("expression", _expressions())
 def test_each_expression_of_the_dashboard(expression: str, exported: str) -> None:
-    """It parses, and its metrics and labels are there; a target adds namespace, job and pod."""
+    """It parses, and its metrics and labels exist. The scrape adds namespace, job and pod."""
     promql_parser.parse(expression.replace("$__rate_interval", "5m"))
     names = set(METRIC.findall(expression))
     assert names
@@ -145,7 +145,7 @@ def test_the_panels_do_not_overlap() -> None:
     assert len(set(places)) == len(places) == len({panel["id"] for panel in DASHBOARD["panels"]})
 
 
-def test_the_config_map_carries_the_dashboard() -> None:
+def test_the_config_map_contains_the_dashboard() -> None:
     config = one(render(), "ConfigMap")
     assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(config["data"]["x-ideoserve.json"]) == DASHBOARD

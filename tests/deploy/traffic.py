@@ -1,4 +1,4 @@
-"""Steady mixed load on a balancer, and what became of each request."""
+"""Generate a steady mixed load on a balancer and record the outcome of each request."""
 
 import asyncio
 import json
@@ -11,17 +11,17 @@ from uuid import uuid4
 import httpx
 
 BODY = {"prompt": "a red circle on a white background", "size": "64x64", "num_inference_steps": 2}
-PAUSE_SECONDS = 0.25  # of a client between two requests: steady load, not as much as the servers bear
-MOST = 2000  # requests of one load, whatever happens
+PAUSE_SECONDS = 0.25  # between two requests of a client, to stay below saturation
+MAX_REQUESTS = 2000  # per load
 
 
 @dataclass
 class Outcome:
-    """Of one request; `fault` is empty where the image came, `server` empty where no head came."""
+    """Outcome of one request. `error` is empty on success, `server` is empty if no response head arrived."""
 
     body: dict[str, Any]
     key: str
-    fault: str = ""
+    error: str = ""
     server: str = ""
     image: str = ""
 
@@ -31,7 +31,7 @@ class Outcome:
 
 
 async def ask(client: httpx.AsyncClient, body: dict[str, Any], began: asyncio.Event | None = None) -> Outcome:
-    """One request, without a retry; `began` is set at the response's head, or at the end without one."""
+    """Send one request without retries. Sets `began` at the response head, or at the end if there is none."""
     outcome = Outcome(body, uuid4().hex)
     return await ask_again(client, outcome, began)
 
@@ -39,7 +39,7 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any], began: asyncio.Ev
 async def ask_again(
     client: httpx.AsyncClient, before: Outcome, began: asyncio.Event | None = None
 ) -> Outcome:
-    """The same request with the same Idempotency-Key."""
+    """Send the request again with the same Idempotency-Key."""
     outcome = Outcome(before.body, before.key)
     try:
         headers = {"Idempotency-Key": outcome.key}
@@ -48,11 +48,11 @@ async def ask_again(
             if began and outcome.is_stream:
                 began.set()
             text = (await response.aread()).decode()
-        outcome.fault = "" if response.status_code == 200 else f"{response.status_code} {text[:200]}"
-        if not outcome.fault:
+        outcome.error = "" if response.status_code == 200 else f"{response.status_code} {text[:200]}"
+        if not outcome.error:
             outcome.image = _image(text, outcome.is_stream)
     except httpx.TransportError as error:
-        outcome.fault = repr(error)
+        outcome.error = repr(error)
     finally:
         if began:
             began.set()
@@ -68,12 +68,12 @@ def _image(text: str, is_stream: bool) -> str:
 
 
 async def load(url: str, stop: asyncio.Event, clients: int = 2) -> list[Outcome]:
-    """Each client asks, JSON and streams in turn, until `stop`."""
+    """Send JSON requests and streams in turn from each client until `stop` is set."""
     outcomes: list[Outcome] = []
     numbers = count()
 
     async def work(client: httpx.AsyncClient) -> None:
-        while not stop.is_set() and (number := next(numbers)) < MOST:
+        while not stop.is_set() and (number := next(numbers)) < MAX_REQUESTS:
             stream = {"stream": True} if number % 2 else {}
             outcomes.append(await ask(client, BODY | stream | {"seed": number}))
             with suppress(TimeoutError):

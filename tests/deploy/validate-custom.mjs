@@ -1,4 +1,4 @@
-// Validates custom resources, a JSON array on stdin, against their CRDs' schemas; one line a fault, exit code 1.
+// Validates a JSON array of custom resources on stdin against the CRD schemas. Prints one line per error, exits with 1.
 import { readFileSync } from "node:fs";
 import { HTTPRoute } from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";

@@ -32,7 +32,7 @@ labels:
 {{- last (splitList "://" .Values.model.uri) }}
 {{- end }}
 
-{{/* What --model is given. */}}
+{{/* The value of --model. */}}
 {{- define "ideoserve.model" -}}
 {{- $uri := .Values.model.uri }}
 {{- $path := include "ideoserve.modelPath" . }}
@@ -44,29 +44,44 @@ labels:
 {{- end }}
 {{- end }}
 
-{{/* "auto" is where the cluster has the API. Arguments: value, API, root. */}}
+{{/* Resolves true, false, or "auto" (if the cluster has the API). Arguments: value, API, root. */}}
 {{- define "ideoserve.enabled" -}}
 {{- $value := index . 0 }}
 {{- if eq (toString $value) "auto" }}{{ if (index . 2).Capabilities.APIVersions.Has (index . 1) }}true{{ end }}
 {{- else if $value }}true{{ end }}
 {{- end }}
 
-{{/* GPU workers of a pod, each of which reports its own device. */}}
+{{/* Number of workers per pod. Each reports the memory of its main device. */}}
 {{- define "ideoserve.workers" -}}
 {{- eq .Values.gpu.layout "split" | ternary 1 (max 1 .Values.gpu.count) }}
 {{- end }}
 
-{{/* Whether there may be no pod, on purpose. */}}
+{{/* True if the autoscaler may scale to zero. */}}
 {{- define "ideoserve.sleeps" -}}
 {{- with .Values.autoscaling }}{{ if and (eq .kind "keda") (eq (int .minReplicas) 0) }}true{{ end }}{{ end }}
 {{- end }}
 
-{{/* Seconds after which a route may give up: a request's deadline, and time to send the answer. */}}
+{{/* Route timeout in seconds: the maximum deadline of a request, plus time to send the response. */}}
 {{- define "ideoserve.routeSeconds" -}}
 {{- add (ceil .Values.settings.max_request_seconds) 30 }}
 {{- end }}
 
-{{/* Labels that ServiceMonitor gives the metrics of this release. */}}
+{{- define "ideoserve.serviceAccountName" -}}
+{{- with .Values.serviceAccount }}{{ .name | default (.create | ternary (include "ideoserve.fullname" $) "default") }}{{ end }}
+{{- end }}
+
+{{/* Maximum seconds until /healthz responds. Init containers run before the startup probe. */}}
+{{- define "ideoserve.startupSeconds" -}}
+{{- add .Values.startupSeconds (hasPrefix "hf://" .Values.model.uri | ternary .Values.model.downloadSeconds 0) }}
+{{- end }}
+
+{{/* Seconds without progress after which a rollout fails. */}}
+{{- define "ideoserve.progressSeconds" -}}
+{{- $downloads := or (hasPrefix "hf://" .Values.model.uri) (hasPrefix "init://" .Values.model.uri) }}
+{{- add .Values.rollout.progressDeadlineSeconds ($downloads | ternary .Values.model.downloadSeconds 0) }}
+{{- end }}
+
+{{/* Labels that the ServiceMonitor adds to the metrics of this release. */}}
 {{- define "ideoserve.series" -}}
 namespace="{{ .Release.Namespace }}",job="{{ include "ideoserve.fullname" . }}"
 {{- end }}
