@@ -24,7 +24,7 @@ Checkpoints = Callable[[str], Checkpoint]
 REFERENCE = Path(
     os.environ.get("IDEOSERVE_REFERENCE", Path(__file__).parents[2].parent / "shared" / "reference")
 )
-collect_ignore = [] if REFERENCE.is_dir() else ["test_goldens.py"]
+collect_ignore = [] if REFERENCE.is_dir() else ["checkpoint/test_goldens.py"]
 
 Runners = Callable[[str], ModelRunner]
 
