@@ -144,6 +144,8 @@ class UnitDone:
     cache_misses: int
 
 
-RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone | RequestFailed
+RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone
 ToWorker = EngineRequest | Abort | Promote | Ping | Shutdown
-FromWorker = RequestOutput | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone | Pong
+FromWorker = (
+    RequestOutput | RequestFailed | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone | Pong
+)

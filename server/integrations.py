@@ -1,23 +1,23 @@
-"""What stands around the model, as the settings have it: expansion, moderation, content credentials."""
+"""Optional integrations: magic prompt, moderation and content credentials."""
 
-from server import magic_prompt as expansion
-from server import moderation, provenance
+from server import magic_prompt, moderation, provenance
 from server.settings.settings import Settings
 from server.upstream.client import Backends
 
 
 class Integrations:
-    """All of it is optional. Raises ConfigError."""
+    """None for each that is not configured. Raises ConfigError."""
 
     def __init__(self, settings: Settings, backends: Backends, model_id: str) -> None:
-        self.expander = expansion.from_settings(settings, backends)
-        self.moderation = moderation.from_settings(settings, backends)
+        moderators = moderation.from_settings(settings, backends)
+        self.expander = magic_prompt.from_settings(settings, backends)
+        self.moderation = moderators if moderators.judges_text or moderators.judges_images else None
         self.credentials = provenance.from_settings(settings, model_id)
-        self.sends_previews = settings.moderated_previews or not self.moderation.judges_images
-
-    @property
-    def configured(self) -> frozenset[str]:
-        """By the names of the request's fields."""
-        judges = self.moderation.judges_text or self.moderation.judges_images
-        parts = {"magic_prompt": self.expander, "moderation": judges, "provenance": self.credentials}
-        return frozenset(name for name, part in parts.items() if part)
+        self.sends_previews = settings.moderated_previews or not moderators.judges_images
+        parts = {
+            "magic_prompt": self.expander,
+            "moderation": self.moderation,
+            "provenance": self.credentials,
+        }
+        # By the names of the request's fields.
+        self.configured = frozenset(name for name, part in parts.items() if part)

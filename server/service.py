@@ -1,12 +1,13 @@
-"""The application's parts, made once and shared by the routes."""
+"""The components of the application, and the dependencies that give them to the routes."""
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from starlette.requests import Request
+from fastapi import Depends, Request
 
 from server.access.admission import Admission
 from server.access.api_keys import Caller, Keys
 from server.engine_port import Engine
+from server.generation.generations import Generations
 from server.generation.idempotency import IdempotencyCache
 from server.generation.image_encoder import ImageEncoder
 from server.integrations import Integrations
@@ -34,12 +35,17 @@ class Service:
         self.keys = Keys(settings.api_keys_file)
         self.lifecycle = Lifecycle(engine)
         self.bodies = Bodies(settings)
-        self.admission = Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share)
-        self.idempotency = IdempotencyCache(settings.idempotency_seconds, settings.idempotency_bytes)
-        self.encoder = ImageEncoder(settings.image_threads, settings.png_compress_level)
+        self.encoder = ImageEncoder(settings, engine.config)
         self.metrics = Metrics(engine)
         self.backends = Backends(self.metrics.on_backend)
         self.integrations = Integrations(settings, self.backends, engine.config.model_id)
+        self.generations = Generations(
+            engine,
+            Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share),
+            IdempotencyCache(settings.idempotency_seconds, settings.idempotency_bytes),
+            self.encoder,
+            self.integrations,
+        )
         self.request_model = limited_to(engine.config, settings.max_n)
         self._spans = _spans(settings.otlp_endpoint)
 
@@ -60,13 +66,13 @@ class Service:
         return caller
 
     def enter(self, record: RequestRecord) -> None:
-        """Raises ApiError 503; else the drain waits for this request."""
+        """Count the request as in flight: a drain waits for it. Raises ApiError 503."""
         self.lifecycle.check_open()
         self.lifecycle.request_started()
         record.is_in_flight = True
 
     def finish(self, record: RequestRecord) -> None:
-        """The request of `record` has its answer, or will not get one."""
+        """The request was answered, or its client is gone."""
         if record.is_in_flight:
             self.lifecycle.request_finished()
         if record.is_image_request:
@@ -82,6 +88,21 @@ class Service:
 def _spans(endpoint: str | None) -> _Spans | None:
     if endpoint is None:
         return None
-    from server.observability.tracing import Spans  # an optional extra, so only where it is wanted
+    from server.observability.tracing import Spans  # an optional extra
 
     return Spans(endpoint)
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+InjectedService = Annotated[Service, Depends(_service)]
+
+
+async def _authenticate(request: Request, service: InjectedService) -> Caller:
+    return service.authenticate(request, request.state.record)
+
+
+AuthenticatedCaller = Annotated[Caller, Depends(_authenticate)]

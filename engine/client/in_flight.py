@@ -22,7 +22,7 @@ class InFlightRequest:
     """
 
     request: EngineRequest
-    outputs: asyncio.Queue[RequestOutput | Exception] = field(default_factory=asyncio.Queue)
+    outputs: asyncio.Queue[RequestOutput | RequestFailed | Exception] = field(default_factory=asyncio.Queue)
     worker: WorkerSupervisor | None = None
     kills: int = 0
     steps_done: dict[int, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class InFlightRequest:
         if self.kills == _MAX_KILLS:
             self.put(WorkerCrashedError("the worker died on this request, twice"))
 
-    def deliver(self, output: RequestOutput) -> None:
+    def deliver(self, output: RequestOutput | RequestFailed) -> None:
         """Once: a second run does not send again what the first one sent."""
         match output:
             case StepDone():
@@ -61,7 +61,7 @@ class InFlightRequest:
                 self.request = replace(self.request, skip=self.request.skip | {output.image_index})
         self.put(output)
 
-    def put(self, output: RequestOutput | Exception) -> None:
+    def put(self, output: RequestOutput | RequestFailed | Exception) -> None:
         """After the last output there is nothing more to do for it."""
         self.is_answered |= isinstance(output, RequestDone | RequestFailed | Exception)
         self.outputs.put_nowait(output)
@@ -75,7 +75,7 @@ class InFlightRequest:
             raise GenerationError(output.message)
         return output
 
-    async def _output(self) -> RequestOutput | Exception:
+    async def _output(self) -> RequestOutput | RequestFailed | Exception:
         """Deadlines are in the event loop's own time, and may be put off while this waits."""
         while True:
             deadline = self.request.deadline

@@ -9,25 +9,14 @@ from server.access.api_keys import Caller
 from server.engine_port import Engine, Forecast, InFlight
 from server.schemas.errors import ApiError
 
-# The longest `Retry-After`, which also answers a request that no waiting helps.
+# Upper bound of `Retry-After`, in seconds; also sent if no wait would help.
 MAX_RETRY_AFTER = 60
-
-
-@dataclass(eq=False, slots=True)
-class AdmissionSlot:
-    """One admitted request, until it is released."""
-
-    caller: Caller
-    in_flight: InFlight
-
-    @property
-    def request(self) -> EngineRequest:
-        return self.in_flight.request
 
 
 @dataclass(frozen=True, slots=True)
 class _Outlook:
-    """A request on one device: it may wait behind `bound` seconds of work with its own, and has `left`."""
+    """A request on one device. `bound` limits the backlog with the request in it; `left` is the time to the
+    request's deadline. All in seconds."""
 
     forecast: Forecast
     bound: float
@@ -39,9 +28,10 @@ class _Outlook:
 
     @property
     def wait(self) -> float:
-        """Seconds until it passes if nothing else arrives; infinite if its deadline is below its own cost."""
+        """Seconds until the request is admissible if nothing else arrives; infinite if it costs more than
+        its deadline leaves."""
         if self.forecast.ahead == 0 and not self.forecast.is_proven:
-            return 0.0  # refusals alone would never show that the prediction is too high
+            return 0.0  # only measured work corrects a prediction that is too high
         if self.forecast.own > self.left:
             return math.inf
         return max(min(self.total - self.bound, self.forecast.ahead), self.total - self.left, 0.0)
@@ -49,17 +39,18 @@ class _Outlook:
     def refusal(self) -> ApiError:
         if self.total > self.left:
             left = max(self.left, 0.0)
-            message = f"This needs {self.total:.1f} seconds from now; its deadline leaves {left:.1f}."
+            message = f"This request needs {self.total:.1f} seconds; its deadline is in {left:.1f} seconds."
             retry = False if self.wait == math.inf else None
             return _refusal("deadline_unreachable", message, self.wait, retry)
-        return _refusal("queue_full", f"{self.forecast.ahead:.1f} seconds of work are waiting.", self.wait)
+        message = f"The queue is full: {self.forecast.ahead:.1f} seconds of work are waiting."
+        return _refusal("queue_full", message, self.wait)
 
 
 class Admission:
-    """Counts seconds, not requests: ten small images may pass where one large one does not.
+    """Bounds the predicted backlog of each device, in seconds, and the requests in flight of each key.
 
-    Priority `batch` may fill only a part of the backlog, and does not count against `interactive`, which the
-    scheduler serves first. The engine predicts; nothing is added up here.
+    Priority `batch` is limited to a share of the backlog and does not count against `interactive`, which the
+    scheduler serves first. The engine makes all predictions.
     """
 
     def __init__(self, engine: Engine, max_backlog_seconds: float, batch_share: float) -> None:
@@ -67,32 +58,33 @@ class Admission:
         self._bounds = {"interactive": max_backlog_seconds, "batch": max_backlog_seconds * batch_share}
         self._slots: set[AdmissionSlot] = set()
 
-    def admit(self, request: EngineRequest, caller: Caller) -> AdmissionSlot:
-        """Raises ApiError 429; after `Retry-After` the same request passes if nothing else arrives."""
+    def admit(self, request: EngineRequest, caller: Caller) -> "AdmissionSlot":
+        """Reserve device time. Raises ApiError 429.
+
+        After `Retry-After` seconds the same request is admitted if nothing else arrives.
+        """
         outlook = self._outlook(request, self._bounds[request.priority])
         self._check_caller(caller, outlook.wait)
         if outlook.wait > 0:
             raise outlook.refusal()
-        slot = AdmissionSlot(caller, self._engine.reserve(request))
+        slot = AdmissionSlot(self, caller, self._engine.reserve(request))
         self._slots.add(slot)
         return slot
 
-    def renew(self, slot: AdmissionSlot, request: EngineRequest) -> None:
-        """Change an admitted request, of the same id: it keeps its place, its deadline is checked again.
-        Raises ApiError 429."""
-        if request == slot.request:
-            return
+    def update(self, request: EngineRequest) -> None:
+        """Replace the reserved request of the same id; its place is kept. Raises ApiError 429 if it cannot
+        meet its deadline."""
         outlook = self._outlook(request, bound=math.inf)
         if outlook.wait > 0:
             raise outlook.refusal()
         self._engine.reserve(request)
 
-    def release(self, slot: AdmissionSlot) -> None:
+    def release(self, slot: "AdmissionSlot") -> None:
         self._slots.discard(slot)
         self._engine.release(slot.request.request_id)
 
     def _outlook(self, request: EngineRequest, bound: float) -> _Outlook:
-        """On the device where the request passes first."""
+        """On the device that can admit the request first."""
         left = math.inf if request.deadline is None else request.deadline - time.monotonic()
         outlooks = (_Outlook(forecast, bound, left) for forecast in self._engine.forecast(request))
         return min(outlooks, key=lambda outlook: (outlook.wait, outlook.total))
@@ -106,3 +98,24 @@ class Admission:
 
 def _refusal(code: str, message: str, wait: float, retry: bool | None = None) -> ApiError:
     return ApiError(429, code, message, retry_after=math.ceil(min(wait, MAX_RETRY_AFTER)), retry=retry)
+
+
+@dataclass(eq=False, slots=True)
+class AdmissionSlot:
+    """An admitted request, until it is released."""
+
+    admission: Admission
+    caller: Caller
+    in_flight: InFlight
+
+    @property
+    def request(self) -> EngineRequest:
+        return self.in_flight.request
+
+    def update(self, request: EngineRequest) -> None:
+        """Raises ApiError 429 if the changed request cannot meet its deadline."""
+        if request != self.request:
+            self.admission.update(request)
+
+    def release(self) -> None:
+        self.admission.release(self)

@@ -1,16 +1,14 @@
-"""One accepted request on its way through the engine, followed by one response or several."""
+"""One admitted request on its way through processing and the engine."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from engine.errors import EngineError, GenerationError
-from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed, RequestOutput, StepDone
-from engine.request import EngineRequest, Priority
+from engine.errors import EngineError
+from engine.messages import ImageDone, PreviewReady, RequestDone, RequestOutput, StepDone
+from engine.request import Priority
 from server.access.admission import AdmissionSlot
 from server.engine_port import Engine
 from server.generation.image_encoder import MEDIA_TYPES, PREVIEW_FORMAT, ImageEncoder
@@ -22,58 +20,54 @@ from server.schemas.errors import ApiError, from_engine, internal_error, server_
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What a generation asks of others: to be let in with another prompt, and what its files say of it."""
-
-    renew: Callable[[EngineRequest], None]
-    describe: Callable[[Parameters], dict[str, Any]]
-
-
 class Generation:
-    """Writes its transcript, and runs until its last subscription leaves: a request that nobody waits for is
-    aborted in the engine. Its task never fails; the transcript does."""
+    """Writes its transcript until it is done, or until its last subscription is left, which aborts it in the
+    engine. Its task does not raise; the transcript holds the error."""
+
+    task: asyncio.Task[None]  # set by `start`
 
     def __init__(
         self,
         engine: Engine,
-        encoder: ImageEncoder,
         slot: AdmissionSlot,
-        parameters: Parameters,
         processing: Processing,
-        course: Course,
+        encoder: ImageEncoder,
+        parameters: Parameters,
     ) -> None:
-        self._slot = slot
-        self._parameters = parameters
         self._engine = engine
-        self._encoder = encoder
+        self._slot = slot
         self._processing = processing
-        self._course = course
-        self._image_seconds = 0.0
+        self._encoder = encoder
+        self._parameters = parameters
+        self._encoding_seconds = 0.0
         self._subscriptions = 0
         self.transcript = Transcript(slot.request.request_id, parameters.seeds)
-        self.task = asyncio.create_task(self._run())
 
-    def join(self, deadline: float, priority: Priority) -> Subscription:
-        """From now on it has until the latest deadline of its subscriptions, at their highest priority."""
+    def start(self) -> None:
+        """Run in a task of the event loop."""
+        self.task = asyncio.create_task(self._run())
+        self.task.add_done_callback(lambda _: self._slot.release())
+
+    def subscribe(self, deadline: float, priority: Priority) -> Subscription:
+        """The generation runs until the latest deadline of its subscriptions, at their highest priority."""
         self._subscriptions += 1
         self._engine.promote(self.transcript.request_id, deadline, priority)
-        return Subscription(self.transcript, deadline, self._leave)
+        return Subscription(self.transcript, deadline, self._left)
 
-    def _leave(self) -> None:
+    def _left(self) -> None:
         self._subscriptions -= 1
         if self._subscriptions == 0:
             self.task.cancel()
 
     @property
     def is_abandoned(self) -> bool:
-        """Its last subscription left before it was done."""
+        """Its last subscription was left before it was done."""
         return self.task.cancelled() or self.task.cancelling() > 0
 
     async def _run(self) -> None:
         try:
             await self._prepare()
-            await self._draw()
+            await self._generate()
             self.transcript.finish()
         except asyncio.CancelledError:
             self.transcript.finish(server_stopped())
@@ -91,12 +85,13 @@ class Generation:
         return internal_error()
 
     async def _prepare(self) -> None:
-        prepared = await self._processing.prepare(self._parameters, self._slot.request.token_ids)
-        self._parameters = prepared.parameters
-        self._course.renew(replace(self._slot.request, token_ids=prepared.token_ids))
-        self.transcript.prepared(prepared.parameters, len(prepared.token_ids))
+        request = self._slot.request
+        self._parameters, token_ids = await self._processing.prepare(self._parameters, request.token_ids)
+        # Subscriptions may have promoted the request meanwhile.
+        self._slot.update(replace(self._slot.request, token_ids=token_ids))
+        self.transcript.prepared(self._parameters, len(token_ids))
 
-    async def _draw(self) -> None:
+    async def _generate(self) -> None:
         async with aclosing(self._engine.generate(self._slot.request)) as outputs:
             async for output in outputs:
                 self.transcript.add(await self._event(output))
@@ -106,25 +101,16 @@ class Generation:
             case ImageDone():
                 return ImageFile(output.image_index, output.seed, await self._file(output))
             case PreviewReady():
-                data = await self._encoder.encode_preview(output.rgb, (output.width, output.height))
+                data = await self._encoder.encode_preview(output)
                 signed = await self._processing.sign(data, MEDIA_TYPES[PREVIEW_FORMAT])
                 return Preview(output.image_index, output.preview_index, signed)
             case RequestDone():
-                return Timings(output.times, self._image_seconds)
+                return Timings(output.times, self._encoding_seconds)
             case StepDone():
                 return output
-            case RequestFailed():
-                raise GenerationError(output.message)
 
     async def _file(self, image: ImageDone) -> bytes:
-        data = await self._encode(image)
-        return await self._processing.finish(data, MEDIA_TYPES[self._parameters.output_format])
-
-    async def _encode(self, image: ImageDone) -> bytes:
         started = time.perf_counter()
-        wanted = self._parameters
-        facts = self._course.describe(wanted) | {"seed": image.seed}
-        size = (image.width, image.height)
-        data = await self._encoder.encode(image.rgb, size, wanted.output_format, wanted.compression, facts)
-        self._image_seconds += time.perf_counter() - started
-        return data
+        data = await self._encoder.encode(image, self._parameters)
+        self._encoding_seconds += time.perf_counter() - started
+        return await self._processing.finish(data, MEDIA_TYPES[self._parameters.output_format])

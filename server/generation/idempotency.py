@@ -75,8 +75,8 @@ class IdempotencyCache:
             return kept.transcript
         return None
 
-    def keep(self, fingerprint: Fingerprint, generation: Generation) -> None:
-        """While it runs, and its answer afterwards."""
+    def add(self, fingerprint: Fingerprint, generation: Generation) -> None:
+        """Share a started generation while it runs, and keep its transcript afterwards."""
         entry = _Running(fingerprint, generation)
         self._running[fingerprint.place] = entry
         generation.task.add_done_callback(lambda _: self._finished(entry))
@@ -87,9 +87,9 @@ class IdempotencyCache:
             return
         del self._running[place]
         if not generation.task.cancelled() and _is_final(generation.transcript):
-            self._add(entry.fingerprint, generation.transcript.kept())
+            self._keep(entry.fingerprint, generation.transcript.kept())
 
-    def _add(self, fingerprint: Fingerprint, transcript: Transcript) -> None:
+    def _keep(self, fingerprint: Fingerprint, transcript: Transcript) -> None:
         held = _held_bytes(fingerprint, transcript)
         self._kept[fingerprint.place] = _Kept(fingerprint, transcript, held, time.monotonic() + self._seconds)
         self.total_bytes += held

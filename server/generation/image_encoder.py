@@ -1,4 +1,4 @@
-"""RGB bytes to PNG, JPEG or WebP, in a few threads beside the event loop."""
+"""Encodes RGB to PNG, JPEG or WebP, in a few threads beside the event loop."""
 
 import asyncio
 import io
@@ -8,8 +8,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
+from engine.config.model_config import ModelConfig
+from engine.messages import ImageDone, PreviewReady
 from server.generation import metadata
+from server.generation.parameters import Parameters
 from server.schemas.images import OutputFormat
+from server.settings.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,51 +23,41 @@ PREVIEW_QUALITY = 80
 
 
 class ImageEncoder:
-    """At most `threads` images are encoded at once; the rest wait in the pool's queue."""
+    """Encodes at most `--image-threads` images at once; the others wait in a queue."""
 
-    def __init__(self, threads: int, png_compress_level: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="image")
-        self._png_compress_level = png_compress_level
+    def __init__(self, settings: Settings, model: ModelConfig) -> None:
+        self._pool = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="image")
+        self._png_compress_level = settings.png_compress_level
+        self._embed_prompt = settings.embed_prompt
+        self._model = model
 
-    async def encode(
-        self,
-        rgb: bytes,
-        size: tuple[int, int],
-        output_format: OutputFormat,
-        quality: int,
-        facts: dict[str, Any],
-    ) -> bytes:
-        """A whole file with `facts` in its metadata. `quality` 0..100 is of jpeg and webp."""
-        return await self.run(self._encode, rgb, size, output_format, quality, facts)
+    async def encode(self, image: ImageDone, parameters: Parameters) -> bytes:
+        """A file with the parameters and the seed in its metadata."""
+        facts = metadata.describe(parameters, self._model, self._embed_prompt) | {"seed": image.seed}
+        return await self.run(self._encode, image, parameters, facts)
 
-    async def encode_preview(self, rgb: bytes, size: tuple[int, int]) -> bytes:
-        """A small JPEG."""
-        return await self.run(_save, rgb, size, PREVIEW_FORMAT, quality=PREVIEW_QUALITY)
+    async def encode_preview(self, preview: PreviewReady) -> bytes:
+        """A small JPEG without metadata."""
+        return await self.run(_save, preview, PREVIEW_FORMAT, quality=PREVIEW_QUALITY)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Any work with image-sized bytes, which would stall the event loop."""
+        """Run other work on image files in the same threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _encode(
-        self,
-        rgb: bytes,
-        size: tuple[int, int],
-        output_format: OutputFormat,
-        quality: int,
-        facts: dict[str, Any],
-    ) -> bytes:
-        if output_format == "png":
+    def _encode(self, image: ImageDone, parameters: Parameters, facts: dict[str, Any]) -> bytes:
+        if parameters.output_format == "png":
             level = self._png_compress_level
-            return _save(rgb, size, "png", compress_level=level, pnginfo=metadata.png_info(facts))
-        if output_format == "jpeg":
-            return _save(rgb, size, "jpeg", quality=quality, subsampling=0, exif=metadata.exif(facts))
-        return _save(rgb, size, "webp", quality=quality, method=2, exif=metadata.exif(facts))
+            return _save(image, "png", compress_level=level, pnginfo=metadata.png_info(facts))
+        options: dict[str, Any] = {"quality": parameters.compression, "exif": metadata.exif(facts)}
+        if parameters.output_format == "jpeg":
+            return _save(image, "jpeg", subsampling=0, **options)
+        return _save(image, "webp", method=2, **options)
 
 
-def _save(rgb: bytes, size: tuple[int, int], output_format: OutputFormat, **options: Any) -> bytes:
+def _save(image: ImageDone | PreviewReady, output_format: OutputFormat, **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.frombytes("RGB", size, rgb).save(file, output_format, **options)
+    Image.frombytes("RGB", (image.width, image.height), image.rgb).save(file, output_format, **options)
     return file.getvalue()

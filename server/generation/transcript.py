@@ -1,4 +1,4 @@
-"""The events of a generation, and subscriptions to them."""
+"""The events of a generation, and the subscriptions through which responses read them."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from server.schemas.errors import ApiError, from_engine
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A small JPEG of image `image_index` so far."""
+    """A small JPEG of the unfinished image `image_index`."""
 
     image_index: int
     preview_index: int
@@ -23,7 +23,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One finished file."""
+    """A finished image as a file."""
 
     image_index: int
     seed: int
@@ -32,13 +32,13 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds of each stage; `image` is the encoding of the files."""
+    """Seconds of each stage; `image` is the time to encode the files. The last event."""
 
     times: StageTimes
     image: float
 
     def stages(self) -> dict[str, float]:
-        """By the names that `Server-Timing` and the log give them, in the order they happen."""
+        """By the names used in `Server-Timing` and the log, in order."""
         times = self.times
         stages = {
             "queue": times.queue,
@@ -55,10 +55,9 @@ Event = StepDone | Preview | ImageFile | Timings
 
 @dataclass(slots=True)
 class Transcript:
-    """Events from the first on and, once done, the `failure` if there was one.
+    """All events so far and, once done, the `failure` if there was one.
 
-    What the request itself says is not repeated here; what was chosen for it is: seeds, the prompt's
-    expansion, warnings.
+    Holds what was decided for the request (seeds, expanded prompt, warnings), not the request.
     """
 
     request_id: str
@@ -71,42 +70,53 @@ class Transcript:
     failure: ApiError | None = None
     is_prepared: bool = False
     is_done: bool = False
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def prepared(self, parameters: Parameters, prompt_tokens: int) -> None:
-        """The prompt has passed, as `parameters` has it now."""
+        """The prompt was accepted; `parameters` are those to generate with."""
         prompt = parameters.prompt
         self.prompt_tokens, self.warnings = prompt_tokens, prompt.warnings
         self.revised_prompt = prompt.revised().get("revised_prompt")
         self.is_prepared = True
-        self._wake()
+        self._notify()
 
     def add(self, event: Event) -> None:
         self.events.append(event)
-        self._wake()
+        self._notify()
 
     def finish(self, failure: ApiError | None = None) -> None:
-        """Nothing is added from now on."""
+        """No event follows."""
         self.failure, self.is_done = failure, True
-        self._wake()
+        self._notify()
 
-    async def news(self) -> None:
-        """Until something changes."""
-        await self._news.wait()
+    async def changed(self) -> None:
+        """Return at the next change."""
+        await self._changed.wait()
 
-    def parameters(self, own: Parameters) -> Parameters:
-        """What was drawn, for a request that asks with `own`."""
-        prompt = own.prompt.drawn(self.revised_prompt, self.warnings)
-        return replace(own, seeds=self.seeds, prompt=prompt)
+    @property
+    def images(self) -> list[ImageFile]:
+        """In the order of their indices."""
+        images = (event for event in self.events if isinstance(event, ImageFile))
+        return sorted(images, key=lambda image: image.image_index)
+
+    @property
+    def timings(self) -> Timings:
+        """Of a generation that succeeded."""
+        return next(event for event in self.events if isinstance(event, Timings))
+
+    def parameters(self, requested: Parameters) -> Parameters:
+        """The parameters of a request with what was decided for this generation."""
+        prompt = requested.prompt.drawn(self.revised_prompt, self.warnings)
+        return replace(requested, seeds=self.seeds, prompt=prompt)
 
     def kept(self) -> "Transcript":
-        """As much of it as a repeated answer shows: no steps, no previews."""
-        shown: list[Event] = [event for event in self.events if isinstance(event, ImageFile | Timings)]
-        return replace(self, events=shown)
+        """A copy without steps and previews, for repeated responses."""
+        kept: list[Event] = [event for event in self.events if isinstance(event, ImageFile | Timings)]
+        return replace(self, events=kept)
 
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def _nothing() -> None:
@@ -115,24 +125,28 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Waits until its own `deadline` (`time.monotonic()`) and no longer, whatever those of others are.
-
-    To be left, once, when the response is done.
-    """
+    """One response's view of a transcript, with a deadline (`time.monotonic()`) that is independent of other
+    subscriptions. Call `leave` exactly once, when the response is done."""
 
     transcript: Transcript
     deadline: float
     leave: Callable[[], None] = _nothing
 
     async def prepared(self) -> None:
-        """Until the prompt has passed: nothing is on the device before. Raises ApiError."""
+        """Wait until the prompt is accepted, before any device work. Raises ApiError."""
         while not (self.transcript.is_prepared or self.transcript.is_done):
-            await self._news(self.deadline)
+            await self._change(self.deadline)
         if not self.transcript.is_prepared:
             self._raise_failure()
 
-    async def events(self, idle_seconds: float | None = None) -> AsyncIterator[Event | None]:
-        """All events from the first; None after each `idle_seconds` of silence. Raises ApiError."""
+    async def done(self) -> None:
+        """Wait until the last event. Raises ApiError."""
+        while not self.transcript.is_done:
+            await self._change(self.deadline)
+        self._raise_failure()
+
+    async def events(self, idle_seconds: float) -> AsyncIterator[Event | None]:
+        """All events from the first; None after each `idle_seconds` without one. Raises ApiError."""
         index = 0
         while True:
             while index < len(self.transcript.events):
@@ -141,20 +155,19 @@ class Subscription:
             if self.transcript.is_done:
                 self._raise_failure()
                 return
-            # Nothing is awaited since the last look at the events, so no news can be missed.
-            idle = time.monotonic() + idle_seconds if idle_seconds is not None else self.deadline
-            if not await self._news(min(idle, self.deadline)):
+            # Nothing was awaited since the last look at the events, so no change is missed.
+            if not await self._change(min(time.monotonic() + idle_seconds, self.deadline)):
                 yield None
 
     def _raise_failure(self) -> None:
         if self.transcript.failure:
             raise self.transcript.failure.copy()
 
-    async def _news(self, until: float) -> bool:
-        """Whether there is any. Raises ApiError 504 at the deadline."""
+    async def _change(self, until: float) -> bool:
+        """Wait for a change until then; whether there was one. Raises ApiError 504 at the deadline."""
         try:
             async with asyncio.timeout_at(until):
-                await self.transcript.news()
+                await self.transcript.changed()
             return True
         except TimeoutError:
             if until < self.deadline:

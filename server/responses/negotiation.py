@@ -1,4 +1,4 @@
-"""`Accept` to one of the three ways to answer."""
+"""Selects the response format by `stream` and `Accept`."""
 
 from typing import Literal, NamedTuple
 
@@ -8,63 +8,99 @@ from server.schemas.errors import ApiError, invalid
 from server.schemas.images import ImageRequest, OutputFormat
 
 Kind = Literal["json", "image", "events"]
-FORMATS: dict[str, OutputFormat] = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
 
 
-class Answer(NamedTuple):
-    """How to answer, and the file format that `Accept` asks for, if it names one."""
+class ResponseFormat(NamedTuple):
+    """`output_format` is that of an image file; `with_progress` sends progress as events."""
 
     kind: Kind
     output_format: OutputFormat | None = None
+    with_progress: bool = False
 
 
-def negotiate(headers: Headers, wanted: ImageRequest) -> Answer:
-    """Raises ApiError 406 if no type of `Accept` can be served, 400 if a field does not go with it."""
-    accept = ",".join(headers.getlist("accept"))
-    answer = Answer("events") if wanted.stream else _acceptable(accept, wanted.output_format)
-    if answer.kind == "image" and (wanted.n or 1) > 1:
-        raise invalid("`n` must be 1 where the answer is one image.", "n")
-    if answer.kind != "events" and wanted.partial_images:
+JSON, EVENTS = ResponseFormat("json"), ResponseFormat("events")
+# By media type; of formats that a wildcard makes equally acceptable, the first is selected.
+FORMATS = {
+    "application/json": JSON,
+    "image/png": ResponseFormat("image", "png"),
+    "image/jpeg": ResponseFormat("image", "jpeg"),
+    "image/webp": ResponseFormat("image", "webp"),
+    "text/event-stream": EVENTS,
+}
+
+
+class _Range(NamedTuple):
+    """The weight of a media range and its position in the header."""
+
+    q: float
+    position: int
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The least is the most preferred."""
+        return -self.q, self.position
+
+
+def negotiate(headers: Headers, wanted: ImageRequest) -> ResponseFormat:
+    """Raises ApiError 406 if no type in `Accept` can be served, 400 if a field contradicts the format."""
+    selected = EVENTS if wanted.stream else _select(",".join(headers.getlist("accept")) or "*/*", wanted)
+    if selected.kind == "image" and (wanted.n or 1) > 1:
+        raise invalid("`n` must be 1 if the response is one image file.", "n")
+    if selected.kind != "events" and wanted.partial_images:
         raise invalid("`partial_images` needs `stream`.", "partial_images")
-    return answer
+    return selected._replace(with_progress=bool(wanted.progress))
 
 
-def _acceptable(accept: str, wanted: OutputFormat | None) -> Answer:
-    for media_type in _preferred(accept or "*/*"):
-        answer = _answer(media_type)
-        if answer and (wanted is None or answer.output_format in (None, wanted)):
-            return answer
-    raise ApiError(
-        406,
-        "not_acceptable",
-        "Acceptable are application/json, text/event-stream and image/png, image/jpeg or image/webp.",
-        param="Accept",
-    )
+def _select(accept: str, wanted: ImageRequest) -> ResponseFormat:
+    """The acceptable format with the highest weight; of several, the first in `Accept`.
+
+    JSON, if it is acceptable, where the most preferred type is neither an image nor an event stream (such a
+    list is the default of a browser or an HTTP library), and where one image file cannot hold `n` images.
+    """
+    ranges = _parse(accept)
+    acceptable = {
+        media_type: ranges[matching]
+        for media_type, response_format in FORMATS.items()
+        if wanted.output_format in (None, response_format.output_format or wanted.output_format)
+        and (matching := _matching(media_type, ranges))
+        and ranges[matching].q > 0
+    }
+    if not acceptable:
+        types = ", ".join(FORMATS)
+        raise ApiError(406, "not_acceptable", f"The response types are {types}.", param="Accept")
+    selected = FORMATS[min(acceptable, key=lambda media_type: acceptable[media_type].rank)]
+    has_too_many = selected.kind == "image" and (wanted.n or 1) > 1
+    is_json = "application/json" in acceptable and (has_too_many or not _is_choice(ranges))
+    return JSON if is_json else selected
 
 
-def _answer(media_type: str) -> Answer | None:
-    if media_type in ("application/json", "application/*", "*/*"):
-        return Answer("json")
-    if media_type in ("text/event-stream", "text/*"):
-        return Answer("events")
-    if media_type == "image/*":
-        return Answer("image")
-    return Answer("image", FORMATS[media_type]) if media_type in FORMATS else None
+def _is_choice(ranges: dict[str, _Range]) -> bool:
+    preferred = min(ranges, key=lambda media_range: ranges[media_range].rank)
+    return preferred.startswith("image/") or preferred == "text/event-stream"
 
 
-def _preferred(accept: str) -> list[str]:
-    """Media types by falling q, those of q=0 left out; ties keep their order."""
-    ranges = [part.split(";") for part in accept.lower().split(",")]
-    weighted = [(_q(parameters), media_type.strip()) for media_type, *parameters in ranges]
-    return [media_type for q, media_type in sorted(weighted, key=lambda pair: -pair[0]) if q > 0]
+def _matching(media_type: str, ranges: dict[str, _Range]) -> str | None:
+    """The most specific range that covers the type."""
+    covering = (media_type, media_type.partition("/")[0] + "/*", "*/*")
+    return next((media_range for media_range in covering if media_range in ranges), None)
 
 
-def _q(parameters: list[str]) -> float:
+def _parse(accept: str) -> dict[str, _Range]:
+    """Media ranges without their parameters. The JDK sends `*` for `*/*`."""
+    ranges: dict[str, _Range] = {}
+    for position, part in enumerate(accept.lower().split(",")):
+        name, *parameters = (text.strip() for text in part.split(";"))
+        ranges.setdefault("*/*" if name == "*" else name, _Range(_weight(parameters), position))
+    return ranges
+
+
+def _weight(parameters: list[str]) -> float:
+    """0 if it is not a number from 0 to 1."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             try:
-                return float(value)
+                return q if 0 <= (q := float(value)) <= 1 else 0.0
             except ValueError:
                 return 0.0
     return 1.0

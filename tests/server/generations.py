@@ -5,11 +5,10 @@ from typing import Any
 from engine.request import EngineRequest
 from server.access.admission import Admission
 from server.access.api_keys import Caller
-from server.access.opt_outs import OptOuts
-from server.generation.generation import Course, Generation
+from server.generation.generation import Generation
 from server.generation.image_encoder import ImageEncoder
 from server.generation.parameters import Parameters, resolve
-from server.generation.processing import Processing
+from server.generation.processing import OptOuts, Processing
 from server.integrations import Integrations
 from server.schemas.images import ImageRequest
 from server.settings.settings import Settings
@@ -17,10 +16,7 @@ from server.upstream.client import Backends
 from tests.server.fake_engine import CONFIG, FakeEngine
 
 BACKENDS = Backends(lambda *_: None)
-
-
-async def tokenize(prompt: str) -> tuple[int, ...]:
-    return tuple(prompt.encode())
+SETTINGS = Settings(model="fake", image_threads=1, png_compress_level=1)
 
 
 def generate(
@@ -30,12 +26,13 @@ def generate(
     deadline: float | None = None,
     **fields: Any,
 ) -> Generation:
-    """Begin one of priority `batch`; it is to be joined."""
-    engine, encoder = engine or FakeEngine(seconds_per_step=0), ImageEncoder(1, 1)
+    """Start a generation of priority `batch`, to be subscribed to."""
+    engine, encoder = engine or FakeEngine(seconds_per_step=0), ImageEncoder(SETTINGS, CONFIG)
     parameters = resolve(ImageRequest.model_validate({"prompt": prompt, "seed": 1, **fields}), CONFIG)
     slot = Admission(engine, 86400, 1).admit(_request(engine, prompt, parameters, deadline), Caller())
-    course = Course(renew=lambda renewed: engine.reserve(renewed), describe=lambda _: {})
-    generation = Generation(engine, encoder, slot, parameters, processing or _processing(encoder), course)
+    processing = processing or _processing(engine, encoder)
+    generation = Generation(engine, slot, processing, encoder, parameters)
+    generation.start()
     generation.task.add_done_callback(lambda _: encoder.close())
     return generation
 
@@ -56,5 +53,5 @@ def _request(
     )
 
 
-def _processing(encoder: ImageEncoder) -> Processing:
-    return Processing(Integrations(Settings(model="fake"), BACKENDS, "fake"), OptOuts(), encoder, tokenize)
+def _processing(engine: FakeEngine, encoder: ImageEncoder) -> Processing:
+    return Processing(engine, encoder, Integrations(SETTINGS, BACKENDS, "fake"), OptOuts())

@@ -79,7 +79,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         for slot in list(self.admission._slots):
-            self.admission.release(slot)
+            slot.release()
         assert self.engine.backlog_seconds("batch") == 0
 
     async def _generate(self, slot: AdmissionSlot) -> None:
@@ -88,7 +88,7 @@ class Server:
                 async for _ in outputs:
                     pass
         finally:
-            self.admission.release(slot)
+            slot.release()
 
 
 async def settle() -> None:
@@ -279,7 +279,7 @@ async def test_a_prediction_that_no_work_has_proven_refuses_nothing_alone() -> N
     server.workers[0].last_unit_ended = -1e9
     slot = server.admit(request(4, left=10))
     assert server.refusal(request(4, left=10)).code == "deadline_unreachable", "one is enough to see"
-    server.admission.release(slot)
+    slot.release()
 
 
 async def test_a_changed_prompt_keeps_its_place_and_its_deadline_is_checked_again() -> None:
@@ -288,9 +288,9 @@ async def test_a_changed_prompt_keeps_its_place_and_its_deadline_is_checked_agai
         slot = server.admit(request(6, left=19))
     longer = request(9)
     with pytest.raises(ApiError) as caught:
-        server.admission.renew(slot, changed(slot, longer))
+        slot.update(changed(slot, longer))
     assert caught.value.code == "deadline_unreachable"
-    server.admission.renew(slot, changed(slot, request(5)))
+    slot.update(changed(slot, request(5)))
     assert server.engine.backlog_seconds("interactive") == 17
     assert slot.request.sampling.num_inference_steps == 5
 
@@ -308,7 +308,7 @@ async def test_two_callers_do_not_share_a_limit() -> None:
     slot = server.admit(request(4), one)
     server.admit(request(1), other)
     assert server.refusal(request(1), one).code == "concurrency_limit"
-    server.admission.release(slot)
+    slot.release()
     server.admit(request(1), one)
 
 

@@ -1,4 +1,4 @@
-"""A generation and its followers, in this process."""
+"""A generation and its subscriptions, in this process."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from server.generation.generation import Generation
 from server.generation.parameters import Parameters
-from server.generation.processing import Prepared, Processing
+from server.generation.processing import Processing
 from server.generation.transcript import Event, ImageFile, Subscription, Timings
 from server.magic_prompt.expander import TokenIds
 from server.schemas.errors import ApiError
@@ -29,14 +29,14 @@ def run(work: Awaitable[T]) -> T:
     return asyncio.run(within_time())
 
 
-def join(generation: Generation, seconds: float = SECONDS) -> Subscription:
-    return generation.join(time.monotonic() + seconds, "batch")
+def subscribe(generation: Generation, seconds: float = SECONDS) -> Subscription:
+    return generation.subscribe(time.monotonic() + seconds, "batch")
 
 
-async def slow(follower: Subscription, turns: int) -> list[Event]:
+async def slow(subscription: Subscription, turns: int) -> list[Event]:
     """Follow, but let the event loop turn between two events, as a response does while it sends."""
     events = []
-    async for event in follower.events(idle_seconds=60):
+    async for event in subscription.events(idle_seconds=60):
         assert event is not None
         events.append(event)
         for _ in range(turns):
@@ -59,26 +59,26 @@ class HeldProcessing(Processing):
         self.release = asyncio.Event()
         self._moderation = self._credentials = None
 
-    async def prepare(self, parameters: Parameters, token_ids: TokenIds) -> Prepared:
+    async def prepare(self, parameters: Parameters, token_ids: TokenIds) -> tuple[Parameters, TokenIds]:
         await self.release.wait()
-        return Prepared(parameters, token_ids)
+        return parameters, token_ids
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 100])
-def test_a_slow_follower_misses_nothing(turns: int) -> None:
+def test_a_slow_subscription_misses_nothing(turns: int) -> None:
     async def follow() -> list[Event]:
-        return await slow(join(generate("a cat", n=2)), turns)
+        return await slow(subscribe(generate("a cat", n=2)), turns)
 
     events = run(follow())
     assert len(events) == 2 * 20 + 2 + 1
     assert isinstance(events[-1], Timings)
 
 
-def test_followers_see_the_same_from_the_first_event_on() -> None:
+def test_subscriptions_see_the_same_from_the_first_event_on() -> None:
     async def follow() -> tuple[list[Event], list[Event], list[Event]]:
         running = generate("a cat", n=2)
-        first, second = await asyncio.gather(slow(join(running), 0), slow(join(running), 3))
-        return first, second, await slow(join(running), 0)
+        first, second = await asyncio.gather(slow(subscribe(running), 0), slow(subscribe(running), 3))
+        return first, second, await slow(subscribe(running), 0)
 
     first, second, late = run(follow())
     assert first == second == late
@@ -88,7 +88,7 @@ def test_followers_see_the_same_from_the_first_event_on() -> None:
 def test_what_is_kept_is_what_a_repeated_answer_shows() -> None:
     async def follow() -> tuple[Generation, list[Event]]:
         running = generate("a cat", n=2, partial_images=3)
-        await slow(join(running), 0)
+        await slow(subscribe(running), 0)
         return running, await slow(Subscription(running.transcript.kept(), time.monotonic() + SECONDS), 0)
 
     running, repeated = run(follow())
@@ -97,13 +97,13 @@ def test_what_is_kept_is_what_a_repeated_answer_shows() -> None:
     assert len(shown) == 3
 
 
-def test_every_follower_hears_of_a_failure() -> None:
+def test_every_subscription_hears_of_a_failure() -> None:
     """Each in an exception of its own, that holds no frames of another."""
 
     async def follow() -> list[list[Event] | BaseException]:
         running = generate("fail: a cat")
-        followers = slow(join(running), 0), slow(join(running), 1)
-        return list(await asyncio.gather(*followers, return_exceptions=True))
+        subscriptions = slow(subscribe(running), 0), slow(subscribe(running), 1)
+        return list(await asyncio.gather(*subscriptions, return_exceptions=True))
 
     first, second = run(follow())
     assert isinstance(first, ApiError)
@@ -112,11 +112,11 @@ def test_every_follower_hears_of_a_failure() -> None:
     assert first is not second
 
 
-def test_a_deadline_ends_the_wait_of_one_follower_and_the_latest_that_of_the_request() -> None:
+def test_a_deadline_ends_the_wait_of_one_subscription_and_the_latest_that_of_the_request() -> None:
     async def follow() -> None:
         engine = FakeEngine(seconds_per_step=0)
         running = generate("hold: a cat", engine)
-        hasty, patient = join(running, 0.05), join(running)
+        hasty, patient = subscribe(running, 0.05), subscribe(running)
         waiting = asyncio.create_task(slow(patient, 0))
         assert await code(slow(hasty, 0)) == "deadline_exceeded"
         hasty.leave()
@@ -126,13 +126,13 @@ def test_a_deadline_ends_the_wait_of_one_follower_and_the_latest_that_of_the_req
     run(follow())
 
 
-def test_a_follower_lengthens_the_deadline_of_a_request_that_runs() -> None:
+def test_a_subscription_lengthens_the_deadline_of_a_request_that_runs() -> None:
     async def follow() -> None:
         engine = FakeEngine(seconds_per_step=0)
         running = generate("hold: a cat", engine, deadline=time.monotonic() + 0.2)
-        hasty = asyncio.create_task(code(slow(join(running, 0.2), 0)))
+        hasty = asyncio.create_task(code(slow(subscribe(running, 0.2), 0)))
         await engine.wait_for(lambda: engine.running == 1)
-        patient = asyncio.create_task(slow(join(running), 0))
+        patient = asyncio.create_task(slow(subscribe(running), 0))
         assert await hasty == "deadline_exceeded"
         await engine.resume()
         assert isinstance((await patient)[-1], Timings)
@@ -140,11 +140,11 @@ def test_a_follower_lengthens_the_deadline_of_a_request_that_runs() -> None:
     run(follow())
 
 
-def test_a_follower_lengthens_the_deadline_of_a_prompt_that_is_prepared() -> None:
+def test_a_subscription_lengthens_the_deadline_of_a_prompt_that_is_prepared() -> None:
     async def follow() -> None:
         processing = HeldProcessing()
         running = generate("a cat", processing=processing, deadline=time.monotonic() + 0.1)
-        hasty, patient = join(running, 0.1), join(running)
+        hasty, patient = subscribe(running, 0.1), subscribe(running)
         assert await code(hasty.prepared()) == "deadline_exceeded"
         hasty.leave()
         processing.release.set()
@@ -158,23 +158,23 @@ def test_a_request_that_all_left_at_their_deadlines_is_aborted() -> None:
     async def follow() -> None:
         engine = FakeEngine(seconds_per_step=0)
         running = generate("hold: a cat", engine)
-        follower = join(running, 0.05)
-        assert await code(slow(follower, 0)) == "deadline_exceeded"
-        follower.leave()
+        subscription = subscribe(running, 0.05)
+        assert await code(slow(subscription, 0)) == "deadline_exceeded"
+        subscription.leave()
         await engine.wait_for(lambda: engine.aborted == 1)
 
     run(follow())
 
 
-def test_the_highest_priority_of_the_followers_counts() -> None:
+def test_the_highest_priority_of_the_subscriptions_counts() -> None:
     async def follow() -> None:
         engine = FakeEngine(seconds_per_step=0)
         running = generate("hold: a cat", engine)
-        join(running)
+        subscribe(running)
         await engine.wait_for(lambda: engine.running == 1)
         priorities = []
         for priority in ("batch", "interactive", "batch"):
-            running.join(time.monotonic() + SECONDS, priority)
+            running.subscribe(time.monotonic() + SECONDS, priority)
             priorities.append(engine.running_requests[0].priority)
         assert priorities == ["batch", "interactive", "interactive"]
         await engine.resume()
@@ -183,14 +183,14 @@ def test_the_highest_priority_of_the_followers_counts() -> None:
     run(follow())
 
 
-def test_a_follower_of_what_was_cancelled_is_answered() -> None:
+def test_a_subscription_of_what_was_cancelled_is_answered() -> None:
     async def follow() -> None:
         engine = FakeEngine(seconds_per_step=0)
         running = generate("hold: a cat", engine)
-        follower = join(running)
+        subscription = subscribe(running)
         await engine.wait_for(lambda: engine.running == 1)
         running.task.cancel()
-        assert await code(slow(follower, 0)) == "server_draining"
+        assert await code(slow(subscription, 0)) == "server_draining"
 
     run(follow())
 

@@ -231,11 +231,10 @@ async def keep(kept: IdempotencyCache, numbers: range) -> None:
     """Answers of ten images, which had steps and previews."""
     for number in numbers:
         generation = generate("a cat", n=10, num_inference_steps=20, partial_images=3)
-        follower = generation.join(time.monotonic() + HANG, "interactive")
-        kept.keep(Fingerprint.of("anonymous", f"{number:0256}", str(number).encode(), "png"), generation)
-        async for _ in follower.events():
-            pass
-        follower.leave()
+        subscription = generation.subscribe(time.monotonic() + HANG, "interactive")
+        kept.add(Fingerprint.of("anonymous", f"{number:0256}", str(number).encode(), "png"), generation)
+        await subscription.done()
+        subscription.leave()
     gc.collect()
 
 

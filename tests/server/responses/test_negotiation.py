@@ -57,7 +57,7 @@ WISHES = {
     "events, or JSON": ("text/event-stream, application/json", EVENTS),
     "events, or anything": ("text/event-stream, */*;q=0.1", EVENTS),
     "any text": ("text/*", EVENTS),
-    "upper case and spaces": (" IMAGE/WEBP ; Q=0.9 ,APPLICATION/JSON;q=0.8", WEBP),
+    "upper case and spaces": ("IMAGE/WEBP ; Q=0.9 ,APPLICATION/JSON;q=0.8", WEBP),
     "empty parts": (",, image/webp,,", WEBP),
 }
 

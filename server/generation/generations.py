@@ -1,0 +1,84 @@
+"""Submission of requests: each starts a generation or shares the one of its Idempotency-Key."""
+
+import uuid
+from dataclasses import dataclass
+
+from engine.request import EngineRequest, Priority
+from server.access.admission import Admission
+from server.access.api_keys import Caller
+from server.engine_port import Engine
+from server.generation.generation import Generation
+from server.generation.idempotency import Fingerprint, IdempotencyCache
+from server.generation.image_encoder import ImageEncoder
+from server.generation.parameters import Parameters
+from server.generation.processing import OptOuts, Processing, tokenize
+from server.generation.transcript import Subscription, Transcript
+from server.integrations import Integrations
+from server.magic_prompt.expander import TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A valid request of `caller`; holds nothing of its body. `deadline` is in `time.monotonic()` seconds."""
+
+    caller: Caller
+    parameters: Parameters
+    opt_outs: OptOuts
+    priority: Priority
+    deadline: float
+    fingerprint: Fingerprint | None = None
+
+
+class Generations:
+    """Starts generations and shares them between requests."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        cache: IdempotencyCache,
+        encoder: ImageEncoder,
+        integrations: Integrations,
+    ) -> None:
+        self._engine = engine
+        self._admission = admission
+        self._cache = cache
+        self._encoder = encoder
+        self._integrations = integrations
+
+    async def submit(self, request: GenerationRequest) -> Subscription:
+        """Leave the subscription when the response is done. Raises ApiError 400, 422 or 429."""
+        token_ids = await tokenize(self._engine, request.parameters.prompt.text)
+        return self._subscribe(request, token_ids)
+
+    def _subscribe(self, request: GenerationRequest, token_ids: TokenIds) -> Subscription:
+        """Awaits nothing: two requests with one Idempotency-Key cannot both start a generation."""
+        found = self._cache.find(request.fingerprint) if request.fingerprint else None
+        if isinstance(found, Transcript):
+            return Subscription(found, request.deadline)
+        generation = found or self._start(request, token_ids)
+        return generation.subscribe(request.deadline, request.priority)
+
+    def _start(self, request: GenerationRequest, token_ids: TokenIds) -> Generation:
+        processing = Processing(self._engine, self._encoder, self._integrations, request.opt_outs)
+        parameters = processing.check_previews(request.parameters)
+        slot = self._admission.admit(_engine_request(request, parameters, token_ids), request.caller)
+        generation = Generation(self._engine, slot, processing, self._encoder, parameters)
+        generation.start()
+        if request.fingerprint:
+            self._cache.add(request.fingerprint, generation)
+        return generation
+
+
+def _engine_request(request: GenerationRequest, parameters: Parameters, token_ids: TokenIds) -> EngineRequest:
+    return EngineRequest(
+        request_id="img-" + uuid.uuid4().hex,
+        token_ids=token_ids,
+        width=parameters.width,
+        height=parameters.height,
+        seeds=parameters.seeds,
+        sampling=parameters.sampling,
+        num_previews=parameters.num_previews,
+        deadline=request.deadline,
+        priority=request.priority,
+    )
