@@ -1,4 +1,4 @@
-"""The engine as the server sees it: every method of `EngineClient` that is used here."""
+"""The interface of the engine that the server uses."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from engine.request import EngineRequest, Priority
 
 
 class EngineStats(Protocol):
-    """A moment of the engine."""
+    """A snapshot of the engine."""
 
     @property
     def running(self) -> int: ...
@@ -29,9 +29,9 @@ class EngineStats(Protocol):
 
 
 class Forecast(Protocol):
-    """What a request would meet on one device, in seconds: the work `ahead` of it, and its `own`.
+    """Predicted device seconds on one device: the work `ahead` of a request, and its `own`.
 
-    `is_proven` is False where the device has had no work lately to correct its predictions by.
+    `is_proven` is False if the device has had no recent work that corrects its predictions.
     """
 
     @property
@@ -43,14 +43,14 @@ class Forecast(Protocol):
 
 
 class InFlight(Protocol):
-    """A reserved request; the engine may change it (its priority, say)."""
+    """A reserved request, as the engine has promoted it."""
 
     @property
     def request(self) -> EngineRequest: ...
 
 
 class Engine(Protocol):
-    """Implemented by EngineClient, and by the tests' fake."""
+    """Implemented by EngineClient and by the fake engine of the tests."""
 
     @property
     def config(self) -> ModelConfig: ...
@@ -67,7 +67,7 @@ class Engine(Protocol):
     def release(self, request_id: str) -> None: ...
     def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]: ...
     def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
-        """Give a request in flight more time or a higher priority, never less; an unknown id is ignored."""
+        """Extend the deadline or raise the priority of a request in flight. Ignores unknown ids."""
 
     def stats(self) -> EngineStats: ...
     def subscribe(self, listener: Callable[[UnitKind, int, float], None]) -> None: ...

@@ -1,10 +1,10 @@
-"""API keys from a file that may change while the server runs.
+"""API keys from a file that is read again when it changes.
 
-    {"keys": [{"name": "web", "sha256": "<hex of the key's SHA-256>", "max_concurrency": 8,
+    {"keys": [{"name": "web", "sha256": "<hex SHA-256 of the key>", "max_concurrency": 8,
                "priorities": ["interactive", "batch"], "may_disable": ["magic_prompt"]}]}
 
-`key` with the key itself may stand for `sha256`. Names and keys are unique. No entry is of an empty key, and
-no request without a key passes. An empty list lets nobody in.
+`key`, the key in plain text, can replace `sha256`. Names and keys are unique, and keys are not empty.
+Requests without a valid key are refused; an empty list refuses all.
 """
 
 import codecs
@@ -33,18 +33,20 @@ from server.settings.watched_file import WatchedFile
 
 Disableable = Literal["magic_prompt", "moderation", "provenance"]
 KEY = re.compile("[!-~]+")
-# What `sha256sum` makes of an unset variable, with and without `echo`.
+# Digests of an unset shell variable, with and without `echo`.
 BLANK = {hashlib.sha256(text).hexdigest() for text in (b"", b" ", b"\t", b"\n", b"\r", b"\r\n", b" \n")}
 
 
 class KeyFileError(ConfigError):
-    """A key file that cannot be used; the message names it, never a key."""
+    """The key file cannot be used. The message names the file, never a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a key's name, how many requests it may have in flight (None: any), its priorities, and
-    what its requests may turn off. Without keys nothing that protects can be turned off."""
+    """The permissions of an API key. `max_concurrency` None is unlimited.
+
+    The defaults are those of a server without keys: moderation and provenance cannot be turned off.
+    """
 
     name: str = "anonymous"
     max_concurrency: int | None = None
@@ -52,13 +54,13 @@ class Caller:
     may_disable: tuple[Disableable, ...] = ("magic_prompt",)
 
     def priority(self, headers: Headers) -> Priority:
-        """`X-Priority`, or the first that this key has."""
+        """`X-Priority`, or else the first priority of the key. Raises ApiError 400 or 403."""
         wanted = headers.get("x-priority")
         for priority in self.priorities:
             if wanted in (None, priority):
                 return priority
         if wanted not in ("interactive", "batch"):
-            raise invalid("X-Priority is `interactive` or `batch`.", "X-Priority")
+            raise invalid("X-Priority must be `interactive` or `batch`.", "X-Priority")
         raise ApiError(403, "priority_not_allowed", "This key may not use that priority.", param="X-Priority")
 
 
@@ -123,7 +125,7 @@ class _KeyFile(BaseModel):
 
 
 class Keys:
-    """The callers this server knows; without a file everybody is `anonymous`."""
+    """Authenticates requests; without a file every caller is `anonymous`."""
 
     def __init__(self, file: Path | None) -> None:
         """Raises KeyFileError."""
@@ -135,7 +137,7 @@ class Keys:
             return Caller()
         presented = _presented(headers)
         digest = _digest(presented)
-        # Every key is compared, so that the time taken tells nothing of which one was close.
+        # Compares with every key, so that the time taken does not depend on which one matches.
         matches = [caller for known, caller in self._callers.value() if hmac.compare_digest(known, digest)]
         if not (presented and matches):
             raise ApiError(
@@ -145,7 +147,7 @@ class Keys:
 
 
 def _presented(headers: Headers) -> bytes:
-    """The bytes that were sent: a header's text is read as Latin-1."""
+    """The bytes as sent: Starlette decodes headers as Latin-1."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     key = token if scheme.lower() == "bearer" else headers.get("api-key", "")
     return key.encode("latin-1").strip()

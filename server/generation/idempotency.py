@@ -1,4 +1,4 @@
-"""Answers kept by `Idempotency-Key`: a retry joins the request in flight, or repeats its answer."""
+"""Idempotent retries: requests with the same `Idempotency-Key` share one generation."""
 
 import asyncio
 import hashlib
@@ -6,35 +6,44 @@ import sys
 import time
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
+
 from server.generation.generation import Generation
-from server.generation.transcript import ImageFile, Transcript
+from server.generation.transcript import Transcript
 from server.schemas.errors import ApiError, RefusedError, invalid
 
 MAX_KEY_CHARACTERS = 256
-# Measured: what Python takes beside the bytes and characters themselves.
+# Measured overhead of Python objects, beside the bytes and characters they hold.
 ENTRY_BYTES = 4096
-PICTURE_BYTES = 192
+IMAGE_BYTES = 192
 WARNING_BYTES = 768
-
-Place = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Whose key, and a digest of what it was first sent with."""
+    """An idempotency key of a caller, and the digest of the body that it was sent with."""
 
     caller: str
     key: str
     digest: bytes
 
     @property
-    def place(self) -> Place:
+    def scope(self) -> tuple[str, str]:
+        """Keys of different callers are independent."""
         return self.caller, self.key
 
     @classmethod
-    def of(cls, caller: str, key: str, body: bytes | bytearray, output_format: str) -> "Fingerprint":
+    def read(
+        cls, headers: Headers, caller: str, body: bytes | bytearray, output_format: str
+    ) -> "Fingerprint | None":
+        """None without the header. Raises ApiError 400."""
+        key = headers.get("idempotency-key")
+        if key is None:
+            return None
         if not 0 < len(key) <= MAX_KEY_CHARACTERS:
-            raise invalid(f"Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} characters.", "Idempotency-Key")
+            raise invalid(
+                f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters.", "Idempotency-Key"
+            )
         return cls(caller, key, hashlib.sha256(output_format.encode() + b"\0" + body).digest())
 
 
@@ -53,20 +62,22 @@ class _Kept:
 
 
 class IdempotencyCache:
-    """Bounded in time and memory; the oldest go first. A request that failed is forgotten at once, but for
-    one that moderation refused."""
+    """Generations in flight, and the transcripts of finished ones, bounded in time and memory.
+
+    The oldest are dropped first. A failed request is not kept, unless moderation refused it.
+    """
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self._seconds = seconds
         self._max_bytes = max_bytes
-        self._running: dict[Place, _Running] = {}
-        self._kept: dict[Place, _Kept] = {}  # in the order they end
+        self._running: dict[tuple[str, str], _Running] = {}
+        self._kept: dict[tuple[str, str], _Kept] = {}  # in the order they expire
         self._timer: asyncio.TimerHandle | None = None
         self.total_bytes = 0
 
     def find(self, fingerprint: Fingerprint) -> Generation | Transcript | None:
-        """Raises ApiError 422 if the key was used for another body."""
-        running, kept = self._running.get(fingerprint.place), self._kept.get(fingerprint.place)
+        """Raises ApiError 422 if the key was used with another body."""
+        running, kept = self._running.get(fingerprint.scope), self._kept.get(fingerprint.scope)
         if running and not running.generation.is_abandoned:
             _check(running.fingerprint, fingerprint)
             return running.generation
@@ -78,27 +89,27 @@ class IdempotencyCache:
     def add(self, fingerprint: Fingerprint, generation: Generation) -> None:
         """Share a started generation while it runs, and keep its transcript afterwards."""
         entry = _Running(fingerprint, generation)
-        self._running[fingerprint.place] = entry
+        self._running[fingerprint.scope] = entry
         generation.task.add_done_callback(lambda _: self._finished(entry))
 
     def _finished(self, entry: _Running) -> None:
-        place, generation = entry.fingerprint.place, entry.generation
-        if self._running.get(place) is not entry:  # abandoned, and another has its key
+        scope, generation = entry.fingerprint.scope, entry.generation
+        if self._running.get(scope) is not entry:  # abandoned, and replaced by a retry
             return
-        del self._running[place]
+        del self._running[scope]
         if not generation.task.cancelled() and _is_final(generation.transcript):
             self._keep(entry.fingerprint, generation.transcript.kept())
 
     def _keep(self, fingerprint: Fingerprint, transcript: Transcript) -> None:
         held = _held_bytes(fingerprint, transcript)
-        self._kept[fingerprint.place] = _Kept(fingerprint, transcript, held, time.monotonic() + self._seconds)
+        self._kept[fingerprint.scope] = _Kept(fingerprint, transcript, held, time.monotonic() + self._seconds)
         self.total_bytes += held
         while self.total_bytes > self._max_bytes:
             self._forget_oldest()
         self._watch()
 
     def _watch(self) -> None:
-        """One timer, for the oldest."""
+        """Set the timer for the oldest."""
         if self._kept and self._timer is None:
             oldest = next(iter(self._kept.values()))
             loop = asyncio.get_running_loop()
@@ -117,7 +128,7 @@ class IdempotencyCache:
 
 def _check(first: Fingerprint, now: Fingerprint) -> None:
     if first != now:
-        message = "This Idempotency-Key was used with another body."
+        message = "This Idempotency-Key was already used with another body."
         raise ApiError(422, "idempotency_key_reused", message, param="Idempotency-Key")
 
 
@@ -126,13 +137,12 @@ def _is_final(transcript: Transcript) -> bool:
 
 
 def _held_bytes(fingerprint: Fingerprint, transcript: Transcript) -> int:
-    pictures = [event for event in transcript.events if isinstance(event, ImageFile)]
     failure = transcript.failure.message if transcript.failure else ""
     texts = [fingerprint.key, transcript.revised_prompt or "", failure]
     texts += [text for fault in transcript.warnings for text in (fault.message, fault.path or "")]
     return (
         ENTRY_BYTES
-        + sum(PICTURE_BYTES + len(picture.data) for picture in pictures)
+        + sum(IMAGE_BYTES + len(image.data) for image in transcript.images)
         + WARNING_BYTES * len(transcript.warnings)
         + sum(map(sys.getsizeof, texts))
     )

@@ -1,4 +1,4 @@
-"""What an image says of itself: written into the file, read back by `server.inspect`."""
+"""Generation parameters in the metadata of image files. `server.inspect` reads them."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ MAX_EXIF_BYTES = 60_000
 
 
 def describe(parameters: Parameters, config: ModelConfig, with_prompt: bool) -> dict[str, Any]:
-    """The facts of a request that repeat it, but for the seed, which differs from image to image."""
+    """Everything needed to repeat a request, except the seed of each image."""
     facts = {
         "version": VERSION,
         "model": config.model_id,
@@ -39,7 +39,7 @@ def png_info(facts: dict[str, Any]) -> PngImagePlugin.PngInfo:
 
 
 def exif(facts: dict[str, Any]) -> bytes:
-    """The facts as an EXIF user comment, which holds 64 KiB: a longer prompt is left out, and says so."""
+    """The facts as an EXIF user comment, without the prompt if they exceed the 64 KiB of EXIF."""
     text = json.dumps(facts)
     if len(text) > MAX_EXIF_BYTES:
         prompts = dict.fromkeys(facts.keys() & {"prompt", "revised_prompt"})
@@ -51,7 +51,7 @@ def exif(facts: dict[str, Any]) -> bytes:
 
 
 def read(image: Image.Image) -> dict[str, Any] | None:
-    """The facts in an image, or None if it has none."""
+    """The facts in an image; None without them."""
     text = image.info.get(PNG_KEY)
     if text is None:
         comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")

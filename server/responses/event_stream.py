@@ -38,7 +38,6 @@ class EventStream(StreamingResponse):
         subscription: Subscription,
         requested: Parameters,
         record: RequestRecord,
-        *,
         ping_seconds: float,
         with_progress: bool,
     ) -> None:

@@ -32,13 +32,8 @@ async def create_image(request: Request, service: InjectedService, caller: Authe
     subscription = await service.generations.submit(submitted)
     record.generation_id = subscription.transcript.request_id
     if response_format.kind == "events":
-        return EventStream(
-            subscription,
-            submitted.parameters,
-            record,
-            ping_seconds=ping_seconds(request.headers, service.settings.ping_seconds),
-            with_progress=response_format.with_progress,
-        )
+        ping = ping_seconds(request.headers, service.settings.ping_seconds)
+        return EventStream(subscription, submitted.parameters, record, ping, response_format.with_progress)
     model = service.engine.config.model_id
     return await images_response(response_format.kind, request, subscription, submitted.parameters, model)
 
@@ -51,13 +46,17 @@ async def _read(
     wanted = await offload(len(body), lambda: parse(body, service.request_model))
     response_format = negotiate(headers, wanted)
     opt_outs = OptOuts.of(wanted, caller, service.integrations.configured)
-    output_format = response_format.output_format
-    parameters = await offload(len(body), lambda: resolve(wanted, service.engine.config, output_format))
+    model, output_format = service.engine.config, response_format.output_format
+    parameters = await offload(len(body), lambda: resolve(wanted, model, output_format))
     record.mode, record.parameters = response_format.kind, parameters
-    record.priority = priority = caller.priority(headers)
+    record.priority = caller.priority(headers)
     is_stream = response_format.kind == "events"
     seconds = allowed_seconds(headers, service.settings.max_request_seconds, is_stream)
-    key = headers.get("idempotency-key")
-    fingerprint = None if key is None else Fingerprint.of(caller.name, key, body, parameters.output_format)
-    deadline = time.monotonic() + seconds
-    return response_format, GenerationRequest(caller, parameters, opt_outs, priority, deadline, fingerprint)
+    return response_format, GenerationRequest(
+        caller=caller,
+        parameters=parameters,
+        opt_outs=opt_outs,
+        priority=record.priority,
+        deadline=time.monotonic() + seconds,
+        fingerprint=Fingerprint.read(headers, caller.name, body, parameters.output_format),
+    )

@@ -1,8 +1,8 @@
-"""An engine with the interface of `EngineClient` and no model: flat colours, made step by step.
+"""An engine without a model, with the interface of `EngineClient`. Its images have one colour.
 
-A prompt of the form `WORD: text` steers it: `hold` waits at the first step until `resume()`, `linger` does
-so too, and at its abort again; `deadline`, `fail`, `crash` and `bug` end in that error, `slow` takes 50 ms a
-step, `die` kills the engine, `noise` fills its images with what no file format can compress.
+A prompt of the form `WORD: text` controls it: `hold` waits at the first step until `resume()`, `linger` also
+waits when it is aborted; `deadline`, `fail`, `crash` and `bug` raise that error, `slow` takes 50 ms a step,
+`die` kills the engine, `noise` makes images that cannot be compressed.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class FakeInFlight:
 
 @dataclass
 class FakeEngine:
-    """One device; `seconds_per_step` is what its cost model predicts, and it really takes no time."""
+    """One device. `seconds_per_step` is predicted; a step takes no time."""
 
     config: ModelConfig = CONFIG
     is_ready: bool = True
@@ -143,12 +143,12 @@ class FakeEngine:
         self._listeners.append(listener)
 
     async def resume(self) -> None:
-        """Let every held request go on."""
+        """Continue all held requests."""
         self._released.set()
         self._released = asyncio.Event()
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
-        """Until something this engine counts is so."""
+        """Wait until the predicate is true of the engine's counters."""
         async with self._changed:
             await self._changed.wait_for(predicate)
 
@@ -158,7 +158,7 @@ class FakeEngine:
 
     @property
     def running_requests(self) -> list[EngineRequest]:
-        """As they are now, promotions included."""
+        """With their promotions."""
         return [self._in_flight[name].request for name in self._running]
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
@@ -217,7 +217,7 @@ class FakeEngine:
         await asyncio.sleep(0.05 if word == "slow" else 0)
 
     async def _until_released(self, request_id: str) -> None:
-        """Or until the deadline, which may be put off meanwhile."""
+        """Or until the deadline, which can be extended meanwhile."""
         released = self._released
         while not released.is_set():
             deadline = self._in_flight[request_id].request.deadline

@@ -1,4 +1,4 @@
-"""Admission by predicted seconds: over the engine's client, on workers without processes."""
+"""Admission by predicted seconds, over the engine client and stub workers."""
 
 import asyncio
 import itertools
@@ -34,7 +34,7 @@ def anyio_backend() -> str:
 def request(
     seconds: int, priority: Priority = "interactive", left: float | None = None, images: int = 1
 ) -> EngineRequest:
-    """Each image takes so many seconds; the deadline is `left` seconds from now."""
+    """Each image takes `seconds`; the deadline is `left` seconds from now."""
     deadline = None if left is None else time.monotonic() + left
     sampling = SamplingParams((1.0,) * seconds, 0, 1)
     seeds = tuple(range(images))
@@ -42,7 +42,7 @@ def request(
 
 
 class Server:
-    """Admission and an engine, and between them what a generation does."""
+    """Admission and an engine; drives requests as a generation does."""
 
     def __init__(self, devices: int = 1, *costs: CostModel) -> None:
         self.engine = client(devices, *costs)
@@ -63,7 +63,7 @@ class Server:
         return caught.value
 
     async def start(self, slot: AdmissionSlot) -> None:
-        """Hand it to the engine."""
+        """Submit it to the engine."""
         self.tasks.append(asyncio.create_task(self._generate(slot)))
         await settle()
 
@@ -103,8 +103,8 @@ def told(error: ApiError) -> tuple[str, int]:
 # The bound.
 
 
-async def test_what_was_not_handed_to_the_engine_counts() -> None:
-    """A burst that arrives while prompts are moderated must not all pass."""
+async def test_admitted_requests_count_before_they_reach_the_engine() -> None:
+    """A burst during moderation must not be admitted as a whole."""
     server = Server()
     server.admit(request(15))
     assert told(server.refusal(request(8))) == ("queue_full", 3)
@@ -175,7 +175,7 @@ OPERATIONS = st.lists(
 
 
 async def play(server: Server, operations: list[Operation]) -> None:
-    """Admit, start in any order, work; what is refused is left. Each device stays within its bounds."""
+    """Admit, start in any order and work; ignore refusals. Each device stays within its bounds."""
     reserved: list[AdmissionSlot] = []
     for name, value in operations:
         try:
@@ -274,7 +274,7 @@ async def test_a_slow_device_does_not_make_a_request_hopeless() -> None:
 
 
 async def test_a_prediction_that_no_work_has_proven_refuses_nothing_alone() -> None:
-    """Else a warm-up on a busy machine would refuse valid requests for ever."""
+    """A warm-up on a busy machine must not refuse valid requests forever."""
     server = Server(1, SECOND.scaled(1, 8, 1))
     server.workers[0].last_unit_ended = -1e9
     slot = server.admit(request(4, left=10))

@@ -1,4 +1,4 @@
-"""Keys: who may ask, how much at once, and with which priority."""
+"""API keys: authentication, concurrency limits and priorities."""
 
 import codecs
 import hashlib
@@ -22,7 +22,7 @@ Start = Callable[..., ServerProcess]
 
 
 def write_keys(file: Path, *keys: dict[str, Any]) -> None:
-    """As a secret is rotated: a new file in the old one's place."""
+    """Replace the file atomically, as secrets are rotated."""
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps({"keys": keys}))
     os.replace(fresh, file)
@@ -63,7 +63,7 @@ def test_wrong_or_no_key(start: Start, keys: Path) -> None:
     assert server.metric('ideoserve_rejected_total{reason="invalid_api_key"}') == len(wrong)
 
 
-def test_both_headers_and_both_ways_to_write_a_key(start: Start, keys: Path) -> None:
+def test_both_headers_and_both_forms_of_a_key(start: Start, keys: Path) -> None:
     server = start("--api-keys-file", str(keys))
     for headers in (
         bearer("web-secret"),
@@ -92,16 +92,16 @@ def test_rotation_without_restart(start: Start, keys: Path) -> None:
     assert server.create(bearer("second")).status_code == 200
 
 
-def test_a_file_without_keys_lets_nobody_in(start: Start, keys: Path) -> None:
-    """So all keys can be revoked at once."""
+def test_a_file_without_keys_refuses_all_requests(start: Start, keys: Path) -> None:
+    """All keys can be revoked at once."""
     server = start("--api-keys-file", str(keys))
     write_keys(keys)
     assert server.create().status_code == 401
     assert server.create(bearer("web-secret")).status_code == 401
 
 
-def test_a_key_by_digest_is_the_bytes_that_are_sent(tmp_path: Path) -> None:
-    """Of any characters, in either case of hex, behind a byte order mark."""
+def test_a_digest_is_of_the_bytes_that_are_sent(tmp_path: Path) -> None:
+    """Any bytes, hex in either case, a file with a byte order mark."""
     file = tmp_path / "keys.json"
     key = "clé à".encode()
     write_keys(file, {"name": "web", "sha256": hashlib.sha256(key).hexdigest().upper()})
@@ -146,7 +146,7 @@ SAME = {"name": "a", "key": "hush"}
     ],
     ids=range(17),
 )
-def test_a_bad_file_ends_the_start(tmp_path: Path, content: str | None, said: str) -> None:
+def test_a_bad_file_stops_the_start(tmp_path: Path, content: str | None, said: str) -> None:
     file = tmp_path / "keys.json"
     if content is not None:
         file.write_text(content)
@@ -157,7 +157,7 @@ def test_a_bad_file_ends_the_start(tmp_path: Path, content: str | None, said: st
     assert "hush" not in str(failure.value)
 
 
-def test_which_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(entries({"name": "web", "key": ""}))
     command = [sys.executable, "-m", "tests.server.fake_server", "--api-keys-file", str(file)]
@@ -167,7 +167,7 @@ def test_which_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert len(run.stderr.splitlines()) == 1
 
 
-def test_a_key_cannot_have_more_in_flight_than_it_may(start: Start, keys: Path) -> None:
+def test_the_concurrency_limit_of_a_key(start: Start, keys: Path) -> None:
     server = start("--api-keys-file", str(keys))
     held = small(prompt="hold: a", stream=True)
     with server.http.stream("POST", "/v1/images", json=held, headers=bearer("web-secret")) as stream:
@@ -199,7 +199,7 @@ def test_priorities_are_allowed_per_key(start: Start, keys: Path) -> None:
     assert priority("live-secret", "batch") == 403
 
 
-def test_the_document_says_that_a_key_is_needed(start: Start, keys: Path, server: ServerProcess) -> None:
+def test_the_openapi_document_requires_a_key(start: Start, keys: Path, server: ServerProcess) -> None:
     def security(process: ServerProcess) -> Any:
         return process.http.get("/openapi.json").json()["paths"]["/v1/images"]["post"].get("security")
 

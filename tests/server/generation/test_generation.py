@@ -18,7 +18,7 @@ from tests.server.fake_engine import FakeEngine
 from tests.server.generations import generate
 
 T = TypeVar("T")
-SECONDS = 60  # before a test that waits for ever fails
+SECONDS = 60  # until a hanging test fails
 
 
 def run(work: Awaitable[T]) -> T:
@@ -34,7 +34,7 @@ def subscribe(generation: Generation, seconds: float = SECONDS) -> Subscription:
 
 
 async def slow(subscription: Subscription, turns: int) -> list[Event]:
-    """Follow, but let the event loop turn between two events, as a response does while it sends."""
+    """Read all events, with turns of the event loop between them, as while a response is sent."""
     events = []
     async for event in subscription.events(idle_seconds=60):
         assert event is not None
@@ -45,7 +45,7 @@ async def slow(subscription: Subscription, turns: int) -> list[Event]:
 
 
 async def code(work: Awaitable[object]) -> str:
-    """Of the error that `work` ends in."""
+    """The code of the error that `work` raises."""
     with pytest.raises(ApiError) as caught:
         await work
     body = json.loads(caught.value.body().model_dump_json())
@@ -53,7 +53,7 @@ async def code(work: Awaitable[object]) -> str:
 
 
 class HeldProcessing(Processing):
-    """Prepares a prompt once it is released."""
+    """Prepares the prompt once `release` is set."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -98,7 +98,7 @@ def test_what_is_kept_is_what_a_repeated_answer_shows() -> None:
 
 
 def test_every_subscription_hears_of_a_failure() -> None:
-    """Each in an exception of its own, that holds no frames of another."""
+    """Each gets its own exception, without the frames of another."""
 
     async def follow() -> list[list[Event] | BaseException]:
         running = generate("fail: a cat")

@@ -57,7 +57,7 @@ def test_a_request_joins_the_one_in_flight(start: Start) -> None:
 
 
 def test_long_prompts_sent_at_once_make_one_generation(start: Start) -> None:
-    """A long prompt is tokenised beside the event loop, where two requests could pass each other."""
+    """Long prompts are tokenized in threads, where requests can overtake each other."""
     server = start()
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(server.create, KEY, prompt="a " * 2000) for _ in range(8)]
@@ -75,7 +75,7 @@ def test_fifty_at_once_make_one_generation(start: Start) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
-def test_a_follower_waits_until_its_own_deadline(start: Start, accept: str) -> None:
+def test_a_joined_request_waits_until_its_own_deadline(start: Start, accept: str) -> None:
     server = start()
     with ThreadPoolExecutor() as pool:
         first = pool.submit(server.create, KEY, prompt="hold: a")
@@ -91,7 +91,7 @@ def test_a_follower_waits_until_its_own_deadline(start: Start, accept: str) -> N
         assert first.result().status_code == 200
 
 
-def test_a_follower_raises_the_priority_of_what_it_joins(start: Start) -> None:
+def test_a_joining_request_raises_the_priority(start: Start) -> None:
     server = start()
     with ThreadPoolExecutor() as pool:
         first = pool.submit(server.create, KEY | {"X-Priority": "batch"}, prompt="hold: a")
@@ -106,8 +106,8 @@ def test_a_follower_raises_the_priority_of_what_it_joins(start: Start) -> None:
     ]
 
 
-def test_the_headers_of_a_follower_are_checked(start: Start, tmp_path: Path) -> None:
-    """Whether it would join a request in flight or get a kept answer."""
+def test_the_headers_of_a_joining_request_are_checked(start: Start, tmp_path: Path) -> None:
+    """Both when it would join a generation in flight and when it would repeat a kept answer."""
     file = tmp_path / "keys.json"
     write_keys(file, {"name": "a", "key": "a", "priorities": ["batch"]})
     server = start("--api-keys-file", str(file))
@@ -128,7 +128,7 @@ def test_the_headers_of_a_follower_are_checked(start: Start, tmp_path: Path) -> 
     check_headers()
 
 
-def test_it_is_aborted_only_when_the_last_one_leaves(start: Start) -> None:
+def test_a_generation_is_aborted_when_its_last_client_disconnects(start: Start) -> None:
     server = start()
     body = small(prompt="hold: a", stream=True)
     with httpx.Client(base_url=server.url, timeout=HANG) as other:
@@ -163,7 +163,7 @@ def test_an_abandoned_or_failed_request_runs_again(start: Start) -> None:
     assert len(server.state()["requests"]) == 4
 
 
-def test_a_request_whose_abort_is_under_way_is_not_joined(start: Start) -> None:
+def test_a_request_that_is_being_aborted_is_not_joined(start: Start) -> None:
     server = start()
     body = small(prompt="linger: a", stream=True)
     with server.http.stream("POST", "/v1/images", json=body, headers=KEY):
@@ -176,7 +176,7 @@ def test_a_request_whose_abort_is_under_way_is_not_joined(start: Start) -> None:
         assert "image_generation.completed" in answer.result().text
 
 
-def test_keys_of_two_callers_are_apart(start: Start, tmp_path: Path) -> None:
+def test_keys_of_two_callers_are_independent(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     write_keys(file, {"name": "a", "key": "a"}, {"name": "b", "key": "b"})
     server = start("--api-keys-file", str(file))
@@ -195,8 +195,8 @@ def test_kept_answers_are_bounded_in_memory(start: Start) -> None:
 
 
 @pytest.mark.parametrize("of", ["prompt", "image"])
-def test_a_kept_refusal_holds_neither_body_nor_picture(start: Start, of: str) -> None:
-    """Of 30 MB that were sent in bodies."""
+def test_a_kept_refusal_holds_neither_body_nor_image(start: Start, of: str) -> None:
+    """30 MB of bodies are sent."""
     with backend(lambda _: True, {"flagged": True, "categories": ["hate"]}) as webhook:
         server = start(f"--{of}-moderation", "webhook", "--moderation-webhook-url", webhook.url)
 
@@ -213,8 +213,8 @@ def test_a_kept_refusal_holds_neither_body_nor_picture(start: Start, of: str) ->
         assert len(webhook.asked) == asked
 
 
-def test_kept_files_take_what_they_may(start: Start) -> None:
-    """Of 40 MB that were made."""
+def test_kept_files_stay_within_their_memory_bound(start: Start) -> None:
+    """40 MB of images are made."""
     server = start("--idempotency-bytes", str(8 << 20))
 
     def create(headers: dict[str, str]) -> int:
@@ -228,17 +228,17 @@ def test_kept_files_take_what_they_may(start: Start) -> None:
 
 
 async def keep(kept: IdempotencyCache, numbers: range) -> None:
-    """Answers of ten images, which had steps and previews."""
+    """Keep answers of ten images each, made with steps and previews."""
     for number in numbers:
         generation = generate("a cat", n=10, num_inference_steps=20, partial_images=3)
         subscription = generation.subscribe(time.monotonic() + HANG, "interactive")
-        kept.add(Fingerprint.of("anonymous", f"{number:0256}", str(number).encode(), "png"), generation)
+        kept.add(Fingerprint("anonymous", f"{number:0256}", number.to_bytes(32)), generation)
         await subscription.done()
         subscription.leave()
     gc.collect()
 
 
-def test_what_is_counted_is_what_is_held() -> None:
+def test_counted_bytes_match_allocated_bytes() -> None:
     async def measure() -> tuple[int, int]:
         kept = IdempotencyCache(600, 1 << 40)
         tracemalloc.start()

@@ -11,7 +11,6 @@ from tests.server import raw, sse
 from tests.server.process import ServerProcess, small, until
 
 Start = Callable[..., ServerProcess]
-CHUNK = "\r\n"
 
 
 def post(**body: Any) -> bytes:
@@ -33,7 +32,8 @@ def blocks(body: bytes) -> list[list[str]]:
 
 
 def check_blocks(body: bytes) -> None:
-    """A blank line dispatches an event: one without data would be an empty event to some clients."""
+    """A blank line dispatches an event: without data it would be an empty event to some clients."""
+    assert body.isascii(), "some parsers end lines at U+2028"
     for block in blocks(body):
         assert any(line.startswith("data: ") for line in block), block
         assert all(line.startswith((":", "event: ", "data: ")) for line in block), block

@@ -1,4 +1,4 @@
-"""`POST /v1/images`: what a valid request gets."""
+"""`POST /v1/images` with valid requests."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ def last_request(server: ServerProcess) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/generations"])
-def test_json_answer_has_every_field_of_the_contract(server: ServerProcess, path: str) -> None:
+def test_json_response_has_every_field_of_the_contract(server: ServerProcess, path: str) -> None:
     response = server.http.post(path, json=small(prompt="a red cat", seed=7, size="64x80"))
     assert response.status_code == 200
     body = response.json()
@@ -103,7 +103,9 @@ def test_raw_image_in_each_format(server: ServerProcess, kind: str) -> None:
         ("text/event-stream", "text/event-stream; charset=utf-8"),
     ],
 )
-def test_accept_chooses_the_answer(server: ServerProcess, accept: str | None, content_type: str) -> None:
+def test_accept_selects_the_response_format(
+    server: ServerProcess, accept: str | None, content_type: str
+) -> None:
     request = server.http.build_request("POST", "/v1/images", json=small())
     del request.headers["accept"]
     if accept:
@@ -177,7 +179,9 @@ def test_progress_events_only_where_asked_for(server: ServerProcess) -> None:
         ({"guidance_schedule": [1, 2.5]}, 2),
     ],
 )
-def test_presets_under_their_three_names(server: ServerProcess, fields: dict[str, Any], steps: int) -> None:
+def test_presets_by_each_of_their_three_fields(
+    server: ServerProcess, fields: dict[str, Any], steps: int
+) -> None:
     assert server.create(**fields).status_code == 200
     assert len(last_request(server)["sampling"]["guidance_schedule"]) == steps
 

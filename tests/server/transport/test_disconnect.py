@@ -1,4 +1,4 @@
-"""A client that goes away takes its request with it, in every mode."""
+"""A disconnect aborts the request, in every response format."""
 
 import asyncio
 import gc
@@ -64,15 +64,15 @@ def test_disconnect_in_the_middle_of_a_body(server: ServerProcess) -> None:
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Only what nothing refers to is freed."""
+    """Objects are freed by reference counts alone."""
     gc.disable()
     yield
     gc.enable()
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_what_failed_is_freed_at_once() -> None:
-    """An exception holds the frames it passed: a task among their variables would hold the exception."""
+def test_a_failure_is_freed_at_once() -> None:
+    """An exception holds its frames: a task among their variables would hold the exception in a cycle."""
 
     class Failure(Exception):
         pass

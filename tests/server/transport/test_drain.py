@@ -1,4 +1,4 @@
-"""The end: readiness first, accepted work finishes, then exit."""
+"""Graceful shutdown: readiness fails, accepted requests finish, the process exits."""
 
 import socket
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def check_draining(server: ServerProcess) -> None:
     assert server.http.get("/healthz").status_code == 200
 
 
-def test_sigterm_finishes_what_was_accepted(start: Start) -> None:
+def test_sigterm_finishes_accepted_requests(start: Start) -> None:
     server = start()
     with ThreadPoolExecutor() as pool, httpx.Client(base_url=server.url, timeout=HANG) as other:
         waiting = pool.submit(server.create, prompt="hold: a")
@@ -50,7 +50,7 @@ def terminate_twice(server: ServerProcess) -> None:
     server.terminate()
 
 
-def test_second_signal_answers_what_runs_with_an_error(start: Start) -> None:
+def test_second_signal_answers_running_requests_with_an_error(start: Start) -> None:
     server = start("--max-backlog-seconds", "1000")
     with ThreadPoolExecutor() as pool:
         body = {"prompt": "hold: a"}
@@ -73,8 +73,8 @@ def test_second_signal_answers_what_runs_with_an_error(start: Start) -> None:
     assert not server.log_lines(level="error")
 
 
-def test_second_signal_answers_what_has_not_begun(start: Start) -> None:
-    """A body that is still on its way."""
+def test_second_signal_answers_requests_that_have_not_begun(start: Start) -> None:
+    """A body that has not arrived completely."""
     server = start("--body-timeout-seconds", "600")
     head = (
         b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
@@ -90,8 +90,8 @@ def test_second_signal_answers_what_has_not_begun(start: Start) -> None:
     assert server.log_lines(message="request", status=503, outcome="server_draining")
 
 
-def test_what_outlasts_the_drain_is_answered_with_an_error(start: Start) -> None:
-    """The lifecycle does not count a check of a caption: the drain does not wait for its body."""
+def test_requests_that_outlast_the_drain_are_answered_with_an_error(start: Start) -> None:
+    """The drain does not wait for caption checks, which are not counted as in flight."""
     server = start("--body-timeout-seconds", "600", "--write-timeout-seconds", "1")
     head = HEAD % b"/v1/captions/validate"
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG) as client:
@@ -119,7 +119,7 @@ def test_drain_hook_fails_readiness_and_keeps_the_listener(start: Start) -> None
     assert server.exit_code() == 0
 
 
-def test_drain_hook_is_not_for_strangers(start: Start) -> None:
+def test_drain_hook_refuses_remote_callers(start: Start) -> None:
     server = start()
     for header in ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "Origin"):
         assert server.http.post("/drain", headers={header: "1.2.3.4"}).status_code == 403
@@ -135,7 +135,7 @@ def test_death_of_the_engine_ends_the_process(start: Start) -> None:
     assert "the worker cannot be started again" in server.log.splitlines()[-1]
 
 
-def test_death_of_the_engine_answers_all_that_runs(start: Start) -> None:
+def test_death_of_the_engine_answers_all_running_requests(start: Start) -> None:
     server = start()
     with ThreadPoolExecutor() as pool:
         stream = pool.submit(server.create, prompt="hold: a", stream=True)
