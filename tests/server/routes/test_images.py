@@ -179,9 +179,7 @@ def test_progress_events_only_where_asked_for(server: ServerProcess) -> None:
         ({"guidance_schedule": [1, 2.5]}, 2),
     ],
 )
-def test_presets_by_their_three_fields(
-    server: ServerProcess, fields: dict[str, Any], steps: int
-) -> None:
+def test_presets_by_their_three_fields(server: ServerProcess, fields: dict[str, Any], steps: int) -> None:
     assert server.create(**fields).status_code == 200
     assert len(last_request(server)["sampling"]["guidance_schedule"]) == steps
 
