@@ -1,1 +1,1 @@
-"""A checkpoint folder -> the model."""
+"""Loads the model from a checkpoint folder."""

@@ -1,4 +1,4 @@
-"""Names of a DiT's tensors in the published checkpoint layouts."""
+"""The keys of a DiT's tensors in the published checkpoint layouts."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -6,17 +6,17 @@ from torch import nn
 
 from engine.checkpoint.weight_files import WeightFiles
 
-# Names one parameter's tensors in the file, in the order of its rows.
+# Maps a parameter to the keys of the tensors that make it up, in the order of its rows.
 Sources = Callable[[str], list[str]]
 
 
 def dit_layout(files: WeightFiles) -> str:
-    """ "diffusers" or "official", by how attention is stored. Raises CheckpointError on neither."""
+    """Return "diffusers" or "official", by the keys of attention. Raises CheckpointError on neither."""
     queries = {"diffusers": "layers.0.attention.to_q.weight", "official": "layers.0.attention.qkv.weight"}
     for layout, key in queries.items():
         if key in files:
             return layout
-    raise files.error(" or ".join(queries.values()), "missing: unknown layout")
+    raise files.missing(*queries.values())
 
 
 def same_names(name: str) -> list[str]:
@@ -39,7 +39,7 @@ DIT_SOURCES: Mapping[str, Sources] = {"diffusers": _diffusers_sources, "official
 
 
 def expected_tensors(module: nn.Module, sources: Sources) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every (key, shape) that the unquantised file of `module` must hold."""
+    """Yield each (key, shape) that the unquantised weights of `module` must have."""
     for name, parameter in module.named_parameters():
         keys = sources(name)
         for key in keys:

@@ -1,6 +1,6 @@
-"""A checkpoint folder -> the model, in any of the published layouts.
+"""Loads the model from a checkpoint folder in any of the published layouts.
 
-Every problem of the folder is a CheckpointError that names the file and the key.
+Every fault of the folder is a CheckpointError that names the file and the key.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ LATENT_NORM = Path(__file__).parent / "latent_norm.json"
 
 @dataclass(frozen=True, slots=True)
 class LatentNorm:
-    """Per-channel affine from the DiT's latents to the VAE's: z * scale + shift, (C,) float32 each."""
+    """Maps the DiT's latents to the VAE's: z * scale + shift, each (C,) float32."""
 
     scale: Tensor
     shift: Tensor
@@ -39,7 +39,7 @@ class LatentNorm:
 
 @dataclass(frozen=True, slots=True)
 class LatentRGB:
-    """Linear map from a VAE latent (c,) to the RGB in [-1, 1] it stands for: weight (c, 3), bias (3,)."""
+    """Maps a VAE latent (c,) to RGB in [-1, 1]: weight (c, 3), bias (3,)."""
 
     weight: Tensor
     bias: Tensor
@@ -47,9 +47,9 @@ class LatentRGB:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The loaded model. `unconditional` may be `conditional` itself (distilled checkpoints).
+    """The loaded model. `unconditional` is `conditional` if the checkpoint has one transformer (distilled).
 
-    `latent_rgb` is None where the checkpoint has no map of its own for previews.
+    `latent_rgb` is None if the checkpoint contains no map for previews.
     """
 
     text_encoder: TextEncoder
@@ -66,9 +66,9 @@ def load_pipeline(
     dtype: torch.dtype,
     uncond_device: torch.device | str | None = None,
 ) -> Pipeline:
-    """Load every part of the checkpoint folder `path`. Raises CheckpointError naming file and key.
+    """Load all parts of the checkpoint folder `path`. Raises CheckpointError naming file and key.
 
-    Configs, keys, shapes and dtypes of all parts are compared before the first weight is read.
+    Configs, keys, shapes and dtypes of all parts are checked before the first weight is read.
     """
     configs = PartConfigs.read(path)
     transformer, layout = _open_dit(path / "transformer", configs.transformer)
@@ -86,13 +86,13 @@ def load_pipeline(
 
 
 def load_dit(folder: Path, device: torch.device | str, dtype: torch.dtype) -> tuple[DiT, str]:
-    """One DiT and the layout it came in ("diffusers" or "official")."""
+    """Load a single DiT. Returns it with its layout, "diffusers" or "official"."""
     part, layout = _open_dit(folder, read_config(folder, DiTConfig))
     return part.load(device, dtype), layout
 
 
 def load_vae(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
-    """The decoder; the encoder and the bn statistics in the file are left unread."""
+    """Load the decoder. The encoder and the bn statistics in the file are not read."""
     return _channels_last(_open_vae(folder, read_config(folder, VAEConfig)).load(device, dtype))
 
 
@@ -103,8 +103,8 @@ def _open_dit(folder: Path, config: DiTConfig) -> tuple[Part[DiT], str]:
 
 
 def _open_text_encoder(folder: Path, config: TextEncoderConfig) -> Part[TextEncoder]:
-    """The text model; the vision tower and the final norm in the file are left unread."""
-    files = WeightFiles(folder, ignore=("visual.", "language_model.norm."))
+    """Open the text model. The vision tower, the final norm and the language model's head are not read."""
+    files = WeightFiles(folder, ignore=("visual.", "language_model.norm.", "lm_head."))
     return Part.open(TextEncoder, config, files, same_names)
 
 
@@ -118,7 +118,7 @@ def _channels_last(vae: VAE) -> VAE:
 
 
 def _load_latent_norm(folder: Path, config: VAEConfig, layout: str, device: torch.device | str) -> LatentNorm:
-    """bn statistics in the diffusers layout; the published constants in the official one."""
+    """Use the file's bn statistics in the diffusers layout, the published constants in the official one."""
     if layout == "diffusers":
         scale, shift = _read_statistics(WeightFiles(folder), config)
     else:
@@ -133,7 +133,7 @@ def _load_latent_norm(folder: Path, config: VAEConfig, layout: str, device: torc
 
 
 def _read_statistics(files: WeightFiles, config: VAEConfig) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of each of a token's channels."""
+    """Standard deviation and mean of each channel of a token."""
     for key in ("bn.running_var", "bn.running_mean"):
         files.check(key, (config.token_channels,), torch.float32)
     variance = files.read("bn.running_var").float()
@@ -143,7 +143,7 @@ def _read_statistics(files: WeightFiles, config: VAEConfig) -> tuple[Tensor, Ten
 
 
 def _load_latent_rgb(folder: Path, config: VAEConfig, device: torch.device | str) -> LatentRGB | None:
-    """The checkpoint's own map for previews, if it has one."""
+    """The checkpoint's map for previews, or None."""
     declared = read_latent_rgb(folder, config)
     if declared is None:
         return None
@@ -152,7 +152,7 @@ def _load_latent_rgb(folder: Path, config: VAEConfig, device: torch.device | str
 
 @torch.inference_mode()
 def _check_decoder(folder: Path, pipeline: Pipeline) -> None:
-    """Raises CheckpointError unless noise decodes to finite pixels: a preview map may be fitted to them."""
+    """Raises CheckpointError unless noise decodes to finite pixels, which a preview map may be fitted to."""
     vae, norm = pipeline.vae, pipeline.latent_norm
     channels = vae.config.latent_channels
     scale, shift = norm.scale[:channels].view(1, -1, 1, 1), norm.shift[:channels].view(1, -1, 1, 1)

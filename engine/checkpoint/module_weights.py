@@ -1,4 +1,4 @@
-"""Fills a module built on `meta`: each tensor goes from the mapped file straight to its place."""
+"""Loads weights into a module built on `meta`, copying each tensor once, from the mapped file."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class Part(Generic[M]):
-    """A module on `meta`, and the files that hold each of its tensors in the right shape and dtype."""
+    """A module on `meta` and the files of its weights, whose keys, shapes and dtypes have been checked."""
 
     module: M
     files: WeightFiles
@@ -29,9 +29,9 @@ class Part(Generic[M]):
 
     @classmethod
     def open(cls, kind: Callable[[Any], M], config: Any, files: WeightFiles, sources: Sources) -> "Part[M]":
-        """Compare `kind(config)` with the headers of the files; allocates and reads no weights.
+        """Build `kind(config)` and check the headers of the files against it, without reading weights.
 
-        Raises CheckpointError on a missing, unexpected or unfit tensor.
+        Raises CheckpointError if a key is missing or unexpected, or if a shape or dtype does not fit.
         """
         part = cls(_build(kind, config, files.folder / "config.json"), files, sources)
         _swap_quantised(part.module, files, sources)
@@ -39,9 +39,9 @@ class Part(Generic[M]):
         return part
 
     def load(self, device: torch.device | str, dtype: torch.dtype) -> M:
-        """Give every parameter its tensor, in `dtype`; quantised ones stay as they are stored.
+        """Load every parameter in `dtype`, quantised ones as they are stored.
 
-        Raises CheckpointError on NaN, infinity and scales that scale nothing.
+        Raises CheckpointError on NaN, infinity or an invalid scale.
         """
         for name, parameter in list(self.module.named_parameters()):
             kept = parameter.dtype if _is_quantised(self.module, name) else dtype
@@ -60,14 +60,14 @@ class Part(Generic[M]):
         self.files.check_all_used(used)
 
     def _stored(self, name: str, parameter: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Key and shape of each tensor that makes up a parameter, in the order of its rows."""
+        """Yield key and shape of each tensor that makes up a parameter, in the order of its rows."""
         keys = _stored_keys(self.module, name, self.sources)
         pieces = 1 if _is_shared(name) else len(keys)
         for key in keys:
             yield key, (parameter.shape[0] // pieces, *parameter.shape[1:])
 
     def _fill(self, name: str, target: Tensor) -> None:
-        """Copy each key's tensor into its rows of `target`; shared ones must be equal."""
+        """Copy the tensor of each key into its rows of `target`. Tensors that share rows must be equal."""
         first, *others = keys = _stored_keys(self.module, name, self.sources)
         if not _is_shared(name):
             for key, rows in zip(keys, target.chunk(len(keys)), strict=True):
@@ -85,16 +85,16 @@ class Part(Generic[M]):
 
 
 def _build(kind: Callable[[Any], M], config: Any, file: Path) -> M:
-    """`kind(config)` on `meta`; sizes that make no module are the file's fault."""
+    """Build `kind(config)` on `meta`. Raises CheckpointError if the sizes make no module."""
     try:
         with torch.device("meta"):
             return kind(config)
-    except Exception as error:  # torch raises many kinds
+    except Exception as error:  # torch has no common base class for these
         raise CheckpointError(f"{file}: {type(error).__name__}: {error}") from error
 
 
 def _stored_keys(module: nn.Module, name: str, sources: Sources) -> list[str]:
-    """Keys of a parameter: scales hang on the name of the weight they belong to."""
+    """Keys of a parameter. The key of a scale is the key of its weight and a suffix."""
     owner, _, leaf = name.rpartition(".")
     if _is_quantised(module, name) and leaf != "weight":
         join = "_scale" if leaf == "weight_scale" else f".{leaf}"
@@ -103,18 +103,18 @@ def _stored_keys(module: nn.Module, name: str, sources: Sources) -> list[str]:
 
 
 def _is_shared(name: str) -> bool:
-    """Whether the tensors that make up a matrix all have the same of it."""
+    """Whether all tensors that make up a matrix share this parameter."""
     return name.endswith(".quant_map")
 
 
 def _is_quantised(module: nn.Module, name: str) -> bool:
-    """Whether this is a quantised weight or one of its scales."""
+    """Whether it is a quantised weight or one of its scales."""
     owner, _, leaf = name.rpartition(".")
     return leaf != "bias" and isinstance(module.get_submodule(owner), Fp8Linear | NF4Linear)
 
 
 def _swap_quantised(module: nn.Module, files: WeightFiles, sources: Sources) -> None:
-    """Replace each Linear by the class its stored weight needs."""
+    """Replace each Linear by the class for its stored weight."""
     for name, linear in list(module.named_modules()):
         if not isinstance(linear, nn.Linear):
             continue
@@ -128,14 +128,16 @@ def _swap_quantised(module: nn.Module, files: WeightFiles, sources: Sources) -> 
 
 
 def _stored_class(linear: nn.Linear, files: WeightFiles, keys: list[str]) -> LinearClass:
-    """The one class of all the keys that make up the layer's weight."""
+    """The layer's class. Raises CheckpointError if the tensors of its weight are quantised differently."""
     kinds = [_quantisation(files, key) for key in keys]
     for key, kind in zip(keys, kinds, strict=True):
         if kind is not kinds[0]:
             raise files.error(key, f"quantised differently from {keys[0]}, which shares its matrix")
+        shape = (linear.out_features // len(keys), linear.in_features)
         if kind is NF4Linear:
-            shape = (linear.out_features // len(keys), linear.in_features)
             _check_nf4(files, key, shape, is_shared=len(keys) > 1)
+        elif kind is Fp8Linear:
+            _check_fp8(files, f"{key}_scale", shape[0])
     return kinds[0]
 
 
@@ -145,8 +147,21 @@ def _quantisation(files: WeightFiles, key: str) -> LinearClass:
     return NF4Linear if f"{key}.{NF4_STATE}" in files else nn.Linear
 
 
+def _check_fp8(files: WeightFiles, key: str, rows: int) -> None:
+    """Raises CheckpointError if there is one scale for all rows, as some tools write it."""
+    shape = files.shape(key)
+    if rows > 1 and shape in ((), (1,), (1, 1)):
+        problem = (
+            f"shape {shape}, one scale for the whole matrix: quantise with a scale for each of {rows} rows"
+        )
+        raise files.error(key, problem)
+
+
 def _check_nf4(files: WeightFiles, key: str, shape: tuple[int, int], is_shared: bool) -> None:
-    """Raises CheckpointError unless the weight is (rows, columns) of plain nf4, in whole rows if stacked."""
+    """Raises CheckpointError unless the weight is nf4 of this shape, in blocks that rows do not share.
+
+    `shape` is (rows, columns). Blocks may cross rows if the weight is the only one of its matrix.
+    """
     state = f"{key}.{NF4_STATE}"
     files.ignore(state)
     try:
@@ -156,7 +171,7 @@ def _check_nf4(files: WeightFiles, key: str, shape: tuple[int, int], is_shared: 
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise files.error(state, f"not a quantisation state: {error!r}") from error
     if not known:
-        raise files.error(state, f"only nf4 with blocksize {NF4_BLOCK} and no double quantisation is known")
+        raise files.error(state, f"must be nf4 with blocksize {NF4_BLOCK} and without double quantisation")
     if stored != shape:
         raise files.error(state, f"shape {stored}, expected {shape}")
     if shape[0] * shape[1] % NF4_BLOCK or shape[1] % (NF4_BLOCK if is_shared else 2):

@@ -1,6 +1,7 @@
-"""The safetensors files of one folder, read tensor by tensor."""
+"""Reads the safetensors files of one folder, tensor by tensor."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.config.files import read_json, require_file
+from engine.config.files import list_files, read_json, require_file
 from engine.errors import CheckpointError
 
-# A mapped file's pages count as resident until it is closed: copy in pieces, reopen after this many bytes.
+# Pages of a mapped file count as resident until it is closed: copy in pieces, reopen after this many bytes.
 _PIECE_BYTES = 64 << 20
-# The names that headers have for dtypes. Wide ones are read into what the model computes in.
+# dtypes as headers name them. Any of the wide ones is cast to the compute dtype.
 _WIDE = ("BF16", "F16", "F32", "F64")
 _STORED = {torch.uint8: ("U8",), torch.float8_e4m3fn: ("F8_E4M3",)}
+# In the keys of LoRA, LoKr and LoHa adapters.
+_ADAPTER_KEY = re.compile(r"lora|lokr_|hada_")
 
 
 class WeightFiles:
-    """The tensors of a single file or of a sharded index, by key."""
+    """The tensors of a single file, or of the shards that an index lists, by key."""
 
     def __init__(self, folder: Path, ignore: tuple[str, ...] = ()) -> None:
-        """Raises CheckpointError if there is no sound weight file, or an index and its shards differ.
+        """Read the headers. Keys that start with one of `ignore` are optional and never read.
 
-        Keys that start with one of `ignore` are neither read nor missed.
+        Raises CheckpointError if a file is missing or malformed, or if an index and its shards differ.
         """
         self.folder = folder
         self._ignored = ignore
@@ -37,26 +40,32 @@ class WeightFiles:
         return key in self._files
 
     def check(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        """Raises CheckpointError if the header's shape or dtype does not fit; reads no data.
+        """Compare the header with a shape and dtype, without reading data. Raises CheckpointError.
 
         A vector may be stored as a column, as bitsandbytes does.
         """
-        header = self._open(key).get_slice(key)
-        stored = tuple(header.get_shape())
+        header, stored = self._open(key).get_slice(key), self.shape(key)
         if stored != shape and stored != (*shape, 1):
             raise self.error(key, f"shape {stored}, expected {shape}")
         allowed = _STORED.get(dtype, _WIDE)
         if header.get_dtype() not in allowed:
             raise self.error(key, f"dtype {header.get_dtype()}, expected {' or '.join(allowed)}")
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape in the header. Raises CheckpointError if there is no such key."""
+        return tuple(self._open(key).get_slice(key).get_shape())
+
     def read(self, key: str) -> Tensor:
-        """A small tensor, in memory of its own. Raises CheckpointError if it is not finite."""
+        """Return a copy of a small tensor. Raises CheckpointError if it is not finite."""
         stored: Tensor = self._open(key).get_tensor(key)
         self._check_finite(key, stored)
         return stored.clone()
 
     def copy(self, key: str, target: Tensor) -> None:
-        """Fill `target`, which has passed `check`. Raises CheckpointError if a value is not finite in it."""
+        """Copy a tensor into `target`, whose shape `check` has accepted.
+
+        Raises CheckpointError if a value is not finite in the dtype of `target`.
+        """
         start = 0
         for piece in self._pieces(key, rows=len(target), row_bytes=max(1, target[:1].nbytes)):
             rows = target[start : start + len(piece)]
@@ -65,24 +74,36 @@ class WeightFiles:
             start += len(piece)
 
     def ignore(self, key: str) -> None:
-        """Count `key` as used."""
+        """Treat `key` as used."""
         self._ignored = (*self._ignored, key)
 
     def check_all_used(self, used: Iterable[str]) -> None:
-        """Raise CheckpointError on the first key that is neither in `used` nor ignored."""
+        """Raises CheckpointError for the first key that is neither in `used` nor ignored."""
         for key in sorted(self._files.keys() - set(used)):
             if not key.startswith(self._ignored):
                 raise self.error(key, "unexpected")
 
     def error(self, key: str, problem: str) -> CheckpointError:
+        """An error that names the file and the key."""
         return CheckpointError(f"{self._files.get(key, self._home)}: {key}: {problem}")
+
+    def missing(self, key: str, *alternatives: str) -> CheckpointError:
+        """The error for a key that is not stored; it names the prefix under which a key is, if any."""
+        wanted = (key, *alternatives)
+        for stored in sorted(self._files):
+            if found := next((each for each in wanted if stored.endswith(f".{each}")), None):
+                prefix = stored.removesuffix(found)
+                return self.error(
+                    found, f"missing, but there is {stored}: remove the prefix {prefix!r} from every key"
+                )
+        return self.error(" or ".join(wanted), "missing")
 
     def _check_finite(self, key: str, values: Tensor) -> None:
         if not _is_finite(values):
             raise self.error(key, "NaN or infinity")
 
     def _pieces(self, key: str, rows: int, row_bytes: int) -> Iterator[Tensor]:
-        """The tensor's rows in order, still lying in the mapped file."""
+        """Views of the tensor's rows in the mapped file, in order."""
         step = max(1, _PIECE_BYTES // row_bytes)
         for start in range(0, rows, step):
             piece: Tensor = self._open(key).get_slice(key)[start : start + step]
@@ -90,9 +111,9 @@ class WeightFiles:
             yield piece
 
     def _open(self, key: str) -> Any:
-        """The handle of the key's file."""
+        """The open file that holds `key`."""
         if key not in self._files:
-            raise self.error(key, "missing")
+            raise self.missing(key)
         file = self._files[key]
         if file != self._open_file or self._mapped > _PIECE_BYTES:
             self._handle = _open(file)
@@ -101,7 +122,7 @@ class WeightFiles:
 
 
 def _is_finite(values: Tensor) -> bool:
-    """By the extremes, which NaN spreads to: a fifteenth of what `isfinite` takes."""
+    """Checks the minimum and maximum, which NaN propagates to: 15 times as fast as `isfinite`."""
     if values.dtype == torch.float8_e4m3fn:  # NaN is 0x7f and 0xff; there is no infinity
         return bool(values.view(torch.int8).amax() < 0x7F and values.view(torch.uint8).amax() < 0xFF)
     if not values.is_floating_point() or not values.numel():
@@ -118,25 +139,37 @@ def _open(file: Path) -> Any:
 
 
 def _locate(folder: Path) -> tuple[Path, dict[str, Path]]:
-    """The one file or the index of several, and which file holds each key."""
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    """The index of several files, or the only file; and the file of each key."""
+    indexes = list_files(folder, ".safetensors.index.json")
     if len(indexes) > 1:
         raise CheckpointError(f"{folder}: two indexes: {indexes[0].name} and {indexes[1].name}")
     if indexes:
         return indexes[0], _locate_shards(indexes[0])
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) > 1:
-        raise CheckpointError(f"{folder}: {files[0].name} and {files[1].name}, but no index of them")
-    if not files:
+    held = {file: _keys(file) for file in list_files(folder, ".safetensors")}
+    if not held:
         raise CheckpointError(f"{folder}: no *.safetensors file")
-    return files[0], dict.fromkeys(_keys(files[0]), files[0])
+    for file, keys in held.items():
+        _require_weights(file, keys)
+    first, *others = held
+    if others:
+        raise CheckpointError(f"{folder}: {first.name} and {others[0].name}, but no index of them: keep one")
+    return first, dict.fromkeys(held[first], first)
+
+
+def _require_weights(file: Path, keys: set[str]) -> None:
+    """Raises CheckpointError if `file` holds an adapter."""
+    for key in sorted(filter(_ADAPTER_KEY.search, keys)):
+        raise CheckpointError(
+            f"{file}: {key}: this is a LoRA adapter, which the server cannot apply: merge it into the "
+            "weights or remove the file"
+        )
 
 
 def _locate_shards(index: Path) -> dict[str, Path]:
-    """Each key's shard, where index and shards say the same."""
+    """The shard of each key. Raises CheckpointError if the index and the shards differ."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: weight_map: must be an object of keys and their files")
+        raise CheckpointError(f"{index}: weight_map: must be an object that maps keys to files")
     held = {name: _keys(index.parent / name) for name in _shards(index, weight_map)}
     for key, name in weight_map.items():
         if key not in held[name]:
@@ -150,10 +183,12 @@ def _locate_shards(index: Path) -> dict[str, Path]:
 
 
 def _shards(index: Path, weight_map: dict[str, Any]) -> list[str]:
-    """Names of files in the index's own folder. Raises CheckpointError on another."""
+    """The file names in the index. Raises CheckpointError unless all are in the index's folder."""
     for key, name in weight_map.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: weight_map: {key}: {name!r} is no *.safetensors file beside it")
+            raise CheckpointError(
+                f"{index}: weight_map: {key}: {name!r} is not a *.safetensors file of this folder"
+            )
     return sorted(set(weight_map.values()))
 
 

@@ -1,6 +1,7 @@
 """What a checkpoint says about itself: limits, default size and presets. Torch-free."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,7 @@ class ModelConfig:
         presets = {name: preset.to_params() for name, preset in (declared.presets or {}).items()}
         return cls(
             path=path,
-            model_id=model_id or declared.id or _folder_name(path),
+            model_id=model_id or declared.id or _default_id(path),
             created=int(index.stat().st_mtime),
             fingerprint=fingerprint(path),
             limits=declared.limits,
@@ -166,8 +167,12 @@ class _Declared(BaseModel, extra="forbid", strict=True):
         return self
 
 
-def _folder_name(path: Path) -> str:
-    name = path.resolve().name
+def _default_id(path: Path) -> str:
+    """The folder's name, or the repository of a snapshot in the hub's cache, whose name is a commit."""
+    folder = path.resolve()
+    name, cached = folder.name, re.fullmatch(r"models--(.+)", folder.parent.parent.name)
+    if cached and folder.parent.name == "snapshots":
+        name = cached[1].replace("--", "/")
     try:
         return TypeAdapter(ModelId).validate_python(name)
     except ValidationError as error:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.checkpoint.loader import load_pipeline
 from engine.checkpoint.weight_files import WeightFiles
+from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
 from engine.errors import CheckpointError
 from engine.worker.warmup import measure
@@ -153,6 +155,30 @@ def dangle(file: Path) -> None:
     file.symlink_to("absent")
 
 
+ADAPTER = "transformer/pytorch_lora_weights.safetensors"
+
+
+def adapter(key: str) -> Callable[[Path], object]:
+    return lambda folder: save_file({key: torch.ones(4, 128)}, folder / ADAPTER)
+
+
+def both(*edits: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda folder: [edit(folder) for edit in edits]
+
+
+def prefix(file: str, by: str) -> Callable[[Path], object]:
+    """Put `by` in front of every key."""
+
+    def edit(held: dict[str, Tensor]) -> None:
+        held.update({by + key: held.pop(key) for key in list(held)})
+
+    return tensors(file, edit)
+
+
+def one_scale(*shape: int) -> Callable[[Path], object]:
+    return tensors(DIT, lambda held: held.update({f"{W1}_scale": torch.ones(shape)}))
+
+
 FAULTS = {
     # files
     "no weights": Fault("diffusers", remove(DIT), ("transformer", "*.safetensors")),
@@ -171,6 +197,21 @@ FAULTS = {
         "diffusers",
         lambda folder: shutil.copy(folder / DIT, folder / "transformer" / "other.safetensors"),
         ("transformer", "other.safetensors", "no index"),
+    ),
+    "an adapter beside the weights": Fault(
+        "diffusers",
+        adapter("transformer.layers.0.attention.to_q.lora_A.weight"),
+        (ADAPTER, "LoRA adapter", "merge"),
+    ),
+    "an adapter in kohya's names": Fault(
+        "diffusers",
+        adapter("lora_unet_layers_0_attention_to_q.lora_down.weight"),
+        (ADAPTER, "LoRA adapter", "merge"),
+    ),
+    "an adapter instead of the weights": Fault(
+        "diffusers",
+        both(remove(DIT), adapter("layers.0.attention.to_q.lora_A.weight")),
+        (ADAPTER, "LoRA adapter", "merge"),
     ),
     "a folder for a config": Fault(
         "diffusers", replace("vae/config.json", Path.mkdir), ("vae/config.json", "not a regular file")
@@ -250,6 +291,16 @@ FAULTS = {
         tensors(VAE, lambda held: held.update({"decoder.extra": torch.ones(1)})),
         (VAE, "decoder.extra", "unexpected"),
     ),
+    "the text model's keys in another class": Fault(
+        "diffusers",
+        prefix(TEXT, "model."),
+        (TEXT, "language_model.embed_tokens.weight: missing", "prefix 'model.'", "from every key"),
+    ),
+    "the transformer's keys with a prefix": Fault(
+        "official",
+        prefix(DIT, "model.diffusion_model."),
+        (DIT, "layers.0.attention.qkv.weight", "prefix 'model.diffusion_model.'"),
+    ),
     "misshapen": Fault(
         "diffusers",
         tensors(DIT, lambda held: held.update({W1: torch.ones(192, 64)})),
@@ -319,7 +370,7 @@ FAULTS = {
     "unknown layout": Fault(
         "diffusers",
         tensors(DIT, lambda held: held.update(query=held.pop(QUERY))),
-        (DIT, QUERY, "layers.0.attention.qkv.weight", "unknown layout"),
+        (DIT, QUERY, "layers.0.attention.qkv.weight: missing"),
     ),
     # configs
     "too few layers": Fault(
@@ -491,6 +542,11 @@ FAULTS = {
         tensors(DIT, lambda held: held.update({f"{W1}_scale": torch.ones(192, dtype=torch.int32)})),
         (DIT, f"{W1}_scale", "I32"),
     ),
+    "one fp8 scale": Fault(
+        "official-fp8",
+        one_scale(),
+        (DIT, f"{W1}_scale", "one scale for the whole matrix", "each of 192 rows"),
+    ),
     "fp8 NaN": Fault("official-fp8", fill_byte(W1, 0x7F), (DIT, W1, "NaN")),
     "fp8 minus NaN": Fault("official-fp8", fill_byte(W3, 0xFF), (DIT, W3, "NaN")),
     "a scale of zero": Fault(
@@ -627,3 +683,26 @@ def test_the_last_part_is_compared_before_the_first_is_loaded(
     monkeypatch.delattr(WeightFiles, "copy")
     with pytest.raises(CheckpointError, match=r"decoder\.conv_out\.bias: missing"):
         load_pipeline(folder, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "sharded"])
+def test_files_that_other_systems_leave_are_ignored(
+    checkpoints: Checkpoints, tmp_path: Path, layout: str
+) -> None:
+    folder = shutil.copytree(checkpoints(layout).path, tmp_path / "checkpoint")
+    for part in (folder, *(each for each in folder.iterdir() if each.is_dir())):
+        for file in [file for file in part.iterdir() if file.is_file()]:
+            file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")
+            file.with_name(f"{file.name}.tmp").write_bytes(b"half")
+            file.with_name(f"{file.name}.incomplete").write_bytes(b"half")
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (part / name).write_bytes(b"")
+        (part / ".cache" / "huggingface").mkdir(parents=True)
+    open_tokenizer(ModelConfig.load(folder))
+    load_pipeline(folder, "cpu", torch.float32)
+
+
+def test_the_head_of_the_text_model_is_left_unread(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
+    tensors(TEXT, lambda held: held.update({"lm_head.weight": torch.full((512, 64), math.nan)}))(folder)
+    load_pipeline(folder, "cpu", torch.float32)

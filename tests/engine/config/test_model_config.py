@@ -206,6 +206,20 @@ def test_a_folder_whose_name_is_no_id(folder: Path) -> None:
     assert ModelConfig.load(declare(named, {"id": "demo"})).model_id == "demo"
 
 
+@pytest.mark.parametrize("given", ["snapshot", "a link to it"])
+def test_the_id_of_a_model_from_the_hub_is_its_repository(folder: Path, given: str) -> None:
+    """Also where the cache is mounted and given by its path: the folder is called after the commit."""
+    snapshots = folder.parent / "models--owner--name" / "snapshots"
+    snapshots.mkdir(parents=True)
+    path = folder.rename(snapshots / ("0123456789abcdef" * 3)[:40])
+    if given != "snapshot":
+        folder.symlink_to(path)
+        path = folder
+    assert ModelConfig.load(path).model_id == "owner/name"
+    assert ModelConfig.load(declare(path, {"id": "declared"})).model_id == "declared"
+    assert ModelConfig.load(path, "asked").model_id == "asked"
+
+
 def test_the_fingerprint_follows_the_weights_and_not_the_place(folder: Path, tmp_path: Path) -> None:
     (folder / "a.safetensors").write_bytes(b"weights")
     before = ModelConfig.load(folder).fingerprint
