@@ -1,5 +1,6 @@
-"""create_app: the parts put together."""
+"""The FastAPI application and its middleware."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,7 +17,7 @@ from server.settings.settings import Settings
 from server.transport.middleware import ErrorMiddleware, RequestMiddleware
 from server.transport.server import serve
 
-# Response headers that scripts of another origin can read.
+# Response headers that cross-origin scripts can read.
 EXPOSED_HEADERS = (
     "Retry-After",
     "Server-Timing",
@@ -28,7 +29,7 @@ EXPOSED_HEADERS = (
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The engine is started and closed with the application. Raises ConfigError."""
+    """Create the application, which starts and closes the engine with itself. Raises ConfigError."""
     service = Service(settings, engine)
 
     @asynccontextmanager
@@ -49,10 +50,10 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     return app
 
 
-def run(app: FastAPI) -> int:
-    """Serve the application until a signal or the engine's death. Returns the exit code."""
+def run(app: FastAPI, sockets: list[socket.socket]) -> int:
+    """Serve until a signal or the end of the engine. Returns the exit code."""
     service: Service = app.state.service
-    return serve(app, service.settings, service.lifecycle, service.engine)
+    return serve(app, service.settings, service.lifecycle, service.engine, sockets)
 
 
 def _add_middleware(app: FastAPI, service: Service) -> None:
@@ -66,7 +67,9 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
         )
-    app.add_middleware(RequestMiddleware, lifecycle=service.lifecycle, finish=service.finish)
+    # Once the shutdown has begun, the client's next request belongs to another server.
+    is_closing = lambda: service.lifecycle.is_shutting_down  # noqa: E731
+    app.add_middleware(RequestMiddleware, is_closing=is_closing, finish=service.finish)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -1,1 +1,1 @@
-"""HTTP: connections, bodies, timeouts, shutdown."""
+"""HTTP/1.1: connections, middleware, request bodies, timeouts and graceful shutdown."""

@@ -1,4 +1,4 @@
-"""Reading a request's body: bounded in size, time and memory, JSON or an ApiError."""
+"""Request bodies: read within limits of size, time and memory, and validated as JSON."""
 
 import asyncio
 import codecs
@@ -16,13 +16,13 @@ from server.settings.settings import Settings
 T = TypeVar("T", bound=BaseModel)
 
 
-# Of each body; an ordinary prompt fits, so that large bodies do not keep it out.
+# The first bytes of each body, so that large bodies do not block requests with an ordinary prompt.
 UNCOUNTED_BYTES = 16 << 10
 CLOSE = {"Connection": "close"}
 
 
 class Bodies:
-    """Reads requests' bodies, bounded in size, in time and in the bytes of all that are in memory."""
+    """Reads request bodies, and limits the memory of all bodies together."""
 
     def __init__(self, settings: Settings) -> None:
         self._max_bytes = settings.max_body_bytes
@@ -31,9 +31,10 @@ class Bodies:
 
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[bytearray]:
-        """The body, which is emptied at the end of the block.
+        """Read the body; it is emptied at the end of the block.
 
-        Raises ApiError 415, 413, 408 or 503; the last three close the connection, whose body was not read.
+        Raises ApiError 415, 413, 408 or 503. The last three close the connection, since the rest of the body
+        is not read.
         """
         _require_json(request)
         self._check(0, int(request.headers.get("content-length", "0")))
@@ -50,7 +51,7 @@ class Bodies:
             async with asyncio.timeout(self._max_seconds):
                 await self._read(request, body)
         except TimeoutError:
-            message = f"The body did not arrive within {self._max_seconds:g} seconds."
+            message = f"The body was not received within {self._max_seconds:g} seconds."
             raise ApiError(408, "request_timeout", message, retry=False, headers=CLOSE) from None
         except ClientDisconnect:
             raise ClientDisconnectedError from None
@@ -63,12 +64,12 @@ class Bodies:
             body += chunk
 
     def _check(self, before: int, after: int) -> None:
-        """Whether a body of `before` bytes may grow to `after`. Raises ApiError 413 or 503."""
+        """Check that a body of `before` bytes may grow to `after` bytes. Raises ApiError 413 or 503."""
         if after > self._max_bytes:
-            message = f"The body has more than {self._max_bytes} bytes."
+            message = f"The body exceeds {self._max_bytes} bytes."
             raise ApiError(413, "body_too_large", message, headers=CLOSE)
         if _counted(after) - _counted(before) > self._free:
-            message = "The request bodies in flight fill the server's memory for them."
+            message = "The memory for request bodies is full."
             raise ApiError(503, "body_memory_full", message, retry_after=1, headers=CLOSE)
 
 

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 connection with the timeouts and bounds it lacks, and its own errors as JSON."""
+"""uvicorn's HTTP/1.1 connection with further timeouts and limits, and with JSON errors."""
 
 import asyncio
 import sys
@@ -10,18 +10,18 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.schemas.errors import ApiError
-from server.transport.lingering import LingeringTransport
 
 LEAST_BYTES_PER_SECOND = 4096
-# Above the limit, so that probes are still answered.
+# Connections above the limit, for probes and metrics.
 SPARE_CONNECTIONS = 64
 SPARE_HEADER_SECONDS = 1.0
+LINGER_SECONDS = 2.0
 
 
 class GuardedConnection(H11Protocol):
-    """Closes a connection whose client is late: with its first or next headers, with the rest of a body
-    that was answered already, or with reading what was sent. Closes connections beyond `max_connections`,
-    and slow readers whose unread answers exceed `max_unsent_bytes` together."""
+    """Closes connections whose client is too slow to send headers, to send the rest of a body that was
+    already answered, or to read; connections above `max_connections`; and the slowest readers while unread
+    responses exceed `max_unsent_bytes`. Times are in seconds."""
 
     header_seconds = 20.0
     write_seconds = 30.0
@@ -39,12 +39,12 @@ class GuardedConnection(H11Protocol):
 
     @property
     def is_last_request(self) -> bool:
-        """The answer closes the connection: it is surplus, or the client asks whether to send a body."""
+        """The response closes the connection: it is surplus, or the client waits for 100 Continue."""
         return self.is_surplus or self.conn.they_are_waiting_for_100_continue
 
     @property
     def is_sending(self) -> bool:
-        """The client has not reached the end of its request, or sends what is none."""
+        """The client is in the middle of a request, or sends something other than HTTP."""
         return not self.half_closed.is_set() and self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -63,10 +63,10 @@ class GuardedConnection(H11Protocol):
         self._watch_headers()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """True keeps the connection for the answers that are due; it closes with the last."""
+        """True keeps the connection open for pending responses; it closes after the last."""
         self.half_closed.set()
         if self._is_answering() and self.conn.their_state is h11.SEND_BODY:
-            self.send_400_response("The connection ended before the body did.")
+            self.send_400_response("The connection was closed before the end of the body.")
         return self._is_answering()
 
     def on_response_complete(self) -> None:
@@ -93,7 +93,7 @@ class GuardedConnection(H11Protocol):
             self._write_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """What h11 could not read, with its reason where that is known."""
+        """Answer a request that h11 cannot parse, with the reason if it is known."""
         hint = getattr(sys.exc_info()[1], "error_status_hint", 400)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.write(self._bad_request(self._reason(hint) or msg))
@@ -105,8 +105,8 @@ class GuardedConnection(H11Protocol):
     def _reason(self, hint: int) -> str | None:
         limit = self.config.h11_max_incomplete_event_size
         reasons = {
-            431: f"The request head has more than {limit} bytes.",
-            501: "The only Transfer-Encoding is chunked.",
+            431: f"The request line and headers exceed {limit} bytes.",
+            501: "The only supported Transfer-Encoding is chunked.",
         }
         return reasons.get(hint)
 
@@ -124,14 +124,14 @@ class GuardedConnection(H11Protocol):
         )
 
     def _should_upgrade(self) -> bool:
-        """No: an `Upgrade`, such as every Java client's h2c, is an offer that a server may ignore."""
+        """Ignore every `Upgrade`, such as the h2c of Java clients, as RFC 9110 allows."""
         return False
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
 
     def _keep_listening(self) -> None:
-        """A paused connection would not tell that its client left; a little of the next request may wait."""
+        """Resume reading, without which a disconnect goes unnoticed, unless too much input is waiting."""
         waiting = len(self.conn.trailing_data[0]) + len(self.cycle.body) if self.flow.read_paused else 0
         if waiting <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()
@@ -147,14 +147,14 @@ class GuardedConnection(H11Protocol):
             self._header_timer = None
 
     def _owes_data(self) -> bool:
-        """No request runs, and the silence is not the keep-alive pause between two, which uvicorn bounds."""
+        """No request is running, and this is not the idle time between two requests, which uvicorn limits."""
         if self.cycle is not None and not self.cycle.response_complete:
             return False
         is_pause = self.timeout_keep_alive_task is not None and self.conn.their_state is h11.IDLE
         return not is_pause or bool(self.conn.trailing_data[0])
 
     def _watch_reader(self, before: int | None = None) -> None:
-        """Give up on a reader that took next to nothing since the last look; a slow one may take its time."""
+        """Close the connection if the client read less than LEAST_BYTES_PER_SECOND since the last check."""
         unread = self.transport.get_write_buffer_size()
         if before is not None and before - unread < LEAST_BYTES_PER_SECOND * self.write_seconds:
             self.transport.abort()
@@ -162,7 +162,7 @@ class GuardedConnection(H11Protocol):
             self._write_timer = self.loop.call_later(self.write_seconds, self._watch_reader, unread)
 
     def _shed_slow_readers(self) -> None:
-        """Those that read for longest, down to `max_unsent_bytes` or the latest one."""
+        """Close the connections that have been reading longest, down to `max_unsent_bytes` or the last."""
         connections = [each for each in self.connections if isinstance(each, GuardedConnection)]
         slow = sorted(
             (each for each in connections if each.flow.write_paused), key=lambda each: each._paused_since
@@ -175,7 +175,35 @@ class GuardedConnection(H11Protocol):
             oldest.transport.abort()
 
 
+class LingeringTransport:
+    """Closes only the sending side while the client is still sending its request, for up to LINGER_SECONDS.
+
+    TCP answers data on a closed connection with a reset, which can discard the response before the client
+    has read it. The protocol drops received data while `is_closing`.
+    """
+
+    def __init__(self, transport: asyncio.Transport, sender: GuardedConnection) -> None:
+        self._transport = transport
+        self._sender = sender
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._timer is not None or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._timer is None and self._sender.is_sending and not self._transport.is_closing():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            seconds = min(LINGER_SECONDS, self._sender.header_seconds)
+            self._timer = self._sender.loop.call_later(seconds, self._transport.abort)
+        elif self._timer is None:
+            self._transport.close()
+
+
 def connection_of(request: HTTPConnection) -> GuardedConnection:
-    """The connection that a request came on."""
+    """The connection of a request."""
     connection: GuardedConnection = request.state.connection
     return connection

@@ -1,4 +1,4 @@
-"""Work that ends when the client does."""
+"""Cancellation of work when its client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; cancels it and raises ClientDisconnectedError when the client goes away first.
+    """Return the result of `work`; cancel it and raise ClientDisconnectedError if the client disconnects.
 
-    A client that only ends its sending side counts as gone: nothing tells it from one whose process died.
-    The body must have been read: what else arrives can only be a disconnect.
+    A half-closed connection counts as a disconnect: a client whose process died looks the same. The body must
+    have been read before, so that the next message can only be a disconnect.
     """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(request.receive))
@@ -32,7 +32,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
         for each in tasks:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # An exception holds this frame; it would hold the task, which holds the exception, and all with them.
+        # Break the reference cycle of exception, frame and task, which would delay the release of all three.
         del task, tasks, work
 
 

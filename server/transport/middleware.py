@@ -15,7 +15,6 @@ from server.schemas.errors import ApiError, internal_error, server_stopped
 from server.settings.settings import Settings
 from server.transport import wire
 from server.transport.connection import connection_of
-from server.transport.lifecycle import Lifecycle
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +25,12 @@ class RequestMiddleware:
     The application sees HEAD as GET: uvicorn drops the body of the response.
     """
 
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, finish: Callable[[RequestRecord], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, is_closing: Callable[[], bool], finish: Callable[[RequestRecord], None]
+    ) -> None:
+        """`is_closing` tells whether the connection closes after the response."""
         self._app = app
-        self._lifecycle = lifecycle
+        self._is_closing = is_closing
         self._finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,13 +47,12 @@ class RequestMiddleware:
             self._finish(record)
 
     def _with_headers(self, record: RequestRecord, scope: Scope, send: Send) -> Send:
-        connection, lifecycle = connection_of(Request(scope)), self._lifecycle
+        connection, is_closing = connection_of(Request(scope)), self._is_closing
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                # Once the shutdown has begun, the client's next request belongs to another server.
-                is_last = lifecycle.is_shutting_down or connection.is_last_request
+                is_last = is_closing() or connection.is_last_request
                 _add_headers(MutableHeaders(scope=message), record, is_last)
             await send(message)
             is_body = message["type"] == "http.response.body"

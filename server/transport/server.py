@@ -1,16 +1,18 @@
-"""The process: uvicorn around the application, its listening line, its drain and its exit code."""
+"""The uvicorn server: listening sockets, graceful shutdown and exit code."""
 
 import asyncio
 import contextlib
+import errno
 import gc
-import ipaddress
 import resource
 import socket
 import sys
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from server.engine_port import Engine
 from server.observability import logs
@@ -19,14 +21,16 @@ from server.settings.settings import Settings
 from server.transport.connection import GuardedConnection
 from server.transport.lifecycle import Lifecycle
 
-OTHER_DESCRIPTORS = 256  # files, pipes, calls of other services, and the spare connections
+OTHER_DESCRIPTORS = 256  # file descriptors for files, pipes, upstream calls and spare connections
 BACKLOG = 4096  # connections that wait to be accepted
-LAST_SECONDS = 2.0  # for the answers to what a second signal ends
+# Errors for a host name with addresses of both families where one family is not configured.
+UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+LAST_SECONDS = 2.0  # to answer the requests that a second signal ends
 
 
 class DrainingServer(uvicorn.Server):
-    """On a signal: readiness fails, after the delay nothing new is taken, what was accepted finishes, the
-    listener closes. On a second: what still runs is answered with an error, now."""
+    """On the first signal, readiness fails; after the drain delay new requests are refused, requests in
+    flight finish and the process exits. A second signal answers requests in flight with an error at once."""
 
     def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, settings: Settings) -> None:
         super().__init__(config)
@@ -44,7 +48,7 @@ class DrainingServer(uvicorn.Server):
         print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's, which forces an exit without a word to the clients and the application."""
+        """Also answer the requests in flight on a forced exit, and shut down the application then."""
         await super().shutdown(sockets)
         running = list(self.server_state.tasks)
         for task in running:
@@ -56,7 +60,7 @@ class DrainingServer(uvicorn.Server):
                     await self.lifespan.shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not noted in uvicorn's list of signals, which it raises again at its end: this is exit code 0.
+        # uvicorn's method would raise the signal again at the end, instead of exit code 0.
         self._loop.call_soon_threadsafe(self._on_signal)
 
     def _on_signal(self) -> None:
@@ -74,15 +78,33 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: FastAPI, settings: Settings, lifecycle: Lifecycle, engine: Engine) -> int:
-    """Serve until a signal or the engine's death. Returns the exit code."""
+def serve(
+    app: FastAPI, settings: Settings, lifecycle: Lifecycle, engine: Engine, sockets: list[socket.socket]
+) -> int:
+    """Serve until a signal or the end of the engine. Returns the exit code."""
     logs.configure(settings.log_level)
-    descriptors = _raise_descriptor_limit()
-    config = uvicorn.Config(
+    config = uvicorn_config(app, settings)
+    # Exclude imported objects from garbage collection: a full collection would stall the event loop.
+    gc.collect()
+    gc.freeze()
+    return asyncio.run(_run(DrainingServer(config, lifecycle, settings), engine, sockets))
+
+
+async def _run(server: uvicorn.Server, engine: Engine, sockets: list[socket.socket]) -> int:
+    death = asyncio.create_task(engine.wait_dead())
+    death.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    await server.serve(sockets)
+    if death.done():
+        print(f"ideoserve: {death.result()}", file=sys.stderr, flush=True)
+        return death.result().exit_code
+    death.cancel()
+    return 0
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
-        http=connection_type(settings, descriptors),
+        http=connection_type(settings, _raise_descriptor_limit()),
         ws="none",
         access_log=False,
         log_config=None,
@@ -92,22 +114,6 @@ def serve(app: FastAPI, settings: Settings, lifecycle: Lifecycle, engine: Engine
         timeout_graceful_shutdown=int(settings.write_timeout_seconds),
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
-    # What the imports made stays for ever; without this each full collection walks it and stalls the loop.
-    gc.collect()
-    gc.freeze()
-    sockets = _dual_stack_sockets(settings)
-    return asyncio.run(_run(DrainingServer(config, lifecycle, settings), engine, sockets))
-
-
-async def _run(server: uvicorn.Server, engine: Engine, sockets: list[socket.socket] | None) -> int:
-    death = asyncio.create_task(engine.wait_dead())
-    death.add_done_callback(lambda _: setattr(server, "should_exit", True))
-    await server.serve(sockets)
-    if death.done():
-        print(f"ideoserve: {death.result()}", file=sys.stderr, flush=True)
-        return death.result().exit_code
-    death.cancel()
-    return 0
 
 
 def connection_type(settings: Settings, descriptors: int) -> type[GuardedConnection]:
@@ -120,25 +126,33 @@ def connection_type(settings: Settings, descriptors: int) -> type[GuardedConnect
     return Connection
 
 
-def _dual_stack_sockets(settings: Settings) -> list[socket.socket] | None:
-    """For the IPv6 wildcard, a socket that also serves IPv4, unlike asyncio's. Raises ConfigError."""
-    if not _is_ipv6_wildcard(settings.host):
-        return None
-    try:
-        address = ("::", settings.port)
-        return [socket.create_server(address, family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)]
-    except OSError as error:
-        raise ConfigError(f"--host {settings.host} --port {settings.port}: {error.strerror}") from None
-
-
-def _is_ipv6_wildcard(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.IPv6Address(host) == ipaddress.IPv6Address("::")
-    return False
-
-
 def _raise_descriptor_limit() -> int:
-    """Each idle connection holds a descriptor; the soft limit is often only 1024."""
+    """Raise the soft limit of open files, often 1024, to the hard limit. Returns the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """Listen on each address of the host; `::` serves IPv4 too. Raises ConfigError."""
+    host, port = settings.host, settings.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        opened = [_listen(family, address) for family, address in dict.fromkeys((f, a) for f, *_, a in found)]
+    except OSError as error:
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror}") from None
+    sockets = [each for each in opened if each]
+    if not sockets:
+        raise ConfigError(f"--host {host}: this machine does not have the address")
+    return sockets
+
+
+def _listen(family: int, address: tuple[Any, ...]) -> socket.socket | None:
+    """None if the address is not available. Raises OSError."""
+    is_dual = address[0] == "::" and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
+    except OSError as error:
+        if error.errno in UNAVAILABLE:
+            return None
+        raise

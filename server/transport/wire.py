@@ -1,4 +1,4 @@
-"""RFC 9112's rules for a request beyond those that h11 checks."""
+"""RFC 9112 checks that h11 does not make, and normalization of request targets."""
 
 import re
 
@@ -10,13 +10,13 @@ from server.settings.settings import Settings
 
 ABSOLUTE = re.compile(rb"https?://[^/?#%]+", re.IGNORECASE)
 VERSIONS = ("1.0", "1.1")
-# A server that reads the first and a proxy that reads the last would disagree.
+# Headers that may not be repeated: a proxy and the server could read different values.
 ONCE = ("Content-Type", "Authorization", "Api-Key", "Idempotency-Key", "X-Priority", "X-Request-Timeout")
 CLOSE = {"Connection": "close"}
 
 
 def normalize(scope: Scope) -> Scope:
-    """Turn `GET http://host/path` into `GET /path`, for any host, and tidy the slashes of an API path."""
+    """Turn `GET http://host/path` into `GET /path`, for any host, and normalize the slashes of API paths."""
     match = ABSOLUTE.match(scope["raw_path"])
     start = match.end() if match else 0
     path, raw_path = scope["path"][start:] or "/", scope["raw_path"][start:] or b"/"
@@ -24,9 +24,9 @@ def normalize(scope: Scope) -> Scope:
 
 
 def _api_path(path: str) -> str:
-    """The path with single slashes and none at its end, as a base URL that ends in a slash makes others.
+    """Collapse repeated slashes and drop the last one, which base URLs that end in a slash lead to.
 
-    Only below /v1: a proxy in front may close the other paths by their exact names.
+    Only below /v1: a reverse proxy may block other paths, such as /metrics, by their exact names.
     """
     tidy = "/" + "/".join(filter(None, path.split("/")))
     return tidy if tidy.startswith("/v1/") else path
@@ -35,13 +35,15 @@ def _api_path(path: str) -> str:
 def check(scope: Scope, settings: Settings) -> None:
     """Raises ApiError 400, 431 or 505."""
     if scope["http_version"] not in VERSIONS:
-        message = "The server speaks HTTP/1.1 and HTTP/1.0."
+        message = "The server supports HTTP/1.1 and HTTP/1.0."
         raise ApiError(505, "http_version_not_supported", message, headers=CLOSE)
     if len(scope["headers"]) > settings.max_header_count:
-        raise ApiError(431, "too_many_headers", f"A request has at most {settings.max_header_count} headers.")
+        raise ApiError(
+            431, "too_many_headers", f"A request may have at most {settings.max_header_count} headers."
+        )
     if _head_bytes(scope) > settings.max_header_bytes:
         raise ApiError(
-            400, "invalid_request", f"The request head has more than {settings.max_header_bytes} bytes."
+            400, "invalid_request", f"The request line and headers exceed {settings.max_header_bytes} bytes."
         )
     _check_target(scope)
     headers = Headers(scope=scope)
@@ -52,7 +54,7 @@ def check(scope: Scope, settings: Settings) -> None:
 
 
 def _head_bytes(scope: Scope) -> int:
-    """Without the few bytes around names and values."""
+    """Bytes of the request line and headers, without separators."""
     fields = sum(len(name) + len(value) for name, value in scope["headers"])
     return len(scope["raw_path"]) + len(scope["query_string"]) + fields
 
@@ -65,12 +67,12 @@ def _check_target(scope: Scope) -> None:
 
 
 def _check_framing(scope: Scope, headers: Headers) -> None:
-    """Where two readers may see the body end in two places, what follows it cannot be trusted."""
+    """Refuse ambiguous framing, which would allow request smuggling."""
     if "transfer-encoding" not in headers:
         return
     if "content-length" in headers:
-        message = "A request has Content-Length or Transfer-Encoding, not both."
+        message = "Content-Length and Transfer-Encoding must not be combined."
         raise ApiError(400, "invalid_request", message, headers=CLOSE)
     if scope["http_version"] == "1.0":
-        message = "HTTP/1.0 has no Transfer-Encoding."
+        message = "HTTP/1.0 does not support Transfer-Encoding."
         raise ApiError(400, "invalid_request", message, headers=CLOSE)

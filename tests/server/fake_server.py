@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from server.app import create_app, run
 from server.settings.config_error import ConfigError
 from server.settings.settings import read_settings
+from server.transport.server import listen
 from tests.server.fake_engine import FakeEngine
 
 
@@ -92,13 +93,15 @@ def counts(engine: FakeEngine) -> dict[str, int]:
 
 def main() -> int:
     engine = FakeEngine()
+    settings = read_settings(["--model", "fake", *sys.argv[1:]])
     try:
-        app = create_app(read_settings(["--model", "fake", *sys.argv[1:]]), engine)
+        app = create_app(settings, engine)
+        sockets = listen(settings)
     except ConfigError as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return 2
     app.include_router(control(engine))
-    return run(app)
+    return run(app, sockets)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bounds on what clients hold together: connections, bytes of bodies, bytes of unread answers."""
+"""Limits over all clients: connections, memory of bodies, memory of unread responses."""
 
 import json
 import select
@@ -33,7 +33,7 @@ def large(server: ServerProcess) -> httpx.Response:
     return server.create(style="a" * LARGE)
 
 
-def test_bodies_that_never_end_fill_only_their_budget(start: Start) -> None:
+def test_unfinished_bodies_are_limited_together(start: Start) -> None:
     server = start("--max-inflight-body-bytes", "2000000", "--body-timeout-seconds", "600")
     assert large(server).status_code == 200
     before = memory(server)
@@ -51,8 +51,8 @@ def test_bodies_that_never_end_fill_only_their_budget(start: Start) -> None:
     until(lambda: large(server).status_code == 200)
 
 
-def test_a_body_is_dropped_once_it_is_understood(start: Start) -> None:
-    """By its memory and by the budget, which holds two of them."""
+def test_a_body_is_freed_once_it_is_parsed(start: Start) -> None:
+    """By memory use and by the limit, which two bodies fill."""
     server = start("--max-inflight-body-bytes", "1048576")
     assert large(server).status_code == 200
     before = memory(server)
@@ -69,7 +69,7 @@ def test_a_body_is_dropped_once_it_is_understood(start: Start) -> None:
 
 
 def ask(client: socket.socket) -> None:
-    """One answer on a connection that is kept."""
+    """One response on a connection that stays open."""
     client.sendall(get())
     received = b""
     while not received.endswith(b"}"):
@@ -77,7 +77,7 @@ def ask(client: socket.socket) -> None:
     assert received.startswith(b"HTTP/1.1 200 ")
 
 
-def test_connections_beyond_the_bound_serve_probes_alone(start: Start) -> None:
+def test_connections_above_the_limit_serve_only_probes(start: Start) -> None:
     server = start("--max-connections", "8", "--header-timeout-seconds", "600")
     with connections(server, 8) as clients:
         for client in clients:
@@ -93,8 +93,8 @@ def test_connections_beyond_the_bound_serve_probes_alone(start: Start) -> None:
     until(lambda: server.create().status_code == 200)
 
 
-def test_silent_connections_beyond_the_bound_are_closed(start: Start) -> None:
-    """At once beyond the spare ones, which have a second for their request."""
+def test_idle_connections_above_the_limit_are_closed(start: Start) -> None:
+    """At once if no spare connection is left, else after a second."""
     server = start("--max-connections", "8", "--header-timeout-seconds", "600")
     with connections(server, 8) as clients:
         for client in clients:
@@ -108,14 +108,14 @@ def test_silent_connections_beyond_the_bound_are_closed(start: Start) -> None:
         ask(clients[-1])
 
 
-def test_connections_are_fewer_where_descriptors_are() -> None:
+def test_the_connection_limit_follows_the_file_descriptor_limit() -> None:
     settings = Settings(model="m", max_connections=1000)
     assert connection_type(settings, OTHER_DESCRIPTORS + 300).max_connections == 300
     assert connection_type(settings, 1 << 20).max_connections == 1000
 
 
-def test_unread_answers_are_bounded_together(start: Start) -> None:
-    """The client that has been reading for longest is cut, the latest is not."""
+def test_unread_responses_are_limited_together(start: Start) -> None:
+    """The client that has been reading longest is disconnected, the latest is not."""
     server = start("--max-unsent-bytes", str(6 << 20), "--png-compress-level", "0")
     body = small(size="256x256", n=10, seed=1)
     whole = 2 * len(server.create(**body).content)
@@ -129,7 +129,7 @@ def test_unread_answers_are_bounded_together(start: Start) -> None:
 
 @contextmanager
 def slow_reader(server: ServerProcess, body: dict[str, object]) -> Iterator[socket.socket]:
-    """Two answers wait for it: the kernel's buffer holds about one."""
+    """Two responses are waiting: the kernel's buffer holds about one."""
     before = len(server.log_lines(message="request", outcome="ok"))
     content = json.dumps(body).encode()
     with socket.socket() as client:

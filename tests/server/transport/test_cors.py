@@ -33,7 +33,7 @@ def test_a_preflight_passes(listed: ServerProcess) -> None:
 
 
 def test_every_response_carries_the_headers(listed: ServerProcess) -> None:
-    """Errors too: a script could not read them otherwise."""
+    """A script could not read an error without them."""
     headers = {"Origin": ORIGIN}
     responses = [
         listed.create(headers),

@@ -1,4 +1,4 @@
-"""Clients that mean harm, or behave as if they did."""
+"""Hostile and broken clients."""
 
 import resource
 import socket
@@ -22,7 +22,7 @@ Start = Callable[..., ServerProcess]
 
 
 def answer(client: socket.socket) -> None:
-    """One `GET /healthz` that went well."""
+    """Read the response of one successful `GET /healthz`."""
     received = b""
     while not received.endswith(b"}"):
         received += client.recv(65536) or pytest.fail("closed")
@@ -54,7 +54,7 @@ def test_body_that_never_ends(start: Start) -> None:
     check_alive(server)
 
 
-def test_rest_of_a_refused_body_is_not_awaited_for_ever(start: Start) -> None:
+def test_rest_of_a_refused_body_has_a_timeout(start: Start) -> None:
     server = start("--header-timeout-seconds", "0.2")
     head = HEAD.replace(b"application/json", b"text/plain")
     with connection(server, head + b"Content-Length: 99999\r\n\r\nx") as client:
@@ -63,7 +63,7 @@ def test_rest_of_a_refused_body_is_not_awaited_for_ever(start: Start) -> None:
 
 
 def test_slow_headers(start: Start) -> None:
-    """Of a first request, of none, and of a second one on a kept connection."""
+    """Of no request, of a first request, and of a second request on the same connection."""
     server = start("--header-timeout-seconds", "0.2")
     request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
     for sent in (b"", request + b"X-A: ", request + b"\r\nGET /he"):
@@ -83,7 +83,7 @@ def test_keep_alive_pause_is_not_slow_headers(start: Start) -> None:
 
 
 def test_client_that_does_not_read(start: Start) -> None:
-    """The largest picture there is, often enough to fill the socket's buffers, to one who never reads."""
+    """Responses that fill the buffers of the socket, for a client that never reads."""
     server = start(
         "--write-timeout-seconds", "0.5", "--png-compress-level", "0", "--header-timeout-seconds", "600"
     )
@@ -124,7 +124,7 @@ def test_long_lists_and_numbers_do_not_stall_the_loop(server: ServerProcess, nam
 
 
 def test_the_first_unknown_field_is_enough() -> None:
-    """Each of a hundred thousand as an error took fifteen times as long as reading the body."""
+    """An error for each of 100,000 fields took fifteen times as long as parsing the body."""
     body = b"{" + BODIES["unknown fields"][0] + b"}"
 
     def seconds(work: Callable[[], object]) -> float:
@@ -179,7 +179,7 @@ def test_path_of_strange_characters(server: ServerProcess) -> None:
 
 
 def test_ten_thousand_idle_connections(start: Start) -> None:
-    """Half of them silent, half in the middle of their headers."""
+    """Half of them without any input, half in the middle of their headers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= 11_000, "this test needs 11,000 file descriptors (ulimit -Hn)"
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -187,7 +187,7 @@ def test_ten_thousand_idle_connections(start: Start) -> None:
     clients: list[socket.socket] = []
     try:
         for number in range(10_000):
-            # Each source address has its own ports.
+            # Each source address has its own range of ports.
             source = (f"127.0.0.{2 + number // 5000}", 0)
             clients.append(socket.create_connection(("127.0.0.1", server.port), HANG, source))
             if number % 2:

@@ -1,4 +1,4 @@
-"""nginx in front, with its defaults: streams pass unbuffered, and what goes away behind it is aborted."""
+"""Behind nginx with default settings: streams are not buffered, and disconnects abort requests."""
 
 import socket
 import subprocess
@@ -60,7 +60,7 @@ def nginx(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_a_stream_passes_unbuffered(nginx: httpx.Client, server: ServerProcess) -> None:
-    """The engine holds after its first step until the preview has come through."""
+    """The engine pauses after its first step until the client has the preview."""
     body = small(prompt="hold: a", stream=True, partial_images=1)
     with nginx.stream("POST", "/v1/images", json=body) as response:
         assert response.headers["server"].startswith("nginx")
@@ -90,6 +90,6 @@ def test_large_answers_and_errors_pass(nginx: httpx.Client) -> None:
     assert nginx.post("/v1/images", json=small(n=0)).json()["error"]["code"] == "invalid_value"
 
 
-def test_the_drain_hook_is_not_open_through_it(nginx: httpx.Client, server: ServerProcess) -> None:
+def test_the_drain_hook_is_refused_through_nginx(nginx: httpx.Client, server: ServerProcess) -> None:
     assert nginx.post("/drain").status_code == 403
     assert server.http.get("/readyz").status_code == 200

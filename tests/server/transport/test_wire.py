@@ -1,4 +1,4 @@
-"""RFC 9110 and 9112 at their edges, over bare sockets: what is served, what is refused, what stays open."""
+"""Edge cases of RFC 9110 and RFC 9112 over raw sockets."""
 
 import json
 import socket
@@ -101,7 +101,7 @@ def test_refused_and_kept(server: ServerProcess, sent: bytes, status: int, code:
 
 @pytest.mark.parametrize(("sent", "status", "code"), REFUSED_AND_CLOSED.values(), ids=REFUSED_AND_CLOSED)
 def test_refused_and_closed(server: ServerProcess, sent: bytes, status: int, code: str) -> None:
-    """What follows on the connection could be part of the body: it is not read as a request."""
+    """The rest of the input could be part of the body, so it is not parsed as a request."""
     with connection(server, sent + get()) as client:
         (answer,) = answers(everything(client))
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, code)
@@ -109,10 +109,8 @@ def test_refused_and_closed(server: ServerProcess, sent: bytes, status: int, cod
 
 
 @pytest.mark.parametrize(("sent", "status"), EXPECTATIONS.values(), ids=EXPECTATIONS)
-def test_a_client_that_asks_before_its_body_is_refused(
-    server: ServerProcess, sent: bytes, status: int
-) -> None:
-    """Whether it now sends the body or its next request could not be told."""
+def test_a_refused_expectation_closes_the_connection(server: ServerProcess, sent: bytes, status: int) -> None:
+    """The server could not tell whether the client sends the body or its next request."""
     with connection(server, sent) as client:
         (answer,) = answers(everything(client))
     assert answer.status == status
@@ -133,12 +131,12 @@ def test_an_unknown_transfer_encoding_is_named(server: ServerProcess, transfer: 
         assert b"Transfer-Encoding" in answers(everything(client))[0].body
 
 
-def test_the_limit_of_a_head_is_named(server: ServerProcess) -> None:
-    """Whether it comes in one piece or in many."""
+def test_an_error_about_headers_names_the_limit(server: ServerProcess) -> None:
+    """Complete headers, and headers without an end."""
     whole = get(headers=b"Connection: close\r\nX-A: " + b"a" * 40_000 + b"\r\n")
     for sent in (whole, whole[:-4]):
         with connection(server, sent) as client:
-            assert b"more than 32768 bytes" in answers(everything(client))[0].body
+            assert b"exceed 32768 bytes" in answers(everything(client))[0].body
 
 
 def test_pipelined_requests_are_answered_in_order(server: ServerProcess) -> None:
@@ -148,7 +146,7 @@ def test_pipelined_requests_are_answered_in_order(server: ServerProcess) -> None
 
 
 def test_a_refusal_reaches_a_client_that_is_still_sending(server: ServerProcess) -> None:
-    """Closing with unread input would reset the connection, and take the answer along."""
+    """Closing a connection with unread input resets it, which can discard the response."""
     with connection(server, HEAD + b"Content-Length: 8388608\r\n\r\n") as client:
         assert client.recv(1, socket.MSG_PEEK)
         client.sendall(b" " * (8 << 20))
@@ -156,7 +154,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(server: ServerProcess)
     assert json.loads(answer.body)["error"]["code"] == "body_too_large"
 
 
-def test_a_refused_client_that_does_not_end_is_cut(start: Start) -> None:
+def test_a_refused_client_that_keeps_sending_is_disconnected(start: Start) -> None:
     server = start("--header-timeout-seconds", "0.2")
     with connection(server, HEAD + b"Content-Length: 8388608\r\n\r\n") as client:
         assert answers(everything(client))[0].status == 413
@@ -190,8 +188,8 @@ def test_a_half_closed_client_is_answered(server: ServerProcess, sent: bytes, st
     assert not server.log_lines(level="error")
 
 
-def test_a_half_closed_client_gets_a_kept_answer(server: ServerProcess) -> None:
-    """It costs no device time."""
+def test_a_half_closed_client_gets_a_stored_response(server: ServerProcess) -> None:
+    """The response takes no device time."""
     sent = post(b"Idempotency-Key: half\r\nAccept: image/png\r\nConnection: close\r\n")
     with connection(server, sent) as client:
         made = answers(everything(client))[0].body
@@ -201,8 +199,8 @@ def test_a_half_closed_client_gets_a_kept_answer(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("accept", [b"application/json", b"image/png", b"text/event-stream"])
-def test_a_half_closed_client_is_told_that_its_generation_ended(server: ServerProcess, accept: bytes) -> None:
-    """Its end of sending cannot be told from a client that went away, which takes its request with it."""
+def test_a_half_close_aborts_the_generation(server: ServerProcess, accept: bytes) -> None:
+    """A half-closed connection looks the same as a client whose process died."""
     aborted = server.state()["aborted"]
     with connection(server, post(b"Accept: " + accept + b"\r\n", b'{"prompt": "hold: a"}')) as client:
         server.wait(running=1)
@@ -214,12 +212,12 @@ def test_a_half_closed_client_is_told_that_its_generation_ended(server: ServerPr
     assert not server.log_lines(level="error")
 
 
-def test_a_client_that_sent_more_and_left_is_noticed(server: ServerProcess) -> None:
-    """The next request is not read before the first is answered, but the end of the connection is."""
+def test_a_disconnect_after_pipelined_input_is_noticed(server: ServerProcess) -> None:
+    """The next request waits for the response to the first; the end of the connection does not."""
     aborted = server.state()["aborted"]
     with connection(server, post(body=b'{"prompt": "hold: a"}')) as client:
         server.wait(running=1)
         server.state()
         client.sendall(get())
-        server.state()  # an answer on another connection: what was sent on this one has been read
+        server.state()  # a response on another connection: the input on this one has been read
     server.wait(running=0, aborted=aborted + 1)
