@@ -1,6 +1,6 @@
-"""The `ideoserve` command: the same as `python -m server`.
+"""The `ideoserve` command, equivalent to `python -m server`.
 
-Each worker process imports the installed script, and this module with it: the HTTP stack is imported on call.
+Each worker process imports this module with the installed script, so the HTTP stack is imported on call.
 """
 
 import sys

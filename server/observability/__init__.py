@@ -1,1 +1,1 @@
-"""The request record and what is reported of it: logs, metrics, spans."""
+"""The request record, and the logs, metrics and spans made from it."""

@@ -1,4 +1,4 @@
-"""JSON lines on stderr: one per request, and whatever the libraries say."""
+"""Structured logs: JSON lines on stderr, one per request, and those of the libraries."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ request_logger = logging.getLogger("ideoserve.request")
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line. Of an exception: its type and place, not its message, which may hold a prompt."""
+    """Exceptions are logged by type and location, not by message, which may contain a prompt."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -35,16 +35,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """All loggers of the process through the one handler."""
+    """Send the records of all loggers to one handler."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("httpx", "httpcore"):  # they log addresses, which may hold a token
+    for chatty in ("httpx", "httpcore"):  # they log URLs, which may contain a token
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def log_request(record: RequestRecord, with_prompt: bool) -> None:
-    """Probes and scrapes are `debug`: they would drown the rest."""
+    """Log one request; probes and scrapes at level `debug`."""
     level = logging.DEBUG if record.path in PROBES else logging.INFO
     request_logger.log(level, "request", extra={"fields": _fields(record, with_prompt)})
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one application, under the names that inference servers share."""
+"""Prometheus metrics."""
 
 from collections.abc import Iterator, Mapping
 
@@ -36,30 +36,38 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counters and histograms written as things happen; the engine's gauges are read at each scrape."""
+    """Counters and histograms are updated by events; gauges of the engine are read at each scrape."""
 
     def __init__(self, engine: Engine) -> None:
         self._registry = CollectorRegistry()
         self._requests = self._counter(
-            "requests", "Image requests by outcome: ok or an error's code.", "outcome"
+            "requests", "Image requests by outcome: ok or an error code.", "outcome"
         )
-        self._rejected = self._counter("rejected", "Image requests not admitted, by reason.", "reason")
+        self._rejected = self._counter(
+            "rejected", "Image requests refused before admission, by reason.", "reason"
+        )
         for reason in REJECTIONS:
             self._rejected.labels(reason)
-        self._aborts = self._counter("aborts", "Image requests whose client went away.")
-        self._images = self._counter("images", "Images sent.")
+        self._aborts = self._counter("aborts", "Image requests whose client disconnected.")
+        self._images = self._counter("images", "Images returned.")
         self._request = self._seconds(
-            "request_duration", "Whole image request, first byte in to last byte out.", WHOLE
+            "request_duration",
+            "Duration of an image request, from its first byte to the last byte of the response.",
+            WHOLE,
         )
-        self._queue = self._seconds("queue", "Wait of a request before its first unit of device work.", WHOLE)
-        self._image = self._seconds("image_encoding", "Writing a request's image files.", STAGE)
+        self._queue = self._seconds(
+            "queue", "Time of a request in the queue, before its first unit of work on a device.", WHOLE
+        )
+        self._image = self._seconds(
+            "image_encoding", "Duration of encoding the image files of a request.", STAGE
+        )
         self._units: dict[UnitKind, Histogram] = {
-            "encode": self._seconds("encode", "One text encoder pass.", STAGE),
-            "denoise": self._seconds("step", "One denoising step of a batch.", STAGE),
-            "decode": self._seconds("decode", "One decoder pass.", STAGE),
+            "encode": self._seconds("encode", "Duration of a text encoder pass.", STAGE),
+            "denoise": self._seconds("step", "Duration of a denoising step of a batch.", STAGE),
+            "decode": self._seconds("decode", "Duration of a VAE decoder pass.", STAGE),
         }
         self._batch = Histogram(
-            "ideoserve_batch_size", "Images in one denoising step.", buckets=BATCH, registry=self._registry
+            "ideoserve_batch_size", "Images per denoising step.", buckets=BATCH, registry=self._registry
         )
         self._backends = self._counter(
             "backend_requests",
@@ -77,7 +85,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def finish(self, record: RequestRecord) -> None:
-        """Count one image request that came to its end, whatever end."""
+        """Count one finished image request."""
         self._requests.labels(record.outcome).inc()
         self._request.observe(record.seconds)
         if record.outcome in REJECTIONS and record.generation_id is None:
@@ -112,27 +120,29 @@ class _EngineCollector:
 
     def collect(self) -> Iterator[Metric]:
         stats, config = self._engine.stats(), self._engine.config
-        yield _gauge("requests_running", "Requests on the device.", stats.running)
-        yield _gauge("requests_waiting", "Requests accepted and not begun.", stats.waiting)
+        yield _gauge("requests_running", "Requests that run on a device.", stats.running)
+        yield _gauge("requests_waiting", "Admitted requests that have not started.", stats.waiting)
         yield _gauge(
             "backlog_seconds",
-            "Predicted device time of accepted, unfinished work on the least loaded device.",
+            "Predicted device time of the unfinished work on the least loaded device.",
             self._engine.backlog_seconds("batch"),
         )
         yield _gauge(
             "device_memory_bytes",
-            "Most device memory in use during the last unit of work.",
+            "Peak device memory during the last unit of work.",
             stats.device_memory_bytes,
         )
         yield _gauge("ready", "1 if a device is loaded, warm and responds.", float(self._engine.is_ready))
         yield _labelled(
             "devices", "Devices by state: ready, silent, starting or failed.", "state", stats.devices
         )
-        yield _counter("worker_restarts", "Times the worker was started again.", stats.restarts)
-        yield _counter("prompt_cache_hits", "Prompts whose encoding was kept.", stats.cache_hits)
-        yield _counter("prompt_cache_misses", "Prompts that were encoded.", stats.cache_misses)
+        yield _counter("worker_restarts", "Worker restarts.", stats.restarts)
+        yield _counter("prompt_cache_hits", "Prompts found in the prompt cache.", stats.cache_hits)
+        yield _counter("prompt_cache_misses", "Prompts not found in the prompt cache.", stats.cache_misses)
         labels = {"version": VERSION, "model": config.model_id, "model_hash": config.fingerprint}
-        info = GaugeMetricFamily("ideoserve_build_info", "What is served.", labels=list(labels))
+        info = GaugeMetricFamily(
+            "ideoserve_build_info", "Version of the server and identity of the model.", labels=list(labels)
+        )
         info.add_metric(list(labels.values()), 1)
         yield info
 

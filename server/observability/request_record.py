@@ -1,4 +1,4 @@
-"""What is known of one HTTP request while it runs; becomes its log line, metrics and span."""
+"""The facts about one HTTP request that its log line, metrics and span report."""
 
 import re
 import secrets
@@ -19,7 +19,7 @@ TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]
 
 @dataclass(frozen=True, slots=True)
 class TraceParent:
-    """The caller's span, as W3C `traceparent` has it."""
+    """The caller's span, from the W3C header `traceparent`."""
 
     trace_id: str
     span_id: str
@@ -35,8 +35,8 @@ class TraceParent:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """`outcome` is `ok`, `client_disconnected` or an error's code; `status` 0 until a response begins, and
-    `is_answered` once it was sent to its end."""
+    """`outcome` is `ok` or an error code; `status` is 0 until the response starts, and `is_answered` is set
+    once the whole response is sent. `seconds` is the time since the request arrived."""
 
     request_id: str
     method: str

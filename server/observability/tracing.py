@@ -1,4 +1,4 @@
-"""Spans to an OpenTelemetry collector, with the optional extra `otel`."""
+"""OpenTelemetry spans; needs the optional extra `otel`."""
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -14,7 +14,7 @@ NANOSECONDS = 1_000_000_000
 
 
 class Spans:
-    """One span per image request, its stages below it. Sent by a thread of the SDK."""
+    """Exports one span per image request with a child span per stage, from a thread of the SDK."""
 
     def __init__(self, endpoint: str) -> None:
         exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
@@ -50,7 +50,7 @@ class Spans:
             span.end(start)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 

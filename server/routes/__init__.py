@@ -1,1 +1,1 @@
-"""One file per resource."""
+"""HTTP endpoints, one file per resource."""

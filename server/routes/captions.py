@@ -1,4 +1,4 @@
-"""`POST /v1/captions/validate`: what the model would read of a caption, and what deviates in it."""
+"""`POST /v1/captions/validate`: checks a structured caption."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -14,7 +14,7 @@ router = APIRouter()
 
 @router.post("/v1/captions/validate", operation_id="validate_caption")
 async def validate_caption(request: Request) -> Response:
-    """Parse, normalise and check a caption, and make nothing."""
+    """Validate and normalize a structured caption without generating an image."""
     service: Service = request.app.state.service
     record: RequestRecord = request.state.record
     service.authenticate(request, record)

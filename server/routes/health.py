@@ -1,4 +1,4 @@
-"""Probes, metrics and the drain: no authentication."""
+"""Probes, metrics and the drain hook. No authentication."""
 
 import ipaddress
 
@@ -9,19 +9,19 @@ from server.schemas.errors import ApiError
 from server.service import Service
 
 router = APIRouter()
-# Sent by proxies, and by browsers for a web page.
+# Set by proxies and, for a script of a web page, by browsers.
 FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via", "origin")
 
 
 @router.get("/healthz", operation_id="healthz")
 async def healthz() -> JSONResponse:
-    """The process answers."""
+    """Liveness: the process responds."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get("/readyz", operation_id="readyz")
 async def readyz(request: Request) -> JSONResponse:
-    """The worker has loaded and warmed up, and admission is open."""
+    """Readiness: a device is loaded and responds, and new requests are accepted."""
     service: Service = request.app.state.service
     service.lifecycle.check_ready()
     return JSONResponse({"status": "ready"})
@@ -29,16 +29,18 @@ async def readyz(request: Request) -> JSONResponse:
 
 @router.get("/metrics", operation_id="metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus text."""
+    """Metrics in the Prometheus text format."""
     service: Service = request.app.state.service
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.post("/drain", operation_id="drain")
 async def drain(request: Request) -> JSONResponse:
-    """For a preStop hook: readiness fails from now on. Only from this machine, and not through a proxy."""
+    """Start draining, from a preStop hook. Refused for other hosts, proxies and web pages."""
     if not _is_local(request):
-        raise ApiError(403, "forbidden", "Only from this machine.")
+        raise ApiError(
+            403, "forbidden", "This endpoint accepts requests only from the same machine, without a proxy."
+        )
     lifecycle = request.app.state.service.lifecycle
     lifecycle.drain()
     return JSONResponse({"status": "draining", "in_flight": lifecycle.in_flight})

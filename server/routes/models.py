@@ -1,4 +1,4 @@
-"""The served model and its limits."""
+"""The served model, its presets and its limits."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -12,7 +12,7 @@ router = APIRouter()
 
 @router.get("/v1/models", operation_id="list_models")
 async def list_models(request: Request) -> JSONResponse:
-    """The one model this server serves."""
+    """List the served model."""
     service: Service = request.app.state.service
     service.authenticate(request, request.state.record)
     return JSONResponse(ModelList(data=[_model(service)]).model_dump())
@@ -20,7 +20,7 @@ async def list_models(request: Request) -> JSONResponse:
 
 @router.get("/v1/models/{model_id:path}", operation_id="retrieve_model")
 async def retrieve_model(request: Request) -> JSONResponse:
-    """The model by its id."""
+    """Retrieve the served model by its id."""
     service: Service = request.app.state.service
     service.authenticate(request, request.state.record)
     if request.path_params["model_id"] != service.engine.config.model_id:

@@ -1,4 +1,4 @@
-"""/openapi.json: what the code does, with the served model's limits."""
+"""The OpenAPI document, with the limits of the served model."""
 
 from typing import Any
 
@@ -16,27 +16,27 @@ from server.service import Service
 
 Schema = dict[str, Any]
 ERRORS = {
-    400: "bad JSON, unknown field, wrong type, bad value, or a prompt that is too long or was rejected",
-    401: "no or a wrong API key",
-    403: "this key may not do that",
+    400: "invalid JSON, an unknown field, a wrong type or value, or a prompt that is too long or was refused",
+    401: "missing or invalid API key",
+    403: "not permitted for this API key",
     404: "unknown model",
-    406: "no type in Accept can be served",
-    408: "the body took too long",
+    406: "no media type in Accept is supported",
+    408: "the body was not received in time",
     413: "the body is too large",
     415: "the body is not JSON",
-    422: "the Idempotency-Key was used with another body",
-    429: "queue full, deadline unreachable, or this key's requests in flight",
+    422: "the Idempotency-Key was used with a different body",
+    429: "the queue is full, the deadline cannot be met, or the API key is at its concurrency limit",
     431: "too many headers",
-    499: "the client closed its side of the connection before the answer",
-    500: "the worker died, the model failed on this request, or a bug",
-    503: "loading, draining or at a bound of memory or connections, or a service that has to be asked "
-    "did not answer",
-    504: "the deadline passed after the request was accepted",
+    499: "the client closed its side of the connection before the response",
+    500: "the worker crashed, the generation failed, or an internal error occurred",
+    503: "the model is loading, the server is draining or at a limit of memory or connections, or a "
+    "required upstream service failed",
+    504: "the deadline passed after admission",
 }
 EVENT: Schema = {
     "type": "object",
     "description": "image_generation.partial_image, image_generation.completed, error; "
-    "image_generation.progress where `progress` is set.",
+    "image_generation.progress if `progress` is set.",
     "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
 }
 VALIDATE_PATH = "/v1/captions/validate"
@@ -48,11 +48,14 @@ CAPTION: Schema = {
     },
 }
 HEADERS: dict[str, tuple[str, Schema]] = {
-    "X-Request-Id": ("Echoed if it matches [A-Za-z0-9._-]{1,128}.", {"type": "string"}),
-    "X-Request-Timeout": ("The client's patience, in seconds.", {"type": "number", "exclusiveMinimum": 0}),
-    "X-Priority": ("Which queue.", {"type": "string", "enum": ["interactive", "batch"]}),
+    "X-Request-Id": ("Returned in the response if it matches [A-Za-z0-9._-]{1,128}.", {"type": "string"}),
+    "X-Request-Timeout": (
+        "Maximum time for the response, in seconds.",
+        {"type": "number", "exclusiveMinimum": 0},
+    ),
+    "X-Priority": ("Priority of the request.", {"type": "string", "enum": ["interactive", "batch"]}),
     "Idempotency-Key": (
-        "The same key and body join the request in flight or repeat its answer.",
+        "Requests with the same key and body share one generation.",
         {"type": "string", "minLength": 1, "maxLength": 256},
     ),
     "traceparent": ("W3C trace context.", {"type": "string"}),
@@ -60,7 +63,7 @@ HEADERS: dict[str, tuple[str, Schema]] = {
 
 
 def describe(app: FastAPI, service: Service) -> Schema:
-    """The whole document."""
+    """Return the OpenAPI document."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     document["components"] = {
         "schemas": _schemas(
@@ -109,7 +112,7 @@ def _describe_captions(document: Schema) -> None:
     schemas = document["components"]["schemas"]
     schemas["Caption"] = caption_schema()
     for name in (ImageRequest.__name__, PromptFields.__name__):
-        # The first is what the model was trained on; the second is what is taken, with warnings.
+        # The model was trained on the first; any object is accepted, with warnings.
         taken = {"anyOf": [{"$ref": "#/components/schemas/Caption"}, {"type": "object"}]}
         schemas[name]["properties"]["json_prompt"]["anyOf"][0] = taken
 
@@ -145,11 +148,9 @@ def _describe_probes(paths: Schema) -> None:
     state = {"application/json": {"schema": {"type": "object"}}}
     for path, errors in {"/healthz": (431,), "/readyz": (431, 503), "/drain": (403, 431)}.items():
         (operation,) = paths[path].values()
-        operation["responses"] = {"200": {"description": "Yes.", "content": state}} | _errors(*errors)
+        operation["responses"] = {"200": {"description": "OK", "content": state}} | _errors(*errors)
     text = {"text/plain": {"schema": {"type": "string"}}}
-    paths["/metrics"]["get"]["responses"] = {"200": {"description": "Metrics.", "content": text}} | _errors(
-        431
-    )
+    paths["/metrics"]["get"]["responses"] = {"200": {"description": "OK", "content": text}} | _errors(431)
 
 
 def _schemas(*models: type[BaseModel]) -> Schema:

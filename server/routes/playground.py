@@ -1,4 +1,4 @@
-"""`GET /`: one static page that tries the API from a browser."""
+"""`GET /`: a static page to try the API in a browser."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[1] / "static" / "index.html").read_text("utf-8")
 
 @router.get("/", include_in_schema=False)
 async def playground() -> HTMLResponse:
-    """The page; it may run its own script and talk to this server, nothing else."""
+    """The page, limited to its own script and to requests to this server."""
     return HTMLResponse(
         PAGE, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
     )

@@ -1,1 +1,1 @@
-"""What an operator may set."""
+"""Settings from flags, environment variables and files."""

@@ -1,4 +1,4 @@
-"""What an operator set and cannot be served."""
+"""Errors in the settings."""
 
 from typing import TypeVar
 
@@ -6,13 +6,13 @@ T = TypeVar("T")
 
 
 class ConfigError(Exception):
-    """Ends the start with one line; names the setting, never a secret."""
+    """A setting that cannot be used. Ends startup with one line, which names the setting and no secret."""
 
 
 def needed(flag: str, value: T | None) -> T:
-    """Raises ConfigError."""
+    """Return the value of a required setting. Raises ConfigError if it is None."""
     if value is not None:
         return value
-    # A secret may stand in the environment itself, any other file only by its path.
+    # The environment holds a secret itself, where the flag names its file.
     variable = flag.strip("-").replace("-key-file", "-key").replace("-", "_").upper()
-    raise ConfigError(f"{flag} or IDEOSERVE_{variable} is needed")
+    raise ConfigError(f"{flag} or IDEOSERVE_{variable} is required")

@@ -1,4 +1,4 @@
-"""Secrets from a file or the environment. They are SecretStr from there on, and print as stars."""
+"""Secrets from files or environment variables, kept as SecretStr, which prints as asterisks."""
 
 from pathlib import Path
 
@@ -8,20 +8,20 @@ from server.settings.config_error import ConfigError
 
 
 def read_secret(flag: str, file: Path | None, value: SecretStr | None) -> SecretStr | None:
-    """`file`'s text without the white space around it, else `value`. Raises ConfigError."""
+    """Return the content of `file`, else `value`, without surrounding white space. Raises ConfigError."""
     if file is None and value is None:
         return None
     text = _read(flag, file) if file else value.get_secret_value() if value else ""
     if not text.strip() or not text.isascii():
-        raise ConfigError(f"{flag}: the secret is empty, or not ASCII")
+        raise ConfigError(f"{flag}: the secret is empty or not ASCII")
     return SecretStr(text.strip())
 
 
 def read_token(flag: str, file: Path | None, value: SecretStr | None) -> SecretStr | None:
-    """The same for a secret that goes into a header. Raises ConfigError."""
+    """Return a secret that is sent in a header. Raises ConfigError."""
     token = read_secret(flag, file, value)
     if token and not token.get_secret_value().isprintable():
-        raise ConfigError(f"{flag}: the secret has line breaks or control characters")
+        raise ConfigError(f"{flag}: the secret contains line breaks or control characters")
     return token
 
 

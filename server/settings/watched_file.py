@@ -1,4 +1,4 @@
-"""A file of an operator's that may change while the server runs."""
+"""Files that are reloaded when they change."""
 
 import logging
 from collections.abc import Callable
@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 
 
 class WatchedFile(Generic[T]):
-    """Its content as `read` has it, read again when the file changes.
+    """The parsed content of a file, reloaded when the file changes.
 
-    Content that cannot be read or used leaves the value as it was; the log has the reason. `read` raises
-    ConfigError.
+    `read` parses the file and raises ConfigError; if that happens during a reload, the error is logged and
+    the previous value stays in use.
     """
 
     def __init__(self, file: Path, read: Callable[[Path], T], subject: str) -> None:
-        """Raises ConfigError. `subject` is what the log calls it."""
+        """`subject` names the file in the log. Raises ConfigError."""
         self._file = file
         self._read = read
         self._subject = subject
@@ -36,13 +36,13 @@ class WatchedFile(Generic[T]):
     def _reload(self) -> None:
         try:
             self._value = self._read(self._file)
-            logger.info("read again: %s", self._subject)
+            logger.info("reloaded %s", self._subject)
         except ConfigError as error:
-            logger.error("%s not read again, as they were: %s", self._subject, error)
+            logger.error("cannot reload %s, the previous version stays in use: %s", self._subject, error)
 
 
 def _version(file: Path) -> object:
-    """Differs after a change of content, of permissions, and of the file in its place."""
+    """Changes with the content, the permissions and the inode of the file."""
     try:
         status = file.stat()
     except OSError as error:

@@ -364,8 +364,8 @@ def test_an_operators_own_service(start: Start) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"backend": "ideogram"}, "--magic-prompt-key-file or IDEOSERVE_MAGIC_PROMPT_KEY is needed"),
-        ({"backend": "webhook"}, "--magic-prompt-url or IDEOSERVE_MAGIC_PROMPT_URL is needed"),
+        ({"backend": "ideogram"}, "--magic-prompt-key-file or IDEOSERVE_MAGIC_PROMPT_KEY is required"),
+        ({"backend": "webhook"}, "--magic-prompt-url or IDEOSERVE_MAGIC_PROMPT_URL is required"),
         ({"backend": "openai", "url": "http://x"}, "--magic-prompt-model or IDEOSERVE_MAGIC_PROMPT_MODEL"),
         ({"backend": "ideogram", "key_file": "/"}, "--magic-prompt-key-file: the file cannot be read"),
     ],
@@ -379,5 +379,5 @@ def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> 
 def test_which_is_one_line(start: Start) -> None:
     with pytest.raises(RuntimeError) as failure:
         start("--magic-prompt-backend", "ideogram")
-    said = "ideoserve: --magic-prompt-key-file or IDEOSERVE_MAGIC_PROMPT_KEY is needed\n"
+    said = "ideoserve: --magic-prompt-key-file or IDEOSERVE_MAGIC_PROMPT_KEY is required\n"
     assert str(failure.value) == f"the server did not start: {said}"

@@ -560,8 +560,8 @@ def test_a_client_that_leaves_ends_the_call(images: World) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"prompt_moderation": "hive"}, "--hive-key-file or IDEOSERVE_HIVE_KEY is needed"),
-        ({"prompt_moderation": "deny-list"}, "--deny-list-file or IDEOSERVE_DENY_LIST_FILE is needed"),
+        ({"prompt_moderation": "hive"}, "--hive-key-file or IDEOSERVE_HIVE_KEY is required"),
+        ({"prompt_moderation": "deny-list"}, "--deny-list-file or IDEOSERVE_DENY_LIST_FILE is required"),
         (
             {"prompt_moderation": "deny-list", "deny_list_file": "/"},
             "--deny-list-file: the file cannot be read",

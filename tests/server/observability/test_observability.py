@@ -1,4 +1,4 @@
-"""Logs, metrics, spans, and what an image says of itself."""
+"""Logs, metrics, spans, and the metadata of image files."""
 
 import asyncio
 import io
@@ -77,7 +77,7 @@ def test_every_line_of_the_log_is_json(server: ServerProcess) -> None:
     assert bug["at"]
 
 
-def test_prompts_are_logged_only_where_asked_for(start: Start, server: ServerProcess) -> None:
+def test_prompts_are_logged_only_if_set(start: Start, server: ServerProcess) -> None:
     server.create(prompt="a walrus")
     assert "walrus" not in server.log
     loud = start("--log-prompts")
@@ -85,7 +85,7 @@ def test_prompts_are_logged_only_where_asked_for(start: Start, server: ServerPro
     assert loud.logged(prompt="a walrus")
 
 
-def test_promtool_finds_nothing(server: ServerProcess) -> None:
+def test_promtool_accepts_the_metrics(server: ServerProcess) -> None:
     server.create()
     text = server.http.get("/metrics").content
     run = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=HANG)
@@ -160,7 +160,7 @@ def test_every_request_has_one_outcome(start: Start) -> None:
 
 
 def test_a_cancelled_request_is_neither_ok_nor_rejected() -> None:
-    """It had been admitted."""
+    """The request was admitted before."""
 
     async def cancel() -> tuple[list[Any], str]:
         engine = FakeEngine()
@@ -299,7 +299,7 @@ def test_inspect_of_other_files(tmp_path: Path) -> None:
         assert len(run.stderr.splitlines()) == 1
 
 
-def test_png_is_fast_by_default_and_small_where_asked_for(start: Start, server: ServerProcess) -> None:
+def test_png_compress_level(start: Start, server: ServerProcess) -> None:
     def size(process: ServerProcess) -> int:
         return len(process.create({"Accept": "image/png"}, size="256x256", seed=1).content)
 

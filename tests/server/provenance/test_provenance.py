@@ -117,8 +117,8 @@ def test_the_command_makes_a_pair_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"c2pa_key": "x"}, "--c2pa-certificate-file or IDEOSERVE_C2PA_CERTIFICATE_FILE is needed"),
-        ({"c2pa_certificate_file": "x"}, "--c2pa-key-file or IDEOSERVE_C2PA_KEY is needed"),
+        ({"c2pa_key": "x"}, "--c2pa-certificate-file or IDEOSERVE_C2PA_CERTIFICATE_FILE is required"),
+        ({"c2pa_certificate_file": "x"}, "--c2pa-key-file or IDEOSERVE_C2PA_KEY is required"),
     ],
 )
 def test_half_a_pair_does_not_start(given: dict[str, Any], said: str) -> None:

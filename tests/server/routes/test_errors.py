@@ -1,4 +1,4 @@
-"""One test per row of the contract's error table, and one per rule of a field."""
+"""The error responses of docs/http.md, and the rules of each field."""
 
 import json
 from collections.abc import Callable
@@ -167,7 +167,7 @@ def test_raw_image_needs_n_of_one(server: ServerProcess) -> None:
     check(server.create(headers={"Accept": "image/png"}, n=2), 400, "invalid_value", "n")
 
 
-def test_prompt_of_too_many_tokens_says_how_many(server: ServerProcess) -> None:
+def test_an_error_about_tokens_names_count_and_limit(server: ServerProcess) -> None:
     error = check(server.create(prompt="a " * 2049), 400, "string_above_max_length", "prompt")
     assert "2049" in error["message"]
     assert "2048" in error["message"]
@@ -267,7 +267,7 @@ def test_bad_header(server: ServerProcess, header: str, value: str) -> None:
     check(server.create(headers={header: value}), 400, "invalid_value", header)
 
 
-def test_queue_full_says_when_to_come_back(start: Start) -> None:
+def test_queue_full_has_retry_after(start: Start) -> None:
     server = start("--max-backlog-seconds", "20", "--max-request-seconds", "9999")
     server.set(seconds_per_step=1)
     with server.http.stream("POST", "/v1/images", json=small(prompt="hold: a", stream=True)):
@@ -282,7 +282,7 @@ def test_queue_full_says_when_to_come_back(start: Start) -> None:
         server.release()
 
 
-def test_a_request_beyond_the_bound_passes_where_nothing_waits(start: Start) -> None:
+def test_a_request_above_the_limit_is_admitted_to_an_idle_device(start: Start) -> None:
     server = start("--max-backlog-seconds", "1")
     server.set(seconds_per_step=10)
     assert server.create().status_code == 200
@@ -316,7 +316,7 @@ def test_an_sdk_timeout_does_not_bound_a_stream(start: Start) -> None:
 
 
 def test_a_stream_pings_within_the_clients_read_timeout(server: ServerProcess) -> None:
-    """Pings every 10 seconds, the default, would be too late."""
+    """The default interval of 10 seconds would be too long."""
     body, headers = small(prompt="hold: a", stream=True), {"x-stainless-read-timeout": "1"}
     with (
         httpx.Client(base_url=server.url, timeout=httpx.Timeout(HANG, read=7)) as client,
@@ -340,7 +340,7 @@ def test_deadline_unreachable_for_the_work_ahead(start: Start) -> None:
         server.release()
 
 
-def test_sdk_headers_that_make_no_sense_are_ignored(server: ServerProcess) -> None:
+def test_invalid_sdk_timeouts_are_ignored(server: ServerProcess) -> None:
     headers = {"x-stainless-read-timeout": "nan", "x-envoy-expected-rq-timeout-ms": "-1"}
     assert server.create(headers).status_code == 200
 
@@ -397,6 +397,6 @@ def test_errors_and_logs_do_not_repeat_the_prompt(server: ServerProcess) -> None
         assert secret not in server.create(**body).text
     assert secret not in post(server, f'{{"prompt": "{secret}').text
     assert secret not in server.log
-    # The message of an exception may hold a prompt, so none is logged.
+    # Messages of exceptions are not logged: they may contain a prompt.
     assert server.logged(level="error", exception="KeyError")
     assert "/secret/path" not in server.log

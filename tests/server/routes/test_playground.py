@@ -1,4 +1,4 @@
-"""The page at `/`, in headless Chromium."""
+"""The playground in headless Chromium."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, server: ServerProcess) -> Iterator[Page]:
-    """Fails the test that leaves a script error or a blocked load behind."""
+    """The playground. Script errors and blocked requests fail the test."""
     page = open_page(browser, viewport={"width": 1280, "height": 900})
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -54,14 +54,14 @@ def page(browser: Browser, server: ServerProcess) -> Iterator[Page]:
 
 
 def colour(page: Page) -> tuple[int, ...]:
-    """Of the picture's middle, as it was drawn on the screen."""
+    """The colour in the middle of the image, as rendered on the screen."""
     shot = Image.open(io.BytesIO(page.locator("#picture img").screenshot())).convert("RGB")
     pixel = shot.getpixel((shot.width // 2, shot.height // 2))
     assert isinstance(pixel, tuple)
     return pixel
 
 
-def test_a_prompt_becomes_a_picture(page: Page) -> None:
+def test_a_prompt_becomes_an_image(page: Page) -> None:
     page.get_by_role("textbox", name="Prompt").fill("it's a cat")
     page.get_by_label("Seed").fill("7")
     page.get_by_label("Preset").select_option("V4_TURBO_12")
@@ -77,7 +77,7 @@ def test_a_prompt_becomes_a_picture(page: Page) -> None:
     expect(page.get_by_role("progressbar")).to_have_js_property("value", 1)
 
 
-def test_the_curl_line_repeats_the_picture(page: Page, tmp_path: Path) -> None:
+def test_the_curl_command_reproduces_the_image(page: Page, tmp_path: Path) -> None:
     page.get_by_role("textbox", name="Prompt").fill('it\'s a "cat" & $HOME `x`')
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("status")).to_contain_text("Done in")
@@ -111,11 +111,11 @@ def test_stop_aborts_in_the_engine(page: Page, server: ServerProcess) -> None:
 
 
 def test_structured_caption(page: Page, server: ServerProcess) -> None:
-    page.get_by_label("a structured caption").check()
+    page.get_by_label("Structured caption").check()
     caption = page.get_by_role("textbox", name="Caption (JSON object)")
     caption.fill("{broken")
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("The caption is not JSON")
+    expect(page.get_by_role("status")).to_contain_text("The caption is not valid JSON")
     caption.fill('{"subject": "a cat"}')
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("status")).to_contain_text("Done in")
@@ -175,7 +175,7 @@ def test_on_a_phone(browser: Browser, server: ServerProcess, scheme: str) -> Non
     page.close()
 
 
-def test_the_servers_error_is_shown(browser: Browser, start: Start, tmp_path: Path) -> None:
+def test_errors_of_the_server_are_shown(browser: Browser, start: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     write_keys(file, {"name": "web", "key": "secret"})
     server = start("--api-keys-file", str(file))
@@ -195,7 +195,7 @@ def test_the_servers_error_is_shown(browser: Browser, start: Start, tmp_path: Pa
     page.close()
 
 
-def test_the_page_runs_no_other_script(browser: Browser, server: ServerProcess) -> None:
+def test_other_scripts_are_blocked(browser: Browser, server: ServerProcess) -> None:
     page = open_page(browser)
     page.goto(server.url)
     refused: list[str] = []

@@ -1,4 +1,4 @@
-"""The served document: schemathesis over all of it, and its limits against the model's."""
+"""The OpenAPI document: schemathesis, and the limits of the model."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ CHECKS = (
 
 
 def test_schemathesis(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    """Its examples, coverage and fuzzing phases. /drain is left out: it would close the door to the rest."""
+    """The examples, coverage and fuzzing phases, without /drain, which would end the test."""
     # The phases send the same few Idempotency-Keys with every body.
     server = start("--idempotency-seconds", "0.001")
     command = [
