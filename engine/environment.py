@@ -1,6 +1,9 @@
-"""Environment variables that libraries read while torch is loaded. Torch-free."""
+"""The process's environment: variables that libraries read while torch is loaded, and CPUs. Torch-free."""
 
+import math
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 _VARIABLES = {
     # Threads share the rows of the weights. By default MKL divides the tokens, and where they are few, every
@@ -10,9 +13,43 @@ _VARIABLES = {
     # each other down a hundredfold.
     "OMP_WAIT_POLICY": "passive",
 }
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def set_up_environment() -> None:
     """Set the variables that the operator has not set. Call this before torch is imported."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
+
+
+def available_cpus() -> int:
+    """CPUs that the process may use: its affinity or the quota of its cgroups, rounded up; at least 1."""
+    affine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min([affine, *_quotas()])))
+
+
+def _quotas() -> Iterator[float]:
+    """CPUs of each cgroup of the process and of the groups above it; infinite without a quota."""
+    try:
+        memberships = MEMBERSHIP.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for membership in memberships:
+        _, controllers, path = membership.split(":", 2)
+        is_v1 = bool(controllers)
+        if is_v1 and "cpu" not in controllers.split(","):
+            continue
+        root = CGROUPS / "cpu" if is_v1 else CGROUPS
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_v1 else ("cpu.max",)
+        for group in (Path(path), *Path(path).parents):
+            yield _quota(root / group.relative_to("/"), names)
+
+
+def _quota(group: Path, names: tuple[str, ...]) -> float:
+    try:
+        quota, period = " ".join((group / name).read_text() for name in names).split()
+        cpus = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such group, "max"
+        return math.inf
+    return cpus if cpus > 0 else math.inf  # -1: none

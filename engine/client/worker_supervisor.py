@@ -34,7 +34,6 @@ CHECKPOINT_EXIT_CODE = 2
 _CLOSE_SECONDS = 5.0
 
 DeviceState = Literal["ready", "silent", "starting", "failed"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -7,6 +7,8 @@ import sys
 import torch
 from torch import Tensor
 
+from engine.environment import available_cpus
+
 # glibc's mallopt: never trim the heap, never map large blocks separately.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _KEEP_BYTES = (1 << 31) - 1
@@ -72,12 +74,12 @@ class Device:
 
 
 def set_up_cpu(workers: int) -> None:
-    """Divide the cores among `workers` processes, and make malloc keep freed memory.
+    """Divide the available CPUs among `workers` processes, and make malloc keep freed memory.
 
     Otherwise every layer of the VAE maps and clears its large activations again.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+        torch.set_num_threads(max(1, available_cpus() // workers))
     if libc := _glibc():
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)

@@ -1,10 +1,11 @@
 """Settings of the HTTP API: addresses, limits, timeouts, responses and logs."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
+
+from engine.environment import available_cpus
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -98,7 +99,7 @@ class HttpSettings(BaseModel):
     )
 
     image_threads: int = Field(
-        min(4, os.cpu_count() or 1), ge=1, le=64, description="Threads that encode image files"
+        min(4, available_cpus()), ge=1, le=64, description="Threads that encode image files"
     )
     png_compress_level: int = Field(
         1, ge=0, le=9, description="zlib level of PNG files; 1 is fastest, 9 smallest, 0 uncompressed"

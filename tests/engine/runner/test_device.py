@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.kernels.capabilities import choose_dtype
-from engine.runner.device import choose_device
+from engine.runner.device import choose_device, set_up_cpu
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -105,3 +105,16 @@ def test_a_worker_sets_its_environment_up_before_torch_is_loaded(monkeypatch: py
         monkeypatch.delenv(name)
     run = subprocess.run([sys.executable, "-c", SEEN_BY_TORCH], capture_output=True, text=True, check=True)
     assert run.stdout == "2 passive False\n"
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 3), (2, 1), (8, 1)])
+def test_workers_share_the_cpus_of_the_quota(
+    monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("engine.runner.device.available_cpus", lambda: 3)
+    monkeypatch.setattr("engine.runner.device._glibc", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    set_up_cpu(workers)
+    assert chosen == [threads]
