@@ -1,6 +1,6 @@
 """The request that the server hands to the engine. Torch-free."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Priority = Literal["interactive", "batch"]
@@ -23,9 +23,10 @@ class SamplingParams:
 class EngineRequest:
     """One accepted request. `width` and `height` in pixels; one image per seed.
 
-    `deadline` and `submitted` are in seconds of `time.monotonic()`, which all processes of a machine
-    share; `num_previews` is how many previews each image sends while it is made. A request that runs
-    again after its worker died has its done images in `skip`, and `is_suspect` if the worker died on it.
+    `submitted` is in seconds of `time.monotonic()`, which all processes of a machine share. `num_previews`
+    previews are sent of each image while it is generated. When a request runs again after its worker died,
+    `skip` holds the indices of the images already sent, and `is_suspect` is set if it was in the unit of work
+    in which the worker died.
     """
 
     request_id: str
@@ -35,15 +36,7 @@ class EngineRequest:
     seeds: tuple[int, ...]
     sampling: SamplingParams
     num_previews: int = 0
-    deadline: float | None = None
     priority: Priority = "interactive"
     submitted: float = 0.0
     skip: frozenset[int] = frozenset()
     is_suspect: bool = False
-
-    def promoted(self, deadline: float | None, priority: Priority) -> "EngineRequest":
-        """With the later deadline and the higher priority, of its own and these. None is no deadline."""
-        own = self.deadline
-        latest = None if own is None or deadline is None else max(own, deadline)
-        highest = priority if self.priority == "batch" else self.priority
-        return replace(self, deadline=latest, priority=highest)

@@ -106,9 +106,13 @@ class EngineClient:
         """Until the first of these requests is done, at the latest; 0 if none is in flight."""
         return self._backlog.first_done_seconds(request_ids)
 
-    def reserve(self, request: EngineRequest) -> InFlightRequest:
-        """Count a request as work to come before it is generated. Reserve it again to change it."""
-        reserved = self._in_flight.setdefault(request.request_id, InFlightRequest(request))
+    def reserve(self, request: EngineRequest, deadline: float | None = None) -> InFlightRequest:
+        """Count a request as work before it is generated. Reserve it again to change all but its deadline.
+
+        `deadline` is in seconds of `time.monotonic()`; only `promote` changes it.
+        """
+        new = InFlightRequest(request, deadline)
+        reserved = self._in_flight.setdefault(request.request_id, new)
         reserved.request = request
         return reserved
 
@@ -122,8 +126,9 @@ class EngineClient:
         in_flight = self._in_flight.get(request_id)
         if in_flight is None:
             return
-        before, in_flight.request = in_flight.request, in_flight.request.promoted(deadline, priority)
-        if in_flight.worker and in_flight.request.priority != before.priority:
+        before = in_flight.request.priority
+        in_flight.promote(deadline, priority)
+        if in_flight.worker and in_flight.request.priority != before:
             in_flight.worker.send(Promote(request_id, in_flight.request.priority))
 
     def stats(self) -> EngineStats:

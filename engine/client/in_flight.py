@@ -8,7 +8,7 @@ from engine.client.worker_supervisor import WorkerSupervisor
 from engine.cost import CostModel
 from engine.errors import DeadlineExceededError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed, RequestOutput, StepDone
-from engine.request import EngineRequest
+from engine.request import EngineRequest, Priority
 
 # Deaths of a worker that ran nothing but one request, before that request is given up.
 _MAX_KILLS = 2
@@ -22,6 +22,7 @@ class InFlightRequest:
     """
 
     request: EngineRequest
+    deadline: float | None = None
     outputs: asyncio.Queue[RequestOutput | RequestFailed | Exception] = field(default_factory=asyncio.Queue)
     worker: WorkerSupervisor | None = None
     kills: int = 0
@@ -30,6 +31,13 @@ class InFlightRequest:
     is_started: bool = False
     is_answered: bool = False
     _priced: tuple[CostModel, EngineRequest, float] | None = None  # each admission sums all that is in flight
+
+    def promote(self, deadline: float | None, priority: Priority) -> None:
+        """Take over the later deadline (None is no deadline) and the higher priority."""
+        own = self.deadline
+        self.deadline = None if own is None or deadline is None else max(own, deadline)
+        if priority == "interactive":
+            self.request = replace(self.request, priority=priority)
 
     def start(self) -> None:
         """From now on a worker may take it."""
@@ -78,12 +86,12 @@ class InFlightRequest:
     async def _output(self) -> RequestOutput | RequestFailed | Exception:
         """Deadlines are in the event loop's own time, and may be put off while this waits."""
         while True:
-            deadline = self.request.deadline
+            deadline = self.deadline
             try:
                 async with asyncio.timeout_at(deadline):
                     return await self.outputs.get()
             except TimeoutError:
-                if self.request.deadline == deadline:
+                if self.deadline == deadline:
                     raise DeadlineExceededError("the deadline passed") from None
 
     @property

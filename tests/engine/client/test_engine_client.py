@@ -61,7 +61,10 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def collect(client: EngineClient, wanted: EngineRequest) -> list[RequestOutput]:
+async def collect(
+    client: EngineClient, wanted: EngineRequest, deadline: float | None = None
+) -> list[RequestOutput]:
+    client.reserve(wanted, deadline)
     return [output async for output in client.generate(wanted)]
 
 
@@ -149,7 +152,7 @@ async def test_a_stopped_worker_is_replaced_while_requests_come_and_give_up() ->
         os.kill(pid(), signal.SIGSTOP)
         while not client.stats().restarts:
             with contextlib.suppress(DeadlineExceededError):
-                await collect(client, request("a", deadline=time.monotonic() + 0.1))
+                await collect(client, request("a"), deadline=time.monotonic() + 0.1)
         assert len(images(await collect(client, request("last")))) == 1
 
 
@@ -364,14 +367,14 @@ async def test_a_broken_checkpoint_ends_an_engine_that_only_loads(tmp_path: Path
 async def test_a_deadline_passes_while_the_engine_loads() -> None:
     async with engine(fake_worker.slow_to_start) as client:
         with pytest.raises(DeadlineExceededError):
-            await collect(client, request("a", deadline=time.monotonic() + 0.05))
+            await collect(client, request("a"), deadline=time.monotonic() + 0.05)
         assert client.stats().waiting == 0
 
 
 async def test_a_deadline_is_put_off_while_the_request_waits_for_it() -> None:
     async with engine(fake_worker.slow_to_start) as client:
         deadline = time.monotonic() + 0.1
-        waiting = asyncio.create_task(collect(client, request("a", deadline=deadline)))
+        waiting = asyncio.create_task(collect(client, request("a"), deadline))
         await asyncio.sleep(0)
         client.promote("a", deadline + 0.2, "interactive")
         client.promote("a", deadline + 0.1, "interactive")  # never shortened
@@ -385,7 +388,7 @@ async def test_past_its_deadline_a_request_has_no_seat_any_more() -> None:
     async with engine(max_running=1) as client:
         await collect(client, request("first"))
         with pytest.raises(DeadlineExceededError):
-            await collect(client, request("slow:", steps=10**6, deadline=time.monotonic() + 0.2))
+            await collect(client, request("slow:", steps=10**6), deadline=time.monotonic() + 0.2)
         assert len(images(await collect(client, request("next")))) == 1
         assert client.stats().restarts == 0
 
