@@ -1,14 +1,21 @@
-"""The request that the server hands to the engine. Torch-free."""
+"""The request that the server passes to the engine. Torch-free."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Priority = Literal["interactive", "batch"]
+# Share of `batch` work of a resolution in seats and device time, relative to `interactive` work of a
+# resolution.
+BATCH_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """`guidance_schedule` has one value per step, in the order of sampling; `mu` is before the size shift."""
+    """Parameters of the denoising loop; a preset is named SamplingParams.
+
+    `guidance_schedule` has one guidance scale per step, in the order of sampling. `mu` and `std` shape the
+    noise schedule; `mu` is the value before the shift by image size.
+    """
 
     guidance_schedule: tuple[float, ...]
     mu: float
@@ -21,12 +28,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One accepted request. `width` and `height` in pixels; one image per seed.
+    """A request for one image per seed. `width` and `height` are in pixels.
 
-    `submitted` is in seconds of `time.monotonic()`, which all processes of a machine share. `num_previews`
-    previews are sent of each image while it is generated. When a request runs again after its worker died,
-    `skip` holds the indices of the images already sent, and `is_suspect` is set if it was in the unit of work
-    in which the worker died.
+    `submitted` is in seconds of `time.monotonic()`, which all processes of a machine share. `num_previews` is
+    the number of previews sent for each image. When a request runs again after its worker died, `skip` holds
+    the indices of the images already sent, and `is_suspect` is set if it was in the worker's last unit of
+    work.
     """
 
     request_id: str
@@ -40,3 +47,8 @@ class EngineRequest:
     submitted: float = 0.0
     skip: frozenset[int] = frozenset()
     is_suspect: bool = False
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
