@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from engine.client.backlog import Forecast
 from engine.config.model_config import ModelConfig
 from engine.errors import EngineDeadError
 from engine.messages import RequestOutput, UnitKind
@@ -26,20 +27,6 @@ class EngineStats(Protocol):
     def cache_misses(self) -> int: ...
     @property
     def devices(self) -> Mapping[str, int]: ...
-
-
-class Forecast(Protocol):
-    """Predicted device seconds on one device: the work `ahead` of a request, and its `own`.
-
-    `is_proven` is False if the device has had no recent work that corrects its predictions.
-    """
-
-    @property
-    def ahead(self) -> float: ...
-    @property
-    def own(self) -> float: ...
-    @property
-    def is_proven(self) -> bool: ...
 
 
 class InFlight(Protocol):

@@ -4,9 +4,10 @@ import math
 import time
 from dataclasses import dataclass
 
+from engine.client.backlog import Forecast
 from engine.request import EngineRequest
 from server.access.api_keys import Caller
-from server.engine_port import Engine, Forecast, InFlight
+from server.engine_port import Engine, InFlight
 from server.schemas.errors import ApiError
 
 # Upper bound of `Retry-After`, in seconds; also sent if no wait would help.
@@ -24,17 +25,17 @@ class _Outlook:
 
     @property
     def total(self) -> float:
-        return self.forecast.ahead + self.forecast.own
+        return self.forecast.total
 
     @property
     def wait(self) -> float:
         """Seconds until the request is admissible if nothing else arrives; infinite if it costs more than
         its deadline leaves."""
-        if self.forecast.ahead == 0 and not self.forecast.is_proven:
+        forecast = self.forecast
+        if forecast.ahead == 0 and not forecast.is_proven:
             return 0.0  # only measured work corrects a prediction that is too high
-        if self.forecast.own > self.left:
-            return math.inf
-        return max(min(self.total - self.bound, self.forecast.ahead), self.total - self.left, 0.0)
+        excess = forecast.ahead + forecast.own - self.bound
+        return max(min(excess, forecast.ahead), forecast.wait_seconds(self.left), 0.0)
 
     def refusal(self) -> ApiError:
         if self.total > self.left:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.client.backlog import Forecast
 from engine.config.model_config import Limits, ModelConfig
 from engine.errors import (
     DeadlineExceededError,
@@ -63,13 +64,6 @@ class FakeStats:
 
 
 @dataclass
-class FakeForecast:
-    ahead: float
-    own: float
-    is_proven: bool = True
-
-
-@dataclass
 class FakeInFlight:
     request: EngineRequest
     deadline: float | None = None
@@ -114,9 +108,9 @@ class FakeEngine:
         self._words[token_ids[0]] = words[0].rstrip(":") if words else ""
         return token_ids
 
-    def forecast(self, request: EngineRequest) -> list[FakeForecast]:
+    def forecast(self, request: EngineRequest) -> list[Forecast]:
         others = [each for name, each in self._in_flight.items() if name != request.request_id]
-        return [FakeForecast(self._ahead(others, request.priority), self._seconds(request))]
+        return [Forecast(self._ahead(others, request.priority), self._seconds(request))]
 
     def backlog_seconds(self, priority: Priority) -> float:
         return self._ahead(self._in_flight.values(), priority)
