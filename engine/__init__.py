@@ -1,1 +1,1 @@
-"""The engine: everything behind the process boundary, and the torch-free client in front of it."""
+"""The inference engine: a torch-free client for the server's process, and one worker process per device."""

@@ -47,7 +47,7 @@ class CostModel:
     def request_seconds(self, request: EngineRequest, steps_done: Mapping[int, int] = _NONE) -> float:
         """What is left of a request, run alone, one image after the other: `steps_done` by image, once its
         prompt is encoded; images in `request.skip` are done."""
-        tokens = self.image_tokens(request.width, request.height)
+        tokens = self.image_tokens(*request.resolution)
         prompt = [len(request.token_ids)]
         images = [index for index in range(len(request.seeds)) if index not in request.skip]
         schedules = [request.sampling.guidance_schedule[steps_done.get(index, 0) :] for index in images]

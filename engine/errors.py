@@ -1,41 +1,45 @@
-"""What can go wrong in the engine, in its own words; the server maps each to a status code."""
+"""Errors of the engine. The server maps each to a status code."""
 
 
 class EngineError(Exception):
-    """Base of every error the engine reports about one request."""
+    """Base of the errors that the engine raises for a request."""
 
 
 class PromptTooLongError(EngineError):
-    """The prompt has more tokens than the model reads."""
+    """The prompt has more tokens than the model's limit."""
 
     def __init__(self, count: int, limit: int) -> None:
-        super().__init__(f"the prompt has {count} tokens; the model reads at most {limit}")
+        super().__init__(f"the prompt has {count} tokens; the model's limit is {limit}")
         self.count = count
         self.limit = limit
 
 
 class DeadlineExceededError(EngineError):
-    """The request's deadline passed before its last image was done."""
+    """The request's deadline passed before its last image was finished."""
 
 
 class GenerationError(EngineError):
-    """The model failed on this request (an exception, NaN or out of memory traced to it)."""
+    """The model failed on this request: an exception, NaN, or out of memory with a single sample."""
 
 
 class WorkerCrashedError(EngineError):
-    """The worker died while it ran this request, twice."""
+    """The worker died twice while it ran only this request."""
 
 
 class EngineDeadError(EngineError):
-    """The worker cannot be started again; the process must end, with `exit_code`."""
+    """The engine cannot serve any more. The process should exit with `exit_code`."""
 
     def __init__(self, reason: str, exit_code: int = 1) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
 
+    def copy(self) -> "EngineDeadError":
+        """A new instance to raise: raising the same one again would extend its traceback."""
+        return EngineDeadError(str(self), self.exit_code)
+
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message is one line that names the file and the key."""
+    """A checkpoint that cannot be served. The message is one line that names the file and the key."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))

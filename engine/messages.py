@@ -1,4 +1,4 @@
-"""What crosses the process boundary: small frozen dataclasses, nothing else. Torch-free."""
+"""Messages between the client and a worker: small frozen dataclasses. Torch-free."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,14 +11,14 @@ UnitKind = Literal["encode", "denoise", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop this request wherever it is; nothing is answered."""
+    """Stop this request in any phase; no answer follows."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Raise the priority of this request wherever it is."""
+    """Set the priority of this request in any phase."""
 
     request_id: str
     priority: Priority
@@ -26,7 +26,7 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """End the worker."""
+    """Exit the worker process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class PreviewReady:
-    """A small RGB picture (`width` x `height` x 3 bytes, row-major) of the image so far."""
+    """A small preview of an image, `width` x `height` x 3 bytes of RGB, row-major."""
 
     request_id: str
     image_index: int
@@ -63,7 +63,7 @@ class PreviewReady:
 
 @dataclass(frozen=True, slots=True)
 class ImageDone:
-    """One finished image, `width` x `height` x 3 bytes of RGB, row-major."""
+    """A finished image, `width` x `height` x 3 bytes of RGB, row-major."""
 
     request_id: str
     image_index: int
@@ -75,7 +75,7 @@ class ImageDone:
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Seconds a request spent waiting and in each stage; its first to its last image."""
+    """Seconds in the queue, and seconds of device time by stage. A step of several images counts once."""
 
     queue: float
     encode: float
@@ -85,7 +85,7 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class RequestDone:
-    """The last message of a request that was answered in full."""
+    """The last message of a request that succeeded."""
 
     request_id: str
     times: StageTimes
@@ -93,16 +93,15 @@ class RequestDone:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """The last message of a request that was not. `code` names an error class of `engine.errors`."""
+    """The last message of a request that failed. `message` names the exception."""
 
     request_id: str
-    code: Literal["deadline_exceeded", "generation_failed", "worker_crashed"]
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """The worker has loaded and warmed up."""
+    """The worker has loaded the model and measured its cost model."""
 
     cost_model: CostModel
     device_memory_bytes: int
@@ -110,14 +109,14 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class CostCorrected:
-    """Work takes other than was predicted: from now on it is predicted so."""
+    """The cost model that replaces the previous one, corrected by observed work."""
 
     cost_model: CostModel
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """The worker could not load, and ends; `is_checkpoint_error` if trying again is of no use."""
+    """The worker cannot load, and exits. After a checkpoint error, a restart would fail in the same way."""
 
     reason: str
     is_checkpoint_error: bool
@@ -125,7 +124,7 @@ class WorkerFailed:
 
 @dataclass(frozen=True, slots=True)
 class UnitStarted:
-    """A sign of life before each unit of work: whose it is and how long it should take, in seconds."""
+    """Sent before each unit of work: the requests in it, and its predicted duration in seconds."""
 
     kind: UnitKind
     request_ids: tuple[str, ...]
@@ -134,7 +133,8 @@ class UnitStarted:
 
 @dataclass(frozen=True, slots=True)
 class UnitDone:
-    """`seconds` it took, for `batch_size` samples; counters are since the worker's start."""
+    """Sent after each unit of work: its duration in seconds and number of samples. Counters are since the
+    worker's start."""
 
     kind: UnitKind
     batch_size: int
@@ -144,6 +144,7 @@ class UnitDone:
     cache_misses: int
 
 
+# What a client's caller receives; a failed request raises instead.
 RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone
 ToWorker = EngineRequest | Abort | Promote | Ping | Shutdown
 FromWorker = (

@@ -1,14 +1,21 @@
-"""The request that the server hands to the engine. Torch-free."""
+"""The request that the server passes to the engine. Torch-free."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Priority = Literal["interactive", "batch"]
+# Share of `batch` work of a resolution in seats and device time, relative to `interactive` work of a
+# resolution.
+BATCH_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """`guidance_schedule` has one value per step, in the order of sampling; `mu` is before the size shift."""
+    """Parameters of the denoising loop; a preset is named SamplingParams.
+
+    `guidance_schedule` has one guidance scale per step, in the order of sampling. `mu` and `std` shape the
+    noise schedule; `mu` is the value before the shift by image size.
+    """
 
     guidance_schedule: tuple[float, ...]
     mu: float
@@ -21,11 +28,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One accepted request. `width` and `height` in pixels; one image per seed.
+    """A request for one image per seed. `width` and `height` are in pixels.
 
-    `deadline` and `submitted` are in seconds of `time.monotonic()`, which all processes of a machine
-    share; `num_previews` is how many previews each image sends while it is made. A request that runs
-    again after its worker died has its done images in `skip`, and `is_suspect` if the worker died on it.
+    `submitted` is in seconds of `time.monotonic()`, which all processes of a machine share. `num_previews` is
+    the number of previews sent for each image. When a request runs again after its worker died, `skip` holds
+    the indices of the images already sent, and `is_suspect` is set if it was in the worker's last unit of
+    work.
     """
 
     request_id: str
@@ -35,15 +43,12 @@ class EngineRequest:
     seeds: tuple[int, ...]
     sampling: SamplingParams
     num_previews: int = 0
-    deadline: float | None = None
     priority: Priority = "interactive"
     submitted: float = 0.0
     skip: frozenset[int] = frozenset()
     is_suspect: bool = False
 
-    def promoted(self, deadline: float | None, priority: Priority) -> "EngineRequest":
-        """With the later deadline and the higher priority, of its own and these. None is no deadline."""
-        own = self.deadline
-        latest = None if own is None or deadline is None else max(own, deadline)
-        highest = priority if self.priority == "batch" else self.priority
-        return replace(self, deadline=latest, priority=highest)
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from engine.client.backlog import Forecast
 from engine.config.model_config import ModelConfig
 from engine.errors import EngineDeadError
 from engine.messages import RequestOutput, UnitKind
@@ -28,25 +29,13 @@ class EngineStats(Protocol):
     def devices(self) -> Mapping[str, int]: ...
 
 
-class Forecast(Protocol):
-    """Predicted device seconds on one device: the work `ahead` of a request, and its `own`.
-
-    `is_proven` is False if the device has had no recent work that corrects its predictions.
-    """
-
-    @property
-    def ahead(self) -> float: ...
-    @property
-    def own(self) -> float: ...
-    @property
-    def is_proven(self) -> bool: ...
-
-
 class InFlight(Protocol):
     """A reserved request, as the engine has promoted it."""
 
     @property
     def request(self) -> EngineRequest: ...
+    @property
+    def deadline(self) -> float | None: ...
 
 
 class Engine(Protocol):
@@ -63,7 +52,7 @@ class Engine(Protocol):
     def forecast(self, request: EngineRequest) -> Sequence[Forecast]: ...
     def backlog_seconds(self, priority: Priority) -> float: ...
     def first_done_seconds(self, request_ids: Iterable[str]) -> float: ...
-    def reserve(self, request: EngineRequest) -> InFlight: ...
+    def reserve(self, request: EngineRequest, deadline: float | None = None) -> InFlight: ...
     def release(self, request_id: str) -> None: ...
     def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]: ...
     def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:

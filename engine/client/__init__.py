@@ -1,1 +1,1 @@
-"""The engine's client, in the server's process. Torch-free."""
+"""The engine's client, which runs in the server's process. Torch-free."""

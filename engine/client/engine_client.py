@@ -1,7 +1,8 @@
-"""EngineClient: the engine as the server's process sees it. Torch-free.
+"""EngineClient: the engine's interface in the server's process. Torch-free.
 
-Every accepted request is answered: it is given to the worker with the least predicted backlog, and if
-that worker dies, given again, from its seed, to the next one that is ready.
+Every accepted request is answered: it is dispatched to the worker where it should be done first. If that
+worker dies, the request runs again from its seeds on another worker, or on the same one once it has
+restarted.
 """
 
 import asyncio
@@ -39,8 +40,8 @@ WorkerTarget = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A moment of the engine. Bytes over all devices; the counters since the workers' start; `devices` by
-    state."""
+    """A snapshot of the engine. Bytes are over all devices, counters are since the workers' start, and
+    `devices` is the number of devices by state."""
 
     running: int
     waiting: int
@@ -52,12 +53,12 @@ class EngineStats:
 
 
 class EngineClient:
-    """Owns the workers. All methods belong on one event loop."""
+    """Owns the workers and the requests in flight. Call all methods on one event loop."""
 
     def __init__(
         self, config: ModelConfig, options: EngineOptions, worker_target: WorkerTarget = worker_main
     ) -> None:
-        """Raises CheckpointError if limits, configs, tokenizer and chat template do not fit each other."""
+        """Raises CheckpointError if limits, configs, tokenizer and chat template do not match."""
         self.config = config
         self._tokenizer = open_tokenizer(config)
         devices = options.devices or (None,)
@@ -70,22 +71,22 @@ class EngineClient:
         self._died = asyncio.Event()
 
     async def start(self) -> None:
-        """Spawn the workers; loading goes on behind it."""
+        """Spawn the workers. Returns before they have loaded the model."""
         for worker in self._workers:
             worker.start()
 
     async def close(self) -> None:
-        """End the workers; what is still asked for fails."""
+        """Shut the workers down. Requests in flight fail with EngineDeadError."""
         self._fail_all(EngineDeadError("the engine is closed"))
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker is loaded, warmed up and responds."""
+        """Whether at least one worker has loaded the model and responds."""
         return any(worker.is_ready for worker in self._workers)
 
     async def wait_dead(self) -> EngineDeadError:
-        """Returns once the engine can never be ready again."""
+        """Wait until the engine can never be ready again, and return the reason."""
         await self._died.wait()
         assert self._death is not None
         return self._death
@@ -95,35 +96,41 @@ class EngineClient:
         return self._tokenizer.encode(prompt)
 
     def forecast(self, request: EngineRequest) -> list[Forecast]:
-        """What the request would meet on each device that takes work."""
+        """One forecast for each device that takes new requests."""
         return self._backlog.forecast(request)
 
     def backlog_seconds(self, priority: Priority) -> float:
-        """Predicted work ahead of a new request of this priority, on the device with the least of it."""
+        """Predicted seconds of work ahead of a new request of this priority, on the device with the least."""
         return self._backlog.seconds(priority)
 
     def first_done_seconds(self, request_ids: Iterable[str]) -> float:
-        """Until the first of these requests is done, at the latest; 0 if none is in flight."""
+        """Upper bound of the seconds until the first of these requests is done; 0 if none is in flight."""
         return self._backlog.first_done_seconds(request_ids)
 
-    def reserve(self, request: EngineRequest) -> InFlightRequest:
-        """Count a request as work to come before it is generated. Reserve it again to change it."""
-        reserved = self._in_flight.setdefault(request.request_id, InFlightRequest(request))
+    def reserve(self, request: EngineRequest, deadline: float | None = None) -> InFlightRequest:
+        """Count a request in the backlog before it is generated. Call it again to replace the request.
+
+        `deadline` is in seconds of `time.monotonic()`. A second call does not change it; `promote` does.
+        """
+        new = InFlightRequest(request, deadline)
+        reserved = self._in_flight.setdefault(request.request_id, new)
         reserved.request = request
         return reserved
 
     def release(self, request_id: str) -> None:
-        """End a request in flight; an unknown id is ignored."""
-        if request_id in self._in_flight:
-            self._forget(self._in_flight[request_id])
+        """Remove a request in flight, and abort it unless it is answered. An unknown id is ignored."""
+        request = self._in_flight.pop(request_id, None)
+        if request is not None and request.worker is not None and not request.is_answered:
+            request.worker.send(Abort(request_id))
 
     def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
-        """Give a request in flight more time or a higher priority, never less; an unknown id is ignored."""
+        """Extend the deadline or raise the priority of a request in flight. An unknown id is ignored."""
         in_flight = self._in_flight.get(request_id)
         if in_flight is None:
             return
-        before, in_flight.request = in_flight.request, in_flight.request.promoted(deadline, priority)
-        if in_flight.worker and in_flight.request.priority != before.priority:
+        before = in_flight.request.priority
+        in_flight.promote(deadline, priority)
+        if in_flight.worker and in_flight.request.priority != before:
             in_flight.worker.send(Promote(request_id, in_flight.request.priority))
 
     def stats(self) -> EngineStats:
@@ -140,16 +147,16 @@ class EngineClient:
         )
 
     def subscribe(self, listener: UnitListener) -> None:
-        """`listener(kind, batch_size, seconds)` is called after each unit of device work."""
+        """Call `listener(kind, batch_size, seconds)` after each unit of work."""
         self._listeners.append(listener)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
-        """The request's outputs, RequestDone last. Leaving early aborts it.
+        """Yield the request's outputs, RequestDone last. Closing the generator early aborts the request.
 
-        Raises DeadlineExceededError, GenerationError or EngineDeadError.
+        Raises DeadlineExceededError, GenerationError, WorkerCrashedError or EngineDeadError.
         """
         if self._death:
-            raise self._death
+            raise self._death.copy()
         in_flight = self.reserve(request)
         in_flight.start()
         self._dispatch(in_flight, self._backlog.loads())
@@ -163,7 +170,7 @@ class EngineClient:
             self.release(request.request_id)
 
     def on_message(self, worker: WorkerSupervisor, message: FromWorker) -> None:
-        """Pass outputs on, take note of the rest."""
+        """Pass outputs to their requests and units of work to the listeners."""
         match message:
             case UnitDone():
                 self._units[worker] = message
@@ -172,23 +179,23 @@ class EngineClient:
             case StepDone() | PreviewReady() | ImageDone() | RequestDone() | RequestFailed():
                 request = self._in_flight.get(message.request_id)
                 if request is not None and request.worker is worker:
-                    request.deliver(message)
+                    request.receive(message)
 
     def on_availability(self, worker: WorkerSupervisor) -> None:
-        """What is not begun goes where it is done first now."""
+        """Dispatch requests that have not begun to where they are done first now."""
         self._rebalance()
 
     def on_death(self, worker: WorkerSupervisor, suspects: tuple[str, ...]) -> None:
-        """Its requests run again; those it died on run alone, and not for ever."""
+        """Restart the worker's requests. The suspects run one at a time, and fail if a second worker dies."""
         self._units.pop(worker, None)
         for request in self._in_flight.values():
             if request.worker is worker and not request.is_answered:
-                request.start_again(suspects)
+                request.restart(suspects)
         self._rebalance()
 
     def on_start_failures(self, worker: WorkerSupervisor, error: EngineDeadError) -> None:
-        """The engine is dead once no device is left. If the checkpoint is at fault, only devices
-        that have been ready are left."""
+        """End the engine if no device is left. After a checkpoint error, only devices that have been ready
+        count: on the others, loading will fail in the same way."""
         is_checkpoint_error = error.exit_code == CHECKPOINT_EXIT_CODE
         others = [other for other in self._workers if not other.is_failed]
         if any(other.cost_model or not is_checkpoint_error for other in others):
@@ -201,23 +208,17 @@ class EngineClient:
     def _fail_all(self, error: EngineDeadError) -> None:
         self._death = self._death or error
         for request in self._in_flight.values():
-            request.put(error)
-
-    def _forget(self, request: InFlightRequest) -> None:
-        """Done, failed or left: make sure that it costs nothing any more."""
-        del self._in_flight[request.request.request_id]
-        if request.worker is not None and not request.is_answered:
-            request.worker.send(Abort(request.request.request_id))
+            request.fail(error.copy())
 
     def _rebalance(self) -> None:
-        """Give each request that no worker is at to the one where it is done first."""
+        """Dispatch each request that no worker has begun to the worker where it is done first."""
         loads = self._backlog.loads()
         for request in self._in_flight.values():
             if request.can_move:
                 self._dispatch(request, loads)
 
     def _dispatch(self, request: InFlightRequest, loads: DeviceLoads) -> None:
-        """If no worker is ready the request waits where it is."""
+        """Send the request to the worker where it is done first, unless no worker is ready."""
         if not self.is_ready:
             return
         before, request.worker = request.worker, loads.place(request)

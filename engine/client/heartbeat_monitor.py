@@ -1,18 +1,18 @@
-"""How long a worker has been silent, and what follows from that. Torch-free."""
+"""Measures how long a worker has been silent. Torch-free."""
 
-# A unit of work may take this many times what it was expected to before its worker counts as hung.
+# Allowed silence during a unit of work, as a multiple of its predicted seconds.
 _HANG_FACTOR = 20.0
-# Shares of the allowed silence after which other devices get the work, and the device is not ready.
-_DOUBTFUL = 1 / 8
+# Parts of the allowed silence after which a worker counts as silent and as not ready.
+_SILENT = 1 / 8
 _UNREADY = 1 / 2
 
 
 class HeartbeatMonitor:
-    """Seconds since the last sign of life of a worker, counted only while this process ran itself.
+    """Seconds since a worker's last message, counted only while this process itself was running.
 
-    `tick` it every `interval` seconds. A tick that is late by more than an interval shows that this process
-    was stopped (a paused container or virtual machine): the gap counts as one interval, and messages that
-    came meanwhile are still in the pipe, so nothing is concluded before the next tick.
+    Call `tick` every `interval` seconds. A tick that is more than an interval late shows that this process
+    was stopped (a paused container or virtual machine). Such a gap counts as one interval, and the worker
+    does not count as hung before the next tick: its messages may still be unread in the pipe.
     """
 
     def __init__(self, hang_seconds: float, load_seconds: float, now: float) -> None:
@@ -24,29 +24,30 @@ class HeartbeatMonitor:
         self._is_late = False
 
     def expect(self, seconds: float) -> None:
-        """It is loaded, and its unit of work should take `seconds`: 0 without one."""
+        """The worker is loaded, and its unit of work should take `seconds`; 0 if it has none."""
         self.allowed = max(self._hang_seconds, _HANG_FACTOR * seconds)
 
     def heard(self) -> None:
-        """A sign of life."""
+        """The worker sent a message."""
         self.seconds = 0.0
 
     def tick(self, now: float) -> None:
-        """`now` in seconds of a monotonic clock."""
+        """`now` is in seconds of a monotonic clock."""
         elapsed, self._ticked = now - self._ticked, now
         self._is_late = elapsed > 2 * self.interval
         self.seconds += self.interval if self._is_late else elapsed
 
     @property
     def is_silent(self) -> bool:
-        """Work is better given to another worker."""
-        return self.seconds > _DOUBTFUL * self.allowed
+        """Whether other workers should be preferred."""
+        return self.seconds > _SILENT * self.allowed
 
     @property
     def is_unready(self) -> bool:
-        """No new work should be accepted for it."""
+        """Whether the worker should get no new requests."""
         return self.seconds > _UNREADY * self.allowed
 
     @property
     def is_hung(self) -> bool:
+        """Whether the worker should be killed."""
         return self.seconds > self.allowed and not self._is_late

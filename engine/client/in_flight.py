@@ -1,4 +1,4 @@
-"""A request as the client keeps it, from its reservation until it is answered or released. Torch-free."""
+"""The client's record of a request, from its reservation until it is answered or released. Torch-free."""
 
 import asyncio
 import time
@@ -8,97 +8,111 @@ from engine.client.worker_supervisor import WorkerSupervisor
 from engine.cost import CostModel
 from engine.errors import DeadlineExceededError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed, RequestOutput, StepDone
-from engine.request import EngineRequest
+from engine.request import EngineRequest, Priority
 
-# Deaths of a worker that ran nothing but one request, before that request is given up.
-_MAX_KILLS = 2
+# Workers that may die with only this request in their unit of work before the request fails.
+_MAX_CRASHES = 2
 
 
 @dataclass(eq=False, slots=True)
 class InFlightRequest:
-    """`steps_done` by image, of its present run; the images that are done are in `request.skip`.
+    """A request and its progress. `deadline` is in seconds of `time.monotonic()`; None is no deadline.
 
-    `worker` is the one that has it; `kills` counts workers that died on it alone.
+    `worker` is the one that has the request, and `crashes` counts workers that died with only this request in
+    their unit of work. `steps_done` are by image index, of the current run; images already sent are in
+    `request.skip`.
     """
 
     request: EngineRequest
-    outputs: asyncio.Queue[RequestOutput | RequestFailed | Exception] = field(default_factory=asyncio.Queue)
+    deadline: float | None = None
     worker: WorkerSupervisor | None = None
-    kills: int = 0
+    crashes: int = 0
     steps_done: dict[int, int] = field(default_factory=dict)
     previews_sent: set[tuple[int, int]] = field(default_factory=set)
     is_started: bool = False
     is_answered: bool = False
-    _priced: tuple[CostModel, EngineRequest, float] | None = None  # each admission sums all that is in flight
+    _outputs: asyncio.Queue[RequestOutput | Exception] = field(default_factory=asyncio.Queue)
+    # Admission sums the seconds of all requests in flight each time, so they are cached.
+    _priced: tuple[CostModel, EngineRequest, float] | None = None
+
+    def promote(self, deadline: float | None, priority: Priority) -> None:
+        """Adopt the deadline if it is later and the priority if it is higher."""
+        own = self.deadline
+        self.deadline = None if own is None or deadline is None else max(own, deadline)
+        if priority == "interactive":
+            self.request = replace(self.request, priority=priority)
 
     def start(self) -> None:
-        """From now on a worker may take it."""
+        """Allow dispatch to a worker from now on."""
         self.request = replace(self.request, submitted=time.monotonic())
         self.is_started = True
 
-    def start_again(self, suspects: tuple[str, ...]) -> None:
-        """Its worker died while it ran `suspects`."""
+    def restart(self, suspects: tuple[str, ...]) -> None:
+        """Prepare another run after the worker died with `suspects` in its unit of work."""
         self.worker = None
         self.steps_done, self._priced = {}, None
         if self.request.request_id in suspects:
-            self.kills += len(set(suspects)) == 1
+            self.crashes += len(set(suspects)) == 1
             self.request = replace(self.request, is_suspect=True)
-        if self.kills == _MAX_KILLS:
-            self.put(WorkerCrashedError("the worker died on this request, twice"))
+        if self.crashes == _MAX_CRASHES:
+            self.fail(WorkerCrashedError("the worker died twice while it ran only this request"))
 
-    def deliver(self, output: RequestOutput | RequestFailed) -> None:
-        """Once: a second run does not send again what the first one sent."""
-        match output:
+    def receive(self, message: RequestOutput | RequestFailed) -> None:
+        """Record a message of the worker. A preview that an earlier run has sent is dropped."""
+        match message:
+            case RequestFailed():
+                self.fail(GenerationError(message.message))
+                return
             case StepDone():
-                self.steps_done[output.image_index] = output.step
+                self.steps_done[message.image_index] = message.step
                 self._priced = None
             case PreviewReady():
-                key = (output.image_index, output.preview_index)
+                key = (message.image_index, message.preview_index)
                 if key in self.previews_sent:
                     return
                 self.previews_sent.add(key)
             case ImageDone():
-                self.request = replace(self.request, skip=self.request.skip | {output.image_index})
-        self.put(output)
+                self.request = replace(self.request, skip=self.request.skip | {message.image_index})
+            case RequestDone():
+                self.is_answered = True
+        self._outputs.put_nowait(message)
 
-    def put(self, output: RequestOutput | RequestFailed | Exception) -> None:
-        """After the last output there is nothing more to do for it."""
-        self.is_answered |= isinstance(output, RequestDone | RequestFailed | Exception)
-        self.outputs.put_nowait(output)
+    def fail(self, error: Exception) -> None:
+        """Answer the request with an error."""
+        self.is_answered = True
+        self._outputs.put_nowait(error)
 
     async def next_output(self) -> RequestOutput:
-        """Raises DeadlineExceededError, GenerationError or EngineDeadError."""
-        output = await self._output()
+        """Raises DeadlineExceededError, GenerationError, WorkerCrashedError or EngineDeadError."""
+        output = await self._next()
         if isinstance(output, Exception):
             raise output
-        if isinstance(output, RequestFailed):
-            raise GenerationError(output.message)
         return output
 
-    async def _output(self) -> RequestOutput | RequestFailed | Exception:
-        """Deadlines are in the event loop's own time, and may be put off while this waits."""
+    async def _next(self) -> RequestOutput | Exception:
+        """Wait until the deadline, which may be extended meanwhile. It is in the event loop's own time."""
         while True:
-            deadline = self.request.deadline
+            deadline = self.deadline
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await self.outputs.get()
+                    return await self._outputs.get()
             except TimeoutError:
-                if self.request.deadline == deadline:
+                if self.deadline == deadline:
                     raise DeadlineExceededError("the deadline passed") from None
 
     @property
     def has_begun(self) -> bool:
-        """Whether its worker has taken a step for it."""
+        """Whether its worker has completed a step of it."""
         return bool(self.steps_done)
 
     @property
     def can_move(self) -> bool:
-        """Whether another worker may have it: its own has taken no step, and is not at it."""
-        is_at_work = self.worker is not None and self.request.request_id in self.worker.current_request_ids
-        return self.is_started and not (self.has_begun or is_at_work or self.is_answered)
+        """Whether it can be sent to another worker: its own has neither begun it nor is running it."""
+        is_running = self.worker is not None and self.request.request_id in self.worker.current_request_ids
+        return self.is_started and not (self.has_begun or is_running or self.is_answered)
 
     def seconds_left(self, cost: CostModel | None) -> float:
-        """Device seconds still to spend on it, over all its images; 0 for a device that was never ready."""
+        """Predicted seconds of device time left, over all images; 0 if the device has no cost model yet."""
         if self.is_answered or cost is None:
             return 0.0
         priced = self._priced

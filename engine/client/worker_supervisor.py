@@ -1,4 +1,4 @@
-"""The worker of one device: its process is started, watched and started again. Torch-free."""
+"""Supervision of a worker: starts, monitors and restarts the process of one device. Torch-free."""
 
 import asyncio
 import contextlib
@@ -38,22 +38,22 @@ logger = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Owner of the worker; called on the event loop."""
+    """Receives the events of a worker, on the event loop."""
 
     def on_message(self, worker: "WorkerSupervisor", message: FromWorker) -> None: ...
     def on_availability(self, worker: "WorkerSupervisor") -> None:
-        """`is_ready` or `is_silent` changed."""
+        """`is_ready` or `is_silent` of the worker changed."""
 
     def on_death(self, worker: "WorkerSupervisor", suspects: tuple[str, ...]) -> None:
-        """It died with `suspects` in its unit of work, and will be started again."""
+        """The process died with the requests `suspects` in its unit of work. It will be restarted."""
 
     def on_start_failures(self, worker: "WorkerSupervisor", error: EngineDeadError) -> None:
-        """It `is_failed`. It will be started again all the same, unless told to give up."""
+        """The worker `is_failed`. It will be restarted all the same, until `stop_restarting`."""
 
 
 class WorkerSupervisor:
-    """Starts, watches and restarts the worker of one device. `cost_model` is None until it was ready once,
-    `current_request_ids` are those of its last unit of work, and `last_unit_ended` is when that ended."""
+    """Supervises the worker process of one device. `cost_model` is None until it was ready once;
+    `current_request_ids` are the requests in its latest unit of work, which ended at `last_unit_ended`."""
 
     def __init__(
         self,
@@ -85,9 +85,8 @@ class WorkerSupervisor:
         self._reason = ""
         self.current_request_ids: tuple[str, ...] = ()
         self._availability = (False, False)
-        self._heartbeat = HeartbeatMonitor(
-            self._options.hang_seconds, self._options.load_seconds, time.monotonic()
-        )
+        options = self._options
+        self._heartbeat = HeartbeatMonitor(options.hang_seconds, options.load_seconds, time.monotonic())
 
     @property
     def _is_loaded(self) -> bool:
@@ -95,18 +94,18 @@ class WorkerSupervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is loaded, and not silent for long."""
+        """Whether it has loaded the model and responds."""
         return self._is_loaded and not self._heartbeat.is_unready
 
     @property
     def is_silent(self) -> bool:
-        """Whether it should have been heard: work is better given to another."""
+        """Whether its heartbeat is late, so that other workers are preferred."""
         return self._is_loaded and self._heartbeat.is_silent
 
     @property
     def is_failed(self) -> bool:
-        """Whether it failed to start too often."""
-        return self.backoff.have_failed
+        """Whether it failed to start too many times in a row."""
+        return self.backoff.has_failed
 
     @property
     def state(self) -> DeviceState:
@@ -120,16 +119,16 @@ class WorkerSupervisor:
         self._task = asyncio.create_task(self._supervise())
 
     def send(self, message: ToWorker) -> None:
-        """Never blocks; what is sent to a dying worker is lost, and its owner is told of the death."""
+        """Send without blocking. A message to a dying worker is lost, and `on_death` follows."""
         if self._process is not None:
             self._process.send(message)
 
     def stop_restarting(self) -> None:
-        """Start no further process."""
+        """Let the current process run, and do not start another."""
         self._closing.set()
 
     async def close(self) -> None:
-        """End the process: politely first, if it answers. Takes at most 10 seconds."""
+        """Shut the process down if it responds, or else kill it. Takes at most 10 seconds."""
         self.stop_restarting()
         if self.is_ready and not self.is_silent:
             self.send(Shutdown())
@@ -143,19 +142,19 @@ class WorkerSupervisor:
             await asyncio.wait({self._task}, timeout=_CLOSE_SECONDS)
 
     async def _supervise(self) -> None:
-        """One process after the other until closed, whatever goes wrong."""
+        """Run one process after another until closed."""
         await self._run_once()
         while not await _is_set_within(self.backoff.pause_seconds, self._closing):
             self.restarts += 1
             await self._run_once()
 
     async def _run_once(self) -> None:
-        """From the spawn of one process to its end, and what follows from that."""
+        """Run one process from spawn to exit, and record how it ended."""
         self._reset()
         try:
             await self._run_process()
         except Exception as error:
-            logger.exception("%s: the process could not be supervised", self._name)
+            logger.exception("%s: supervision of the process failed", self._name)
             self._reason = f"{type(error).__name__}: {error}"
         if self._closing.is_set():
             return
@@ -177,21 +176,21 @@ class WorkerSupervisor:
             if not self._closing.is_set():
                 self._notify(self._listener.on_death, self.current_request_ids)
             await process.ended.wait()
-        self._reason = self._reason or f"it ended with exit code {process.exit_code}"
+        self._reason = self._reason or f"the process exited with code {process.exit_code}"
 
     async def _watch(self, process: WorkerProcess) -> None:
-        """Until the process has closed its pipe, or owed a sign of life for too long and is killed."""
+        """Monitor the process until it closes its pipe, or is killed because it hangs."""
         while not await _is_set_within(self._heartbeat.interval, process.closed):
             self._heartbeat.tick(time.monotonic())
             if self._heartbeat.is_hung:
-                self._reason = f"no sign of life for {self._heartbeat.allowed:.0f} s"
+                self._reason = f"no message for {self._heartbeat.allowed:.0f} s"
                 process.kill()
                 return
             self._ping(process)
-            self._tell_availability()
+            self._check_availability()
 
     def _ping(self, process: WorkerProcess) -> None:
-        """One at a time: a stopped worker reads none."""
+        """Send a ping unless one is unanswered: a stopped process reads none."""
         if self._is_loaded and not self._is_pinged:
             self._is_pinged = True
             process.send(Ping())
@@ -202,11 +201,11 @@ class WorkerSupervisor:
         return EngineDeadError(f"the worker cannot start: {self._reason}")
 
     def _on_messages(self, messages: list[FromWorker]) -> None:
-        if self._process is not None:  # else it was given up
+        if self._process is not None:  # otherwise the process was given up
             self._heartbeat.heard()
             for message in messages:
                 self._on_message(message)
-            self._tell_availability()
+            self._check_availability()
 
     def _on_message(self, message: FromWorker) -> None:
         match message:
@@ -231,17 +230,17 @@ class WorkerSupervisor:
                 self._is_pinged = False
         self._notify(self._listener.on_message, message)
 
-    def _tell_availability(self) -> None:
+    def _check_availability(self) -> None:
         before, self._availability = self._availability, (self.is_ready, self.is_silent)
         if self._availability != before:
             self._notify(self._listener.on_availability)
 
     def _notify(self, callback: Callable[..., None], *details: object) -> None:
-        """A fault of the owner does not end the supervision."""
+        """Call the listener. An exception in it does not end the supervision."""
         try:
             callback(self, *details)
         except Exception:
-            logger.exception("%s: what happened could not be passed on", self._name)
+            logger.exception("%s: an event could not be handled", self._name)
 
 
 async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:

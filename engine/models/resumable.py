@@ -1,4 +1,5 @@
-"""Work that pauses at each yield, so that whoever drives it may do other work in between."""
+"""Resumable tasks: generators that yield wherever they can be paused, so the caller can interleave other
+work."""
 
 from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
@@ -7,33 +8,43 @@ T = TypeVar("T")
 
 
 class ResumableTask(Generic[T]):
-    """Work under way. `seconds` it took so far, its pauses not counted."""
+    """Runs a generator in time slices. `seconds` is the time that it has taken so far, without pauses."""
 
     def __init__(self, parts: Generator[None, None, T], clock: Callable[[], float]) -> None:
         self.seconds = 0.0
-        self._parts = parts
+        self._results: list[T] = []
+        self._pauses = _pauses(parts, self._results)
         self._clock = clock
 
     def advance(self, seconds: float) -> T | None:
-        """Run at least one part, and more for `seconds`; the result, or None if it is not done."""
+        """Run at least one part, and further parts for `seconds`. Returns the result once there is one."""
         started = self._clock()
         try:
-            next(self._parts)
-            while self._clock() < started + seconds:
-                next(self._parts)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+            for _ in self._pauses:
+                if self._clock() >= started + seconds:
+                    return None
+            return self._results[0]
         finally:
             self.seconds += self._clock() - started
-        return None
 
 
-def drain(work: Generator[None, None, T]) -> T:
-    """Run `work` to its end without a pause; what it returns."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+def drain(parts: Generator[None, None, T]) -> T:
+    """Run a generator to its end and return its result."""
+    results: list[T] = []
+    for _ in _pauses(parts, results):
+        pass
+    return results[0]
+
+
+def calling(parts: Generator[None, None, T], callback: Callable[[], None]) -> Generator[None, None, T]:
+    """Run a generator, and call `callback` before each of its pauses."""
+    results: list[T] = []
+    for _ in _pauses(parts, results):
+        callback()
+        yield
+    return results[0]
+
+
+def _pauses(parts: Generator[None, None, T], results: list[T]) -> Generator[None, None, None]:
+    """Iterate over the pauses of a generator, then append its result."""
+    results.append((yield from parts))

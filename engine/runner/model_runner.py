@@ -12,6 +12,7 @@ from engine.kernels.capabilities import wants_prepacked_weights
 from engine.kernels.packing import Packing
 from engine.kernels.prepack import prepack_weights
 from engine.models.dit import DiT, Modulation
+from engine.models.resumable import calling
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
 from engine.runner.device import Device
@@ -121,7 +122,7 @@ class ModelRunner:
 
         Raises FloatingPointError on NaN or infinity.
         """
-        latents = self._to_vae_latents(sample.latents, *sample.batch_key)
+        latents = self._to_vae_latents(sample.latents, *sample.request.resolution)
         vae = self.pipeline.vae
         parts = vae.decode_parts(latents.unsqueeze(0).to(vae.decoder.conv_in.weight.dtype))
         pixels = (yield from self._paced(parts))[0].float()
@@ -139,7 +140,7 @@ class ModelRunner:
         assert sample.clean is not None, "no preview is due"
         if not sample.clean.isfinite().all():
             raise FloatingPointError("the latents are not finite")
-        pixels = self._preview_map(sample.clean, *self._grid(*sample.batch_key))
+        pixels = self._preview_map(sample.clean, *self._grid(*sample.request.resolution))
         sample.clean = None
         return Preview(pixels.shape[1], pixels.shape[0], _to_bytes(pixels))
 
@@ -148,15 +149,8 @@ class ModelRunner:
         self._cache = ConditioningCache(CACHE_BYTES)
 
     def _paced(self, parts: Generator[None, None, Tensor]) -> Generator[None, None, Tensor]:
-        """Drives `parts`, synchronising before each yield so that the caller can measure time."""
-        while True:
-            try:
-                next(parts)
-            except StopIteration as done:
-                result: Tensor = done.value
-                return result
-            self.device.synchronize()
-            yield
+        """Synchronise the device before each pause of `parts`, so that the caller can measure time."""
+        return calling(parts, self.device.synchronize)
 
     def _predict(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         """Guided velocity (B, N, C) of each sample's next step."""
@@ -193,7 +187,7 @@ class ModelRunner:
     ) -> Tensor:
         """Velocity (B, N, C) from one transformer."""
         text_lens = tuple(map(len, text)) or (0,) * len(samples)
-        packing, rotary = self._packing(dit, text_lens, *samples[0].batch_key)
+        packing, rotary = self._packing(dit, text_lens, *samples[0].request.resolution)
         modulation = Modulation.stack(modulations)
         velocity = self._passes[dit](latents.flatten(0, 1), text, modulation, rotary, packing)
         return velocity.view_as(latents)

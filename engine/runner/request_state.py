@@ -1,6 +1,8 @@
-"""State of the work in flight; the model itself keeps none."""
+"""State of requests and samples in the worker. The model itself is stateless."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from engine.models.resumable import ResumableTask
@@ -11,14 +13,25 @@ if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
 
     from engine.models.dit import Modulation
 
-BatchKey = tuple[int, int]
+# Samples with equal keys may share a step. Only `RequestState.batch_key` knows what a key consists of.
+BatchKey = Hashable
+
+
+class Phase(Enum):
+    """Progress of a request's prompt; once it is ENCODED, each image has a sample with progress of its
+    own."""
+
+    WAITING = auto()
+    ENCODING = auto()
+    ENCODED = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What a request's steps share. `times` (steps + 1,) float64; `text` (L, D) projected prompt tokens.
+    """Inputs that all steps of a request share.
 
-    The modulations hold every step of the schedule; `unconditional` is None if no step is guided.
+    `times` (steps + 1,) float64; `text` (L, D) projected prompt tokens. The modulations cover every step of
+    the schedule; `unconditional` is None if no step is guided.
     """
 
     text: "Tensor"
@@ -29,7 +42,7 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A small picture, `width` x `height` x 3 bytes of RGB, row-major."""
+    """A small image, `width` x `height` x 3 bytes of RGB, row-major."""
 
     width: int
     height: int
@@ -38,20 +51,21 @@ class Preview:
 
 @dataclass(eq=False, slots=True)
 class RequestState:
-    """One accepted request. `due` orders it among those of its priority; `image_seconds` are predicted.
+    """A request in the worker. `due` orders it among requests of its priority.
 
-    Its images are `unseated`, then `entering` (they have a seat and are not started), then samples; both
-    are image indices. `images_left` are not done. `work` is an encode under way; `times` are seconds of
-    device time by stage; `started` when its first unit ran.
+    `image_seconds` are predicted for each image. Image indices are first in `unseated`, then in `entering`
+    (with a seat, without a sample); then each has a SampleState. `images_left` counts images not yet decoded.
+    `times` are seconds of device time by stage, and `started` is when the first unit of work began.
     """
 
     request: EngineRequest
     due: float = 0.0
     image_seconds: float = 0.0
+    phase: Phase = Phase.WAITING
     unseated: list[int] = field(init=False)
     entering: list[int] = field(default_factory=list)
     images_left: int = field(init=False)
-    work: ResumableTask[Conditioning] | None = None
+    encode_task: ResumableTask[Conditioning] | None = None
     conditioning: Conditioning | None = None
     started: float = 0.0
     is_failed: bool = False
@@ -63,28 +77,31 @@ class RequestState:
 
     @property
     def batch_key(self) -> BatchKey:
-        """Samples of one resolution may share a batch, whatever else differs."""
-        return self.request.width, self.request.height
+        """Equal for requests whose samples may share a step: those of one resolution."""
+        return self.request.resolution
 
     @property
     def priority(self) -> Priority:
         return self.request.priority
 
     @property
-    def is_encoded(self) -> bool:
-        return self.conditioning is not None
-
-    @property
     def num_seats(self) -> int:
-        """Of its images that are entering, running or finished."""
+        """Seats that its images hold."""
         return self.images_left - len(self.unseated)
+
+    def begin_encoding(self, task: ResumableTask[Conditioning], now: float) -> None:
+        self.phase, self.encode_task, self.started = Phase.ENCODING, task, now
+
+    def end_encoding(self, conditioning: Conditioning) -> None:
+        self.phase, self.encode_task, self.conditioning = Phase.ENCODED, None, conditioning
 
 
 @dataclass(eq=False, slots=True)
 class SampleState:
-    """One image on its way: `latents` (N, C) float32 after `step_index` steps.
+    """One image in progress: `latents` (N, C) float32 after `step_index` steps.
 
-    `clean` is the predicted end of it, kept only where a preview is due; `work` a decode under way.
+    `clean` is the predicted final image, kept only when a preview is due. `decode_task` is None before the
+    first slice of the decode.
     """
 
     state: RequestState
@@ -92,7 +109,7 @@ class SampleState:
     latents: "Tensor"
     step_index: int = 0
     clean: "Tensor | None" = None
-    work: ResumableTask[bytes] | None = None
+    decode_task: ResumableTask[bytes] | None = None
 
     @property
     def request(self) -> EngineRequest:
@@ -108,21 +125,23 @@ class SampleState:
 
     @property
     def guidance(self) -> float:
-        """Of the next step."""
+        """Guidance scale of the next step."""
         return self.request.sampling.guidance_schedule[self.step_index]
 
     @property
     def is_finished(self) -> bool:
+        """Whether all steps are done, so that the image can be decoded."""
         return self.step_index == self.num_steps
 
     @property
     def preview_due(self) -> int | None:
-        """The index of the preview to send after the step just taken: they are spread evenly."""
+        """Index of the preview to send after the latest step, if any. Previews are spread evenly over the
+        steps."""
         return self._preview_at(self.step_index)
 
     @property
     def is_preview_next(self) -> bool:
-        """Whether one is due after the next step."""
+        """Whether a preview is due after the next step."""
         return self._preview_at(self.step_index + 1) is not None
 
     def _preview_at(self, step_index: int) -> int | None:

@@ -1,1 +1,1 @@
-"""Which unit of work runs next: plain Python, no tensors."""
+"""The scheduler: chooses the next unit of work. Plain Python without tensors."""

@@ -1,9 +1,9 @@
-"""Which unit of work runs next: plain Python, no tensors, no clock.
+"""The scheduler: chooses the next unit of work. Plain Python without tensors or a clock.
 
-Between queues, which are a resolution and a priority each: deficit round robin by predicted cost, where
-`batch` has a tenth of an interactive queue's share. Within one: earliest virtual due time first, where a
-request is due at `submitted + STRETCH * its cost alone`; so a short request passes a long one that came
-little earlier, equal ones run in order of arrival, and none waits for ever.
+Between work queues (one per batch key and priority): deficit round robin by predicted seconds, in which a
+`batch` queue gets a tenth of an `interactive` queue's share. Within a queue: earliest virtual due time first.
+A request is due at `submitted + STRETCH * its own predicted cost`, so short requests pass long ones that
+arrived slightly earlier, equal ones run in order of arrival, and none waits forever.
 """
 
 import math
@@ -19,16 +19,16 @@ from engine.scheduling.seats import Seats
 from engine.scheduling.units import Decode, Denoise, Encode, Unit
 from engine.scheduling.work_queue import QueueKey, WorkQueue
 
-# How many times its own cost a request may take before it goes first.
+# Target ratio of a request's latency to its own cost; beyond it, the request precedes newer ones.
 STRETCH = 5.0
 
 
 class Scheduler:
-    """Requests wait for seats, are encoded, their samples run, finished samples are decoded.
+    """Requests wait for seats and are encoded, then their samples run, then finished samples are decoded.
 
-    Bound: between two units of an interactive queue, each other queue spends at most two quanta, between two
-    of a `batch` queue at most twelve; whatever comes and goes meanwhile. A quantum is the greatest predicted
-    cost of a unit at hand in that time.
+    Bound: between two units of an `interactive` queue, each other queue spends at most two quanta, and
+    between two units of a `batch` queue at most twelve, whatever requests arrive or leave. A quantum is the
+    greatest predicted cost among the candidates in that time.
     """
 
     def __init__(self, cost: CostModel, limits: BatchLimits, max_running: int) -> None:
@@ -46,8 +46,12 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """Samples in memory."""
+        """The number of samples in memory."""
         return sum(len(queue.running) + len(queue.finished) for queue in self._order)
+
+    def recalibrate(self, cost: CostModel) -> None:
+        """Replace the cost model. Requests keep their due times."""
+        self.cost = cost
 
     def add(self, request: EngineRequest) -> RequestState:
         """Queue a request."""
@@ -59,14 +63,14 @@ class Scheduler:
         return state
 
     def remove(self, request_id: str) -> None:
-        """Forget a request wherever it is: done, failed or aborted. An unknown id is ignored."""
+        """Remove a request that is done, failed or aborted. An unknown id is ignored."""
         state = self._requests.pop(request_id, None)
         if state is not None:
             self._seats.remove(state)
             self._leave(state)
 
     def promote(self, request_id: str, priority: Priority) -> None:
-        """Change the priority of a request wherever it is. An unknown id is ignored."""
+        """Change the priority of a request in any phase. An unknown id is ignored."""
         state = self._requests.get(request_id)
         if state is None:
             return
@@ -80,36 +84,37 @@ class Scheduler:
             self._queue_of(state).join(samples)
 
     def started(self, state: RequestState, samples: list[SampleState]) -> None:
-        """The request's prompt is encoded: these samples of its `entering` images join the next step."""
+        """The request is encoded: these samples, of its entering images, join the next step."""
         state.entering.clear()
         queue = self._queue_of(state)
-        queue.entered(state)
+        queue.entering.remove(state)
         queue.join(samples)
 
     def stepped(self, samples: list[SampleState]) -> None:
-        """The samples have taken a step together; after its last one a sample waits to be decoded."""
+        """The samples have taken a step together. After its last step a sample waits to be decoded."""
         self._limits.stepped(samples[0].batch_key, len(samples))
         for sample in samples:
             if sample.is_finished:
                 self._queue_of(sample.state).finish(sample)
 
     def ran_out_of_memory(self, samples: list[SampleState]) -> None:
-        """The samples did not fit in one step."""
+        """A step of these samples ran out of memory."""
         self._limits.ran_out_of_memory(samples[0].batch_key, len(samples))
 
-    def held_up(self, state: RequestState, seconds: float) -> None:
-        """For so long it was encoded or decoded, and samples of its queue may have waited."""
-        self._queue_of(state).held_up += seconds
+    def delayed(self, state: RequestState, seconds: float) -> None:
+        """An encode or decode of the request took `seconds`, which delayed the running samples of its
+        queue."""
+        self._queue_of(state).delay += seconds
 
     def decoded(self, sample: SampleState) -> None:
-        """The sample's pixels are out."""
+        """The sample is decoded."""
         self._seats.release(sample.state)
         queue = self._queue_of(sample.state)
         queue.finished.remove(sample)
         self._drop_if_empty(queue)
 
     def candidates(self) -> dict[QueueKey, Unit]:
-        """What each queue would run now, once the free seats are given away."""
+        """Grant the free seats, and return the unit that each queue would run now."""
         for state in self._seats.grant():
             self._queue_of(state).enter(state)
         steps = {queue: self._step(queue) for queue in self._order if queue.running}
@@ -127,7 +132,8 @@ class Scheduler:
             if queue is not self._turn:
                 self._turn = queue
                 queue.deficit += quantum * queue.share
-            queue.deficit = min(queue.deficit, 2 * quantum)  # the rest was for a unit that is gone
+            # Deficit beyond that was saved for a more expensive unit that is gone.
+            queue.deficit = min(queue.deficit, 2 * quantum)
             if units[queue.key].seconds <= queue.deficit:
                 return self._take(queue, units)
             self._order.rotate(-1)
@@ -136,17 +142,14 @@ class Scheduler:
     def _take(self, queue: WorkQueue, units: Mapping[QueueKey, Unit]) -> Unit:
         unit = units[queue.key]
         queue.deficit -= unit.seconds
-        match unit:
-            case Encode(state):
-                queue.encoding = state
-            case Denoise():
-                queue.held_up = 0.0
-                return self._fill(unit, units.get(queue.key.other))
+        if isinstance(unit, Denoise):
+            queue.delay = 0.0
+            return self._fill(unit, units.get(queue.key.other))
         return unit
 
     def _fill(self, step: Denoise, other: Unit | None) -> Denoise:
-        """Samples of the other priority take what is left of the step while their queue can pay for what
-        they add to it."""
+        """Add samples of the other priority to a step, as far as the batch limits and the deficit of their
+        queue allow. They are charged the seconds that they add."""
         if not isinstance(other, Denoise):
             return step
         queue = self._queue_of(other.samples[0].state)
@@ -156,19 +159,19 @@ class Scheduler:
             added = longer.seconds - step.seconds
             if added > queue.deficit:
                 break
-            step, queue.deficit, queue.held_up = longer, queue.deficit - added, 0.0
+            step, queue.deficit, queue.delay = longer, queue.deficit - added, 0.0
         return step
 
     def _peek(self, queue: WorkQueue, step: Denoise | None, shortest: float) -> Unit:
-        """Decode before encode, and while any sample runs a step once they took as long as one.
+        """Decode first, then encode; but step once they have delayed the queue's running samples by a step.
 
-        Both run for no longer than the shortest step that waits, in their own queue less what that was held
-        up already.
+        A slice is no longer than the shortest candidate step of any queue, nor than what is left of that
+        delay.
         """
         if step is None:
             slice_seconds = shortest
-        elif queue.held_up < step.seconds:
-            slice_seconds = min(shortest, step.seconds - queue.held_up)
+        elif queue.delay < step.seconds:
+            slice_seconds = min(shortest, step.seconds - queue.delay)
         else:
             return step
         if queue.finished:
@@ -178,7 +181,7 @@ class Scheduler:
         return step
 
     def _step(self, queue: WorkQueue) -> Denoise:
-        """The samples due first; of a request that its worker died on one at a time."""
+        """The samples due first; of a suspect, one at a time."""
         size = 1 if queue.key.suspect else self._limits.fitting(queue.running)
         return Denoise.predict(self.cost, queue.running[:size])
 
@@ -190,7 +193,7 @@ class Scheduler:
         return self._queues[key]
 
     def _leave(self, state: RequestState) -> list[SampleState]:
-        """Take the request out of its queue; its samples."""
+        """Remove the request from its queue, and return its samples."""
         queue = self._queues.get(QueueKey.of(state))
         if queue is None:
             return []

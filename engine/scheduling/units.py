@@ -1,4 +1,4 @@
-"""Units of work, each with the seconds that the cost model predicts for it."""
+"""Units of work, with the seconds that the cost model predicts for each."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,15 +6,19 @@ from typing import ClassVar
 from engine.cost import CostModel
 from engine.messages import UnitKind
 from engine.request import EngineRequest
-from engine.runner.request_state import RequestState, SampleState
+from engine.runner.request_state import Phase, RequestState, SampleState
 
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Run the text encoder for a request, for `slice_seconds`; when done, start its images with seats."""
+    """Run the text encoder on a request's prompt for `slice_seconds`; once done, start its entering images.
+
+    `seconds` are predicted for this slice, `whole_seconds` for the whole prompt.
+    """
 
     request: RequestState
     seconds: float
+    whole_seconds: float
     slice_seconds: float
     kind: ClassVar[UnitKind] = "encode"
 
@@ -25,13 +29,14 @@ class Encode:
     @classmethod
     def predict(cls, cost: CostModel, state: RequestState, slice_seconds: float) -> "Encode":
         slice_seconds = min(slice_seconds, _own_step(cost, state.request))
-        whole = 0.0 if state.is_encoded else cost.encode.seconds([len(state.request.token_ids)])
-        return cls(state, min(whole, slice_seconds), slice_seconds)
+        is_encoded = state.phase is Phase.ENCODED
+        whole = 0.0 if is_encoded else cost.encode.seconds([len(state.request.token_ids)])
+        return cls(state, min(whole, slice_seconds), whole, slice_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Denoise:
-    """Advance these samples, all of one resolution, by one step."""
+    """Advance these samples, which share a batch key, by one step."""
 
     samples: list[SampleState]
     seconds: float
@@ -50,10 +55,14 @@ class Denoise:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Run the VAE for a finished sample, for `slice_seconds`."""
+    """Run the VAE on a finished sample for `slice_seconds`.
+
+    `seconds` are predicted for this slice, `whole_seconds` for the whole image.
+    """
 
     sample: SampleState
     seconds: float
+    whole_seconds: float
     slice_seconds: float
     kind: ClassVar[UnitKind] = "decode"
 
@@ -65,16 +74,16 @@ class Decode:
     def predict(cls, cost: CostModel, sample: SampleState, slice_seconds: float) -> "Decode":
         slice_seconds = min(slice_seconds, _own_step(cost, sample.request))
         whole = cost.decode.seconds([_image_tokens(cost, sample.request)])
-        return cls(sample, min(whole, slice_seconds), slice_seconds)
+        return cls(sample, min(whole, slice_seconds), whole, slice_seconds)
 
 
 Unit = Encode | Denoise | Decode
 
 
 def _own_step(cost: CostModel, request: EngineRequest) -> float:
-    """Of one image: no slice is longer."""
+    """Seconds of a step of one image: the longest slice."""
     return cost.step_seconds(_image_tokens(cost, request), [len(request.token_ids)], 1)
 
 
 def _image_tokens(cost: CostModel, request: EngineRequest) -> int:
-    return cost.image_tokens(request.width, request.height)
+    return cost.image_tokens(*request.resolution)

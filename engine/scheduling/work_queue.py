@@ -1,4 +1,4 @@
-"""Work that takes its turn together, as the scheduler sees it."""
+"""Work queues: the work between which the scheduler divides device time."""
 
 from bisect import insort
 from collections import deque
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from engine.request import Priority
-from engine.runner.request_state import BatchKey, RequestState, SampleState
-from engine.scheduling.seats import BATCH_SHARE
+from engine.request import BATCH_SHARE, Priority
+from engine.runner.request_state import BatchKey, Phase, RequestState, SampleState
 
 
 class QueueKey(NamedTuple):
-    """A resolution and a priority. `suspect` is the id of a request that a worker died on: it is alone."""
+    """A batch key and a priority. `suspect` is the id of a request in whose unit of work a worker died: it
+    has a queue to itself."""
 
     batch_key: BatchKey
     priority: Priority
@@ -25,26 +25,24 @@ class QueueKey(NamedTuple):
 
     @property
     def other(self) -> "QueueKey":
-        """The other priority of the same resolution."""
+        """The queue of the other priority whose samples may share a step."""
         return self._replace(priority="batch" if self.priority == "interactive" else "interactive")
 
 
 @dataclass(eq=False, slots=True)
 class WorkQueue:
-    """Images with a seat; requests and running samples in order of their due times.
+    """Images that have a seat. Requests and running samples are in order of due time.
 
-    `encoding` is the one of the `entering` requests whose prompt is being encoded. `deficit` is the seconds
-    of device time that the queue may spend; `held_up` those that its running samples have waited for prompts
-    and pictures since their last step.
+    `deficit` is the device time in seconds that the queue may spend. `delay` is the time in seconds that
+    encodes and decodes have taken since the last step of its running samples.
     """
 
     key: QueueKey
     entering: list[RequestState] = field(default_factory=list)
-    encoding: RequestState | None = None
     running: list[SampleState] = field(default_factory=list)
     finished: deque[SampleState] = field(default_factory=deque)
     deficit: float = 0.0
-    held_up: float = 0.0
+    delay: float = 0.0
 
     @property
     def has_work(self) -> bool:
@@ -52,26 +50,24 @@ class WorkQueue:
 
     @property
     def next_entering(self) -> RequestState:
-        return self.encoding or self.entering[0]
+        """The request that is being encoded, or else the first one due."""
+        encoding = (state for state in self.entering if state.phase is Phase.ENCODING)
+        return next(encoding, self.entering[0])
 
     @property
     def share(self) -> float:
-        """Of a quantum, each time its turn comes."""
+        """Quanta that the queue gets in each round."""
         return 1.0 if self.key.priority == "interactive" else BATCH_SHARE
 
     def enter(self, state: RequestState) -> None:
-        """Queue a request whose images got seats."""
+        """Add a request whose images got seats."""
         if state not in self.entering:
             insort(self.entering, state, key=lambda entering: entering.due)
-
-    def entered(self, state: RequestState) -> None:
-        self.entering.remove(state)
-        self.encoding = None if self.encoding is state else self.encoding
 
     def join(self, samples: Iterable[SampleState]) -> None:
         """Add samples, finished or not."""
         if not self.running:
-            self.held_up = 0.0
+            self.delay = 0.0
         for sample in samples:
             if sample.is_finished:
                 self.finished.append(sample)
@@ -83,9 +79,9 @@ class WorkQueue:
         self.finished.append(sample)
 
     def remove(self, state: RequestState) -> list[SampleState]:
-        """Take a request out; its samples."""
+        """Remove a request, and return its samples."""
         if state in self.entering:
-            self.entered(state)
+            self.entering.remove(state)
         samples = [sample for sample in (*self.running, *self.finished) if sample.state is state]
         self.running = [sample for sample in self.running if sample.state is not state]
         self.finished = deque(sample for sample in self.finished if sample.state is not state)

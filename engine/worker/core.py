@@ -1,4 +1,4 @@
-"""EngineCore: requests in, one unit of work at a time, outputs out."""
+"""EngineCore: takes requests, runs one unit of work at a time, and emits outputs."""
 
 import logging
 import time
@@ -20,7 +20,7 @@ from engine.messages import (
 )
 from engine.models.resumable import ResumableTask
 from engine.request import EngineRequest, Priority
-from engine.runner.request_state import RequestState, SampleState
+from engine.runner.request_state import Phase, RequestState, SampleState
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.units import Decode, Denoise, Encode, Unit
 from engine.worker.calibration import Calibration
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineCore:
-    """Owns the state of every request it was given; `emit` sends what comes of them."""
+    """Owns the state of all requests in the worker; `emit` sends their outputs."""
 
     def __init__(
         self,
@@ -53,21 +53,22 @@ class EngineCore:
         return self._scheduler.has_work
 
     def add(self, request: EngineRequest) -> None:
+        """Queue a request."""
         state = self._scheduler.add(request)
-        if state.images_left == 0:  # a second run, after all images of the first were sent
+        if state.images_left == 0:  # all images were sent before the previous worker died
             state.started = self._clock()
             self._finish(state)
 
     def abort(self, request_id: str) -> None:
-        """Its seat is free from the next step on; nothing more is sent for it."""
+        """Remove a request and emit nothing more for it. An unknown id is ignored."""
         self._scheduler.remove(request_id)
 
     def promote(self, request_id: str, priority: Priority) -> None:
-        """It runs at this priority from the next step on."""
+        """Change the priority of a request, from the next unit on. An unknown id is ignored."""
         self._scheduler.promote(request_id, priority)
 
     def step(self) -> None:
-        """Run one unit of work, if there is any. A failure ends only the request it is traced to."""
+        """Run one unit of work, if there is any. A failure ends only the request that causes it."""
         unit = self._scheduler.next_unit()
         if unit is not None:
             self._run(unit)
@@ -93,9 +94,9 @@ class EngineCore:
     def _encode(self, unit: Encode) -> None:
         state, started = unit.request, self._clock()
         try:
-            if not state.is_encoded:
+            if state.phase is not Phase.ENCODED:
                 self._advance_encode(unit)
-            if not state.is_encoded:
+            if state.phase is not Phase.ENCODED:
                 return
             samples = [self._runner.new_sample(state, index) for index in state.entering]
         except Exception as error:
@@ -107,20 +108,20 @@ class EngineCore:
 
     def _advance_encode(self, unit: Encode) -> None:
         state, hits = unit.request, self._runner.cache_hits
-        if state.work is None:
-            state.started = self._clock()
-            state.work = ResumableTask(self._runner.encode_prompt(state.request), self._clock)
-        work = state.work
-        state.conditioning = self._advance(work, state, unit.slice_seconds)
-        if not state.is_encoded:
+        if state.phase is Phase.WAITING:
+            task = ResumableTask(self._runner.encode_prompt(state.request), self._clock)
+            state.begin_encoding(task, self._clock())
+        assert state.encode_task is not None
+        task = state.encode_task
+        conditioning = self._advance(task, state, unit.slice_seconds)
+        if conditioning is None:
             return
-        state.work = None
+        state.end_encoding(conditioning)
         if self._runner.cache_hits == hits:
-            expected = self._scheduler.cost.encode.seconds([len(state.request.token_ids)])
-            self._calibrate("encode", expected, work.seconds)
+            self._calibrate("encode", unit.whole_seconds, task.seconds)
 
     def _denoise(self, samples: list[SampleState]) -> None:
-        """One step for all; if that fails, for each half, down to the guilty."""
+        """Run one step. If it fails, split the batch and retry until the failing sample is isolated."""
         batches = [samples]
         while batches:
             batch = [sample for sample in batches.pop() if not sample.state.is_failed]
@@ -132,19 +133,20 @@ class EngineCore:
                 batches += [batch[middle:], batch[:middle]]
 
     def _try_step(self, samples: list[SampleState]) -> Exception | None:
-        """What went wrong, if anything: then no sample has moved."""
-        unit, started = Denoise.predict(self._scheduler.cost, samples), self._clock()
+        """Run one step. Returns the error if it fails, in which case no sample has advanced."""
+        unit, started = Denoise.predict(self._calibration.cost, samples), self._clock()
         try:
             self._runner.denoise_step(samples)
         except Exception as error:
             if self._runner.device.is_out_of_memory(error):
-                error.__traceback__ = None  # its frames hold the tensors
+                error.__traceback__ = None  # its frames reference the tensors
                 self._runner.device.release_memory()
                 self._scheduler.ran_out_of_memory(samples)
             return error
         self._scheduler.stepped(samples)
         seconds = self._clock() - started
-        if self._last == (unit.kind, unit.request_ids):  # a device may return once the previous step is done
+        # A runner waits for the previous step only, so this is a step's time if that was an equal step.
+        if self._last == (unit.kind, unit.request_ids):
             self._calibrate("denoise", unit.seconds, seconds)
         for state in {sample.state: None for sample in samples}:
             state.times["denoise"] += seconds
@@ -153,7 +155,7 @@ class EngineCore:
         return None
 
     def _after_step(self, sample: SampleState) -> None:
-        if sample.state.is_failed:  # by the preview of another of its images
+        if sample.state.is_failed:  # because of the preview of another of its images
             return
         request_id, index = sample.request.request_id, sample.image_index
         self._emit(StepDone(request_id, index, sample.step_index, sample.num_steps))
@@ -170,16 +172,16 @@ class EngineCore:
     def _decode(self, unit: Decode) -> None:
         sample, state, started = unit.sample, unit.sample.state, self._clock()
         try:
-            sample.work = sample.work or ResumableTask(self._runner.decode(sample), self._clock)
-            rgb = self._advance(sample.work, state, unit.slice_seconds)
+            if sample.decode_task is None:
+                sample.decode_task = ResumableTask(self._runner.decode(sample), self._clock)
+            rgb = self._advance(sample.decode_task, state, unit.slice_seconds)
         except Exception as error:
             self._fail(state, error)
             return
         state.times["decode"] += self._clock() - started
         if rgb is None:
             return
-        expected = self._scheduler.cost.decode.seconds([self._scheduler.cost.image_tokens(*sample.batch_key)])
-        self._calibrate("decode", expected, sample.work.seconds)
+        self._calibrate("decode", unit.whole_seconds, sample.decode_task.seconds)
         self._scheduler.decoded(sample)
         self._emit_image(sample, rgb)
         if state.images_left == 0:
@@ -195,19 +197,19 @@ class EngineCore:
             ImageDone(request.request_id, index, request.seeds[index], request.width, request.height, rgb)
         )
 
-    def _advance(self, work: ResumableTask[T], state: RequestState, seconds: float) -> T | None:
-        """Run `work` for one slice of `seconds`, or to its end; its result, or None if it is not done."""
-        self._runner.device.synchronize()  # the previous step may not be done, and is not part of this work
-        before = work.seconds
+    def _advance(self, task: ResumableTask[T], state: RequestState, seconds: float) -> T | None:
+        """Run a task for a slice of `seconds`. Returns its result once it is done."""
+        self._runner.device.synchronize()  # the previous step may still run, and is not part of this task
+        before = task.seconds
         try:
-            return work.advance(seconds)
+            return task.advance(seconds)
         finally:
-            self._scheduler.held_up(state, work.seconds - before)
+            self._scheduler.delayed(state, task.seconds - before)
 
     def _calibrate(self, kind: UnitKind, expected: float, seconds: float) -> None:
-        """Scheduling, admission and the watchdog go by what work really takes."""
+        """Update the cost model that the scheduler, admission control and the watchdog use."""
         if self._calibration.observe(kind, expected, seconds):
-            self._scheduler.cost = self._calibration.cost
+            self._scheduler.recalibrate(self._calibration.cost)
             self._emit(CostCorrected(self._calibration.cost))
 
     def _fail(self, state: RequestState, error: Exception) -> None:
@@ -217,7 +219,7 @@ class EngineCore:
         request_id = state.request.request_id
         logger.error("request %s failed", request_id, exc_info=error)
         self._scheduler.remove(request_id)
-        self._emit(RequestFailed(request_id, "generation_failed", f"{type(error).__name__}: {error}"))
+        self._emit(RequestFailed(request_id, f"{type(error).__name__}: {error}"))
 
 
 def _stage_times(state: RequestState) -> StageTimes:

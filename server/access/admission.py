@@ -4,9 +4,10 @@ import math
 import time
 from dataclasses import dataclass
 
+from engine.client.backlog import Forecast
 from engine.request import EngineRequest
 from server.access.api_keys import Caller
-from server.engine_port import Engine, Forecast, InFlight
+from server.engine_port import Engine, InFlight
 from server.schemas.errors import ApiError
 
 # Upper bound of `Retry-After`, in seconds; also sent if no wait would help.
@@ -24,17 +25,17 @@ class _Outlook:
 
     @property
     def total(self) -> float:
-        return self.forecast.ahead + self.forecast.own
+        return self.forecast.total
 
     @property
     def wait(self) -> float:
         """Seconds until the request is admissible if nothing else arrives; infinite if it costs more than
         its deadline leaves."""
-        if self.forecast.ahead == 0 and not self.forecast.is_proven:
+        forecast = self.forecast
+        if forecast.ahead == 0 and not forecast.is_proven:
             return 0.0  # only measured work corrects a prediction that is too high
-        if self.forecast.own > self.left:
-            return math.inf
-        return max(min(self.total - self.bound, self.forecast.ahead), self.total - self.left, 0.0)
+        excess = forecast.ahead + forecast.own - self.bound
+        return max(min(excess, forecast.ahead), forecast.wait_seconds(self.left), 0.0)
 
     def refusal(self) -> ApiError:
         if self.total > self.left:
@@ -58,23 +59,23 @@ class Admission:
         self._bounds = {"interactive": max_backlog_seconds, "batch": max_backlog_seconds * batch_share}
         self._slots: set[AdmissionSlot] = set()
 
-    def admit(self, request: EngineRequest, caller: Caller) -> "AdmissionSlot":
+    def admit(self, request: EngineRequest, caller: Caller, deadline: float | None = None) -> "AdmissionSlot":
         """Reserve device time. Raises ApiError 429.
 
         After `Retry-After` seconds the same request is admitted if nothing else arrives.
         """
-        outlook = self._outlook(request, self._bounds[request.priority])
+        outlook = self._outlook(request, deadline, self._bounds[request.priority])
         self._check_caller(caller, outlook.wait)
         if outlook.wait > 0:
             raise outlook.refusal()
-        slot = AdmissionSlot(self, caller, self._engine.reserve(request))
+        slot = AdmissionSlot(self, caller, self._engine.reserve(request, deadline))
         self._slots.add(slot)
         return slot
 
-    def update(self, request: EngineRequest) -> None:
+    def update(self, request: EngineRequest, deadline: float | None) -> None:
         """Replace the reserved request of the same id; its place is kept. Raises ApiError 429 if it cannot
         meet its deadline."""
-        outlook = self._outlook(request, bound=math.inf)
+        outlook = self._outlook(request, deadline, bound=math.inf)
         if outlook.wait > 0:
             raise outlook.refusal()
         self._engine.reserve(request)
@@ -83,9 +84,9 @@ class Admission:
         self._slots.discard(slot)
         self._engine.release(slot.request.request_id)
 
-    def _outlook(self, request: EngineRequest, bound: float) -> _Outlook:
+    def _outlook(self, request: EngineRequest, deadline: float | None, bound: float) -> _Outlook:
         """On the device that can admit the request first."""
-        left = math.inf if request.deadline is None else request.deadline - time.monotonic()
+        left = math.inf if deadline is None else deadline - time.monotonic()
         outlooks = (_Outlook(forecast, bound, left) for forecast in self._engine.forecast(request))
         return min(outlooks, key=lambda outlook: (outlook.wait, outlook.total))
 
@@ -115,7 +116,7 @@ class AdmissionSlot:
     def update(self, request: EngineRequest) -> None:
         """Raises ApiError 429 if the changed request cannot meet its deadline."""
         if request != self.request:
-            self.admission.update(request)
+            self.admission.update(request, self.in_flight.deadline)
 
     def release(self) -> None:
         self.admission.release(self)

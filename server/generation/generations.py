@@ -62,7 +62,8 @@ class Generations:
     def _start(self, request: GenerationRequest, token_ids: TokenIds) -> Generation:
         processing = Processing(self._engine, self._encoder, self._integrations, request.opt_outs)
         parameters = processing.check_previews(request.parameters)
-        slot = self._admission.admit(_engine_request(request, parameters, token_ids), request.caller)
+        wanted = _engine_request(request, parameters, token_ids)
+        slot = self._admission.admit(wanted, request.caller, request.deadline)
         generation = Generation(self._engine, slot, processing, self._encoder, parameters)
         generation.start()
         if request.fingerprint:
@@ -79,6 +80,5 @@ def _engine_request(request: GenerationRequest, parameters: Parameters, token_id
         seeds=parameters.seeds,
         sampling=parameters.sampling,
         num_previews=parameters.num_previews,
-        deadline=request.deadline,
         priority=request.priority,
     )

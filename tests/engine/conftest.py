@@ -90,7 +90,7 @@ def finish_all(runner: ModelRunner, samples: list[SampleState]) -> None:
 
 def rgb(runner: ModelRunner, sample: SampleState) -> NDArray[np.int64]:
     """The decoded image (height, width, 3), wide enough to subtract."""
-    width, height = sample.batch_key
+    width, height = sample.request.resolution
     pixels = np.frombuffer(drain(runner.decode(sample)), np.uint8)
     return pixels.reshape(height, width, 3).astype(np.int64)
 

@@ -93,7 +93,7 @@ class FakeRunner:
             sample.step_index += 1
 
     def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
-        yield from self._work(COST.decode.seconds([COST.image_tokens(*sample.batch_key)]))
+        yield from self._work(COST.decode.seconds([COST.image_tokens(*sample.request.resolution)]))
         return sample.request.request_id.encode()
 
     def preview(self, sample: SampleState) -> Preview:
@@ -122,7 +122,7 @@ class FakeRunner:
 
 
 def step_seconds(samples: Sequence[SampleState]) -> float:
-    tokens = COST.image_tokens(*samples[0].batch_key)
+    tokens = COST.image_tokens(*samples[0].request.resolution)
     return COST.step_seconds(tokens, [len(sample.request.token_ids) for sample in samples], len(samples))
 
 

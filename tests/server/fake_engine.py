@@ -10,9 +10,10 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from engine.client.backlog import Forecast
 from engine.config.model_config import Limits, ModelConfig
 from engine.errors import (
     DeadlineExceededError,
@@ -63,15 +64,9 @@ class FakeStats:
 
 
 @dataclass
-class FakeForecast:
-    ahead: float
-    own: float
-    is_proven: bool = True
-
-
-@dataclass
 class FakeInFlight:
     request: EngineRequest
+    deadline: float | None = None
 
 
 @dataclass
@@ -113,9 +108,9 @@ class FakeEngine:
         self._words[token_ids[0]] = words[0].rstrip(":") if words else ""
         return token_ids
 
-    def forecast(self, request: EngineRequest) -> list[FakeForecast]:
+    def forecast(self, request: EngineRequest) -> list[Forecast]:
         others = [each for name, each in self._in_flight.items() if name != request.request_id]
-        return [FakeForecast(self._ahead(others, request.priority), self._seconds(request))]
+        return [Forecast(self._ahead(others, request.priority), self._seconds(request))]
 
     def backlog_seconds(self, priority: Priority) -> float:
         return self._ahead(self._in_flight.values(), priority)
@@ -123,8 +118,8 @@ class FakeEngine:
     def first_done_seconds(self, request_ids: Iterable[str]) -> float:
         return min((self._seconds(self._in_flight[name].request) for name in request_ids), default=0.0)
 
-    def reserve(self, request: EngineRequest) -> FakeInFlight:
-        in_flight = self._in_flight.setdefault(request.request_id, FakeInFlight(request))
+    def reserve(self, request: EngineRequest, deadline: float | None = None) -> FakeInFlight:
+        in_flight = self._in_flight.setdefault(request.request_id, FakeInFlight(request, deadline))
         in_flight.request = request
         return in_flight
 
@@ -133,8 +128,12 @@ class FakeEngine:
 
     def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
         in_flight = self._in_flight.get(request_id)
-        if in_flight:
-            in_flight.request = in_flight.request.promoted(deadline, priority)
+        if in_flight is None:
+            return
+        own = in_flight.deadline
+        in_flight.deadline = None if own is None or deadline is None else max(own, deadline)
+        if priority == "interactive":
+            in_flight.request = replace(in_flight.request, priority=priority)
 
     def stats(self) -> FakeStats:
         return FakeStats(running=len(self._running))
@@ -220,12 +219,12 @@ class FakeEngine:
         """Or until the deadline, which can be extended meanwhile."""
         released = self._released
         while not released.is_set():
-            deadline = self._in_flight[request_id].request.deadline
+            deadline = self._in_flight[request_id].deadline
             try:
                 async with asyncio.timeout_at(deadline):
                     await released.wait()
             except TimeoutError:
-                if self._in_flight[request_id].request.deadline == deadline:
+                if self._in_flight[request_id].deadline == deadline:
                     raise ERRORS["deadline"] from None
 
     def _ahead(self, others: Iterable[FakeInFlight], priority: Priority) -> float:

@@ -29,7 +29,7 @@ def generate(
     """Start a generation of priority `batch`, to be subscribed to."""
     engine, encoder = engine or FakeEngine(seconds_per_step=0), ImageEncoder(SETTINGS, CONFIG)
     parameters = resolve(ImageRequest.model_validate({"prompt": prompt, "seed": 1, **fields}), CONFIG)
-    slot = Admission(engine, 86400, 1).admit(_request(engine, prompt, parameters, deadline), Caller())
+    slot = Admission(engine, 86400, 1).admit(_request(engine, prompt, parameters), Caller(), deadline)
     processing = processing or _processing(engine, encoder)
     generation = Generation(engine, slot, processing, encoder, parameters)
     generation.start()
@@ -37,9 +37,7 @@ def generate(
     return generation
 
 
-def _request(
-    engine: FakeEngine, prompt: str, parameters: Parameters, deadline: float | None
-) -> EngineRequest:
+def _request(engine: FakeEngine, prompt: str, parameters: Parameters) -> EngineRequest:
     return EngineRequest(
         request_id="id",
         token_ids=engine.tokenize(prompt),
@@ -48,7 +46,6 @@ def _request(
         seeds=parameters.seeds,
         sampling=parameters.sampling,
         num_previews=parameters.num_previews,
-        deadline=deadline,
         priority="batch",
     )
 

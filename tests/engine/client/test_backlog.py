@@ -1,16 +1,20 @@
 """Predicted seconds of the work in flight, over workers without processes."""
 
 import asyncio
+import math
 from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
 
+from engine.client.backlog import Forecast
 from engine.client.engine_client import EngineClient
 from engine.client.worker_supervisor import WorkerSupervisor
 from engine.config.options import EngineOptions
-from engine.messages import StepDone, UnitDone, WorkerReady
+from engine.messages import RequestDone, StepDone, UnitDone, WorkerReady
 from engine.request import EngineRequest, Priority, SamplingParams
+from tests.engine import fakes
+from tests.engine.fakes import COST, Engine
 from tests.engine.stub_worker import CONFIG, SECOND, client, work
 
 pytestmark = pytest.mark.anyio
@@ -22,11 +26,11 @@ def anyio_backend() -> str:
 
 
 def request(
-    name: str, seconds: int = 4, images: int = 1, priority: Priority = "interactive"
+    name: str, seconds: int = 4, images: int = 1, priority: Priority = "interactive", width: int = 64
 ) -> EngineRequest:
-    """Each image takes so many seconds."""
+    """Each image takes `seconds`."""
     sampling = SamplingParams((1.0,) * seconds, 0, 1)
-    return EngineRequest(name, (1,), 64, 64, tuple(range(images)), sampling, priority=priority)
+    return EngineRequest(name, (1,), width, 64, tuple(range(images)), sampling, priority=priority)
 
 
 async def start(engine: EngineClient, wanted: EngineRequest) -> "asyncio.Task[None]":
@@ -151,6 +155,62 @@ async def test_a_priority_that_is_raised_in_flight_counts_at_once() -> None:
     assert engine.backlog_seconds("interactive") == 4
 
 
+# The share of batch work.
+
+
+@pytest.mark.parametrize(("own", "batch", "total"), [(10, {64: 100}, 11), (20, {64: 1}, 21), (10, {}, 10)])
+async def test_batch_work_takes_its_share_of_the_device_from_an_interactive_request(
+    own: int, batch: dict[int, int], total: float
+) -> None:
+    engine = client()
+    for width, seconds in batch.items():
+        engine.reserve(request("batch", seconds, priority="batch", width=width))
+    (forecast,) = engine.forecast(request("now", own))
+    assert forecast.total == pytest.approx(total)
+    assert (forecast.ahead, forecast.own) == (0, own), "the queue is not longer"
+
+
+async def test_batch_work_of_each_resolution_has_a_share() -> None:
+    engine = client()
+    for width in (64, 96, 128):
+        engine.reserve(request(f"batch-{width}", 100, priority="batch", width=width))
+    engine.reserve(request("before", 10))
+    (forecast,) = engine.forecast(request("now", 10))
+    assert forecast.total == pytest.approx(26)
+    assert engine.first_done_seconds(["before"]) == pytest.approx(13)
+
+
+async def test_a_batch_request_waits_for_all_work() -> None:
+    engine = client()
+    engine.reserve(request("now", 10))
+    engine.reserve(request("batch", 5, priority="batch"))
+    (forecast,) = engine.forecast(request("next", 1, priority="batch"))
+    assert forecast.total == 16
+
+
+def test_the_forecast_is_an_upper_bound_for_the_scheduler_beside_batch_work() -> None:
+    """A tenth of the device is more than a forecast of interactive work alone allows for."""
+    engine = Engine(max_batch_size=1)
+    engine.add(*(fakes.request(f"batch-{i}", steps=1000, priority="batch") for i in range(5)))
+    engine.until(lambda: len(engine.runner.steps) > 20)
+    start = engine.runner.now
+    engine.add(*(fakes.request(f"now-{i}", steps=50, submitted=start) for i in range(4)))
+    engine.until(lambda: len(engine.of(RequestDone)) == 4)
+    own = COST.request_seconds(fakes.request("now", steps=50))
+    forecast = Forecast(ahead=3 * own, own=own, shared=[1000.0])
+    assert 1.05 * 4 * own < engine.runner.now - start < 1.02 * forecast.total
+
+
+@pytest.mark.parametrize(
+    ("left", "wait"),
+    [(22, 0), (21, 1), (11, 11), (10.5, 109.5), (9, math.inf)],
+    ids=["reached", "behind interactive", "only behind interactive", "behind batch", "unreachable"],
+)
+def test_the_wait_for_a_deadline(left: float, wait: float) -> None:
+    forecast = Forecast(ahead=10, own=10, shared=[100])
+    assert forecast.wait_seconds(left) == pytest.approx(wait)
+
+
 # Several devices.
 
 
@@ -209,6 +269,21 @@ async def test_before_any_device_was_ready_nothing_is_predicted() -> None:
     engine.reserve(request("a"))
     assert engine.backlog_seconds("batch") == 0
     assert [forecast.own for forecast in engine.forecast(request("next"))] == [0, 0]
+
+
+async def test_waiting_requests_are_shared_with_a_device_that_becomes_ready_later() -> None:
+    engine = client(2)
+    first, second = engine._workers
+    second.is_ready = False  # type: ignore[misc]
+    tasks = [await start(engine, request(str(index), seconds=100)) for index in range(4)]
+    work(engine, 1)
+    assert [len(worker.queue) for worker in engine._workers] == [4, 0]  # type: ignore[attr-defined]
+    second.is_ready = True  # type: ignore[misc]
+    engine.on_availability(second)
+    assert [len(worker.queue) for worker in engine._workers] == [2, 2]  # type: ignore[attr-defined]
+    assert engine._in_flight["0"].worker is first, "it has begun"
+    for task in tasks:
+        task.cancel()
 
 
 # When one of a caller's requests is done.

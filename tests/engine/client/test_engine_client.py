@@ -61,7 +61,10 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def collect(client: EngineClient, wanted: EngineRequest) -> list[RequestOutput]:
+async def collect(
+    client: EngineClient, wanted: EngineRequest, deadline: float | None = None
+) -> list[RequestOutput]:
+    client.reserve(wanted, deadline)
     return [output async for output in client.generate(wanted)]
 
 
@@ -149,7 +152,7 @@ async def test_a_stopped_worker_is_replaced_while_requests_come_and_give_up() ->
         os.kill(pid(), signal.SIGSTOP)
         while not client.stats().restarts:
             with contextlib.suppress(DeadlineExceededError):
-                await collect(client, request("a", deadline=time.monotonic() + 0.1))
+                await collect(client, request("a"), deadline=time.monotonic() + 0.1)
         assert len(images(await collect(client, request("last")))) == 1
 
 
@@ -260,7 +263,7 @@ def resources() -> tuple[int, int]:
 def test_after_many_deaths_the_worker_is_still_started_again() -> None:
     backoff, pauses = RestartBackoff(max_start_failures=3), []
     for _ in range(5000):
-        backoff.died(was_ready=True, is_hopeless=False)
+        backoff.died(was_ready=True, is_permanent=False)
         pauses.append(backoff.pause_seconds)
     assert pauses[:4] == [0, 0.5, 1.5, 3.5]
     assert pauses[-1] == 30
@@ -298,12 +301,23 @@ async def test_after_repeated_start_failures_the_engine_is_dead() -> None:
     async with engine(fake_worker.ends_while_loading, max_start_failures=2) as client:
         task = asyncio.create_task(collect(client, request("waiting")))
         death = await client.wait_dead()
-        assert (str(death), death.exit_code) == ("the worker cannot start: it ended with exit code 7", 1)
+        assert (str(death), death.exit_code) == ("the worker cannot start: the process exited with code 7", 1)
         assert client.stats().restarts == 1
         for failing in (task, collect(client, request("late"))):
             with pytest.raises(EngineDeadError):
                 await failing
         assert not client.is_ready
+
+
+async def test_each_request_to_a_dead_engine_raises_a_new_error() -> None:
+    """An exception that is raised again keeps its traceback, and with it the frames of earlier requests."""
+    async with engine(fake_worker.has_no_checkpoint) as client:
+        waiting = [asyncio.create_task(collect(client, request(name))) for name in "ab"]
+        await client.wait_dead()
+        late = [asyncio.create_task(collect(client, request(name))) for name in "cd"]
+        errors = await asyncio.gather(*waiting, *late, return_exceptions=True)
+        assert {str(error) for error in errors} == {"model.safetensors: missing key x"}
+        assert len({id(error) for error in errors}) == len(errors)
 
 
 async def test_the_reason_of_a_start_failure_is_told() -> None:
@@ -322,7 +336,7 @@ async def test_a_load_that_never_ends_is_a_start_failure() -> None:
     async with engine(
         fake_worker.slow_to_start, load_seconds=0.2, hang_seconds=0.2, max_start_failures=1
     ) as client:
-        assert "no sign of life" in str(await client.wait_dead())
+        assert "no message for 0 s" in str(await client.wait_dead())
 
 
 async def test_a_device_that_cannot_start_takes_down_no_other_and_is_tried_again(tmp_path: Path) -> None:
@@ -364,14 +378,14 @@ async def test_a_broken_checkpoint_ends_an_engine_that_only_loads(tmp_path: Path
 async def test_a_deadline_passes_while_the_engine_loads() -> None:
     async with engine(fake_worker.slow_to_start) as client:
         with pytest.raises(DeadlineExceededError):
-            await collect(client, request("a", deadline=time.monotonic() + 0.05))
+            await collect(client, request("a"), deadline=time.monotonic() + 0.05)
         assert client.stats().waiting == 0
 
 
 async def test_a_deadline_is_put_off_while_the_request_waits_for_it() -> None:
     async with engine(fake_worker.slow_to_start) as client:
         deadline = time.monotonic() + 0.1
-        waiting = asyncio.create_task(collect(client, request("a", deadline=deadline)))
+        waiting = asyncio.create_task(collect(client, request("a"), deadline))
         await asyncio.sleep(0)
         client.promote("a", deadline + 0.2, "interactive")
         client.promote("a", deadline + 0.1, "interactive")  # never shortened
@@ -385,7 +399,7 @@ async def test_past_its_deadline_a_request_has_no_seat_any_more() -> None:
     async with engine(max_running=1) as client:
         await collect(client, request("first"))
         with pytest.raises(DeadlineExceededError):
-            await collect(client, request("slow:", steps=10**6, deadline=time.monotonic() + 0.2))
+            await collect(client, request("slow:", steps=10**6), deadline=time.monotonic() + 0.2)
         assert len(images(await collect(client, request("next")))) == 1
         assert client.stats().restarts == 0
 
@@ -475,30 +489,6 @@ async def test_batch_is_answered_while_interactive_requests_of_its_size_keep_com
 
 
 # Several devices.
-
-
-async def test_requests_go_to_the_device_with_the_least_predicted_backlog() -> None:
-    async with engine(devices=("cpu", "cpu")) as client:
-        await until(lambda: all(worker.is_ready for worker in client._workers))
-        assert client.backlog_seconds("batch") == 0
-        long = await began(client, request("slow:long", steps=10_000))
-        short = [await began(client, request(f"slow:{i}", steps=1000)) for i in range(3)]
-        (first, *others) = [each.worker for each in client._in_flight.values()]
-        assert len(set(others)) == 1
-        assert first not in others
-        assert 0 < client.backlog_seconds("batch") < client._backlog.loads().ahead(first, "batch")
-        for task in (long, *short):
-            task.cancel()
-
-
-async def test_what_waits_is_shared_with_a_device_that_becomes_ready_later() -> None:
-    async with engine(devices=("cpu", "cpu"), max_running=1) as client:
-        tasks = [await began(client, request(f"slow:{i}", steps=10_000)) for i in range(4)]
-        await until(lambda: all(worker.is_ready for worker in client._workers))
-        workers = [each.worker for each in client._in_flight.values()]
-        assert all(workers.count(worker) == 2 for worker in client._workers)
-        for task in tasks:
-            task.cancel()
 
 
 async def test_one_device_serves_while_another_restarts() -> None:

@@ -25,7 +25,7 @@ def test_the_last_token_allowed_and_the_first_that_is_not(checkpoint: Checkpoint
     tokenizer = Tokenizer(checkpoint.path / "tokenizer", max_tokens=2048)
     frame = len(tokenizer.encode(""))
     assert len(tokenizer.encode("?" * (2048 - frame))) == 2048
-    with pytest.raises(PromptTooLongError, match="2049 tokens; the model reads at most 2048") as caught:
+    with pytest.raises(PromptTooLongError, match="2049 tokens; the model's limit is 2048") as caught:
         tokenizer.encode("?" * (2049 - frame))
     assert (caught.value.count, caught.value.limit) == (2049, 2048)
 

@@ -461,10 +461,10 @@ def test_what_held_up_samples_that_are_gone_counts_for_nothing() -> None:
     engine.until(lambda: engine.runner.steps)
     engine.add(request("next", prompt_tokens=20), request("last", prompt_tokens=20, submitted=1.0))
     (queue,) = engine.scheduler._order
-    engine.until(lambda: queue.held_up)
+    engine.until(lambda: queue.delay)
     engine.core.abort("aborted")
     engine.until(lambda: queue.running)
-    assert engine.scheduler._order[0].held_up == 0
+    assert engine.scheduler._order[0].delay == 0
 
 
 # Aborts.

@@ -31,14 +31,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def request(
-    seconds: int, priority: Priority = "interactive", left: float | None = None, images: int = 1
-) -> EngineRequest:
-    """Each image takes `seconds`; the deadline is `left` seconds from now."""
-    deadline = None if left is None else time.monotonic() + left
+def request(seconds: int, priority: Priority = "interactive", images: int = 1) -> EngineRequest:
+    """Each image takes `seconds`."""
     sampling = SamplingParams((1.0,) * seconds, 0, 1)
     seeds = tuple(range(images))
-    return EngineRequest(next(NAMES), (1,), 64, 64, seeds, sampling, deadline=deadline, priority=priority)
+    return EngineRequest(next(NAMES), (1,), 64, 64, seeds, sampling, priority=priority)
 
 
 class Server:
@@ -53,12 +50,24 @@ class Server:
     def workers(self) -> list[StubWorker]:
         return self.engine._workers  # type: ignore[return-value]
 
-    def admit(self, wanted: EngineRequest, caller: Caller = Caller()) -> AdmissionSlot:  # noqa: B008
-        return self.admission.admit(wanted, caller)
+    def admit(
+        self,
+        wanted: EngineRequest,
+        caller: Caller = Caller(),  # noqa: B008
+        left: float | None = None,
+    ) -> AdmissionSlot:
+        """`left` is the seconds until its deadline."""
+        deadline = None if left is None else time.monotonic() + left
+        return self.admission.admit(wanted, caller, deadline)
 
-    def refusal(self, wanted: EngineRequest, caller: Caller = Caller()) -> ApiError:  # noqa: B008
+    def refusal(
+        self,
+        wanted: EngineRequest,
+        caller: Caller = Caller(),  # noqa: B008
+        left: float | None = None,
+    ) -> ApiError:
         with pytest.raises(ApiError) as caught:
-            self.admit(wanted, caller)
+            self.admit(wanted, caller, left)
         assert caught.value.status == 429
         return caught.value
 
@@ -160,9 +169,7 @@ async def test_the_second_step_of_many_images_frees_a_second() -> None:
 
 
 Operation = tuple[str, Any]
-REQUESTS = st.tuples(
-    st.integers(1, 12), st.sampled_from(["interactive", "batch"]), st.none(), st.integers(1, 3)
-)
+REQUESTS = st.tuples(st.integers(1, 12), st.sampled_from(["interactive", "batch"]), st.integers(1, 3))
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("admit"), REQUESTS),
@@ -210,17 +217,15 @@ def test_no_device_has_more_than_the_limit_and_one_request(devices: int, operati
 def test_retry_after_is_when_the_same_request_passes(
     devices: int, operations: list[Operation], drawn: Any, left: int | None
 ) -> None:
-    seconds, priority, _, images = drawn
-
     async def scenario() -> None:
         server = Server(devices)
         await play(server, operations)
         try:
-            server.admit(request(seconds, priority, left, images))
+            server.admit(request(*drawn), left=left)
         except ApiError as error:
             if error.headers.get("x-should-retry") != "false":
                 await server.work(int(error.headers["Retry-After"]))
-                server.admit(request(seconds, priority, left, images))
+                server.admit(request(*drawn), left=left)
         await server.close()
 
     run(scenario())
@@ -236,8 +241,8 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 async def test_batch_work_does_not_delay_interactive() -> None:
     server = Server()
     await server.run(request(10, "batch"))
-    server.admit(request(5, left=6))
-    assert server.refusal(request(2, "batch", left=6)).code == "deadline_unreachable"
+    server.admit(request(5), left=6)
+    assert server.refusal(request(2, "batch"), left=6).code == "deadline_unreachable"
 
 
 @pytest.mark.parametrize("devices", [2, 4])
@@ -245,20 +250,20 @@ async def test_a_deadline_is_judged_on_the_device_that_the_request_would_get(dev
     server = Server(devices)
     for _ in range(devices):
         server.admit(request(10))
-    refused = server.refusal(request(2, left=6))
+    refused = server.refusal(request(2), left=6)
     assert told(refused) in {("deadline_unreachable", 6), ("deadline_unreachable", 7)}
-    server.admit(request(2, left=13))
+    server.admit(request(2), left=13)
 
 
 async def test_retry_after_is_that_of_the_deadline_and_of_the_bound() -> None:
     server = Server()
     server.admit(request(20))
-    assert told(server.refusal(request(10, left=29))) == ("deadline_unreachable", 10)
+    assert told(server.refusal(request(10), left=29)) == ("deadline_unreachable", 10)
 
 
 async def test_a_request_longer_than_its_deadline_is_not_to_be_tried_again() -> None:
     server = Server()
-    refused = server.refusal(request(10, left=9))
+    refused = server.refusal(request(10), left=9)
     assert told(refused) == ("deadline_unreachable", 60)
     assert refused.headers["x-should-retry"] == "false"
 
@@ -267,7 +272,7 @@ async def test_a_slow_device_does_not_make_a_request_hopeless() -> None:
     server = Server(2, SECOND.scaled(1, 10, 1), SECOND)
     for _ in range(4):
         await server.run(request(2))
-    refused = server.refusal(request(2, left=5))
+    refused = server.refusal(request(2), left=5)
     assert "x-should-retry" not in refused.headers
     assert told(refused) in {("deadline_unreachable", 5), ("deadline_unreachable", 6)}
     await server.close()
@@ -277,15 +282,15 @@ async def test_a_prediction_that_no_work_has_proven_refuses_nothing_alone() -> N
     """A warm-up on a busy machine must not refuse valid requests forever."""
     server = Server(1, SECOND.scaled(1, 8, 1))
     server.workers[0].last_unit_ended = -1e9
-    slot = server.admit(request(4, left=10))
-    assert server.refusal(request(4, left=10)).code == "deadline_unreachable", "one is enough to see"
+    slot = server.admit(request(4), left=10)
+    assert server.refusal(request(4), left=10).code == "deadline_unreachable", "one is enough to see"
     slot.release()
 
 
 async def test_a_changed_prompt_keeps_its_place_and_its_deadline_is_checked_again() -> None:
     server = Server()
     for _ in range(3):
-        slot = server.admit(request(6, left=19))
+        slot = server.admit(request(6), left=19)
     longer = request(9)
     with pytest.raises(ApiError) as caught:
         slot.update(changed(slot, longer))
