@@ -67,9 +67,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
         )
-    # Once the shutdown has begun, the client's next request belongs to another server.
-    is_closing = lambda: service.lifecycle.is_shutting_down  # noqa: E731
-    app.add_middleware(RequestMiddleware, is_closing=is_closing, finish=service.finish)
+    app.add_middleware(RequestMiddleware, is_closing=service.lifecycle.is_closing, finish=service.finish)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -52,12 +52,13 @@ if __name__ == "__main__":
     from engine.config.options import EngineOptions
     from server.app import create_app, run
     from server.settings.settings import read_settings
+    from server.transport.server import listen
     from tests import recording_server
 
     settings = read_settings(sys.argv[1:])
     options = EngineOptions(("cpu",), dtype="float32")
     engine = EngineClient(ModelConfig.load(Path(settings.model)), options, recording_server.worker_main)
     recording_server.start()
-    code = run(create_app(settings, engine))
+    code = run(create_app(settings, engine), listen(settings))
     recording_server.write()
     sys.exit(code)

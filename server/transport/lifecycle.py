@@ -43,6 +43,10 @@ class Lifecycle:
             message = "No device is ready: the model is loading, or a device does not respond."
             raise ApiError(503, "model_not_ready", message, retry_after=5, headers=CLOSE)
 
+    def is_closing(self) -> bool:
+        """Connections close after their response: the client's next request belongs to another server."""
+        return self.is_shutting_down
+
     def request_started(self) -> None:
         self._in_flight += 1
         self._idle.clear()
