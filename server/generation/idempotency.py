@@ -6,8 +6,6 @@ import sys
 import time
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
-
 from server.generation.generation import Generation
 from server.generation.transcript import Transcript
 from server.schemas.errors import ApiError, RefusedError, invalid
@@ -33,13 +31,8 @@ class Fingerprint:
         return self.caller, self.key
 
     @classmethod
-    def read(
-        cls, headers: Headers, caller: str, body: bytes | bytearray, output_format: str
-    ) -> "Fingerprint | None":
-        """None without the header. Raises ApiError 400."""
-        key = headers.get("idempotency-key")
-        if key is None:
-            return None
+    def of(cls, caller: str, key: str, body: bytes | bytearray, output_format: str) -> "Fingerprint":
+        """Raises ApiError 400."""
         if not 0 < len(key) <= MAX_KEY_CHARACTERS:
             raise invalid(
                 f"Idempotency-Key must have 1 to {MAX_KEY_CHARACTERS} characters.", "Idempotency-Key"

@@ -50,6 +50,7 @@ async def _read(
     parameters = await offload(len(body), lambda: resolve(wanted, model, output_format))
     record.mode, record.parameters = response_format.kind, parameters
     record.priority = caller.priority(headers)
+    key = headers.get("idempotency-key")
     is_stream = response_format.kind == "events"
     seconds = allowed_seconds(headers, service.settings.max_request_seconds, is_stream)
     return response_format, GenerationRequest(
@@ -58,5 +59,5 @@ async def _read(
         opt_outs=opt_outs,
         priority=record.priority,
         deadline=time.monotonic() + seconds,
-        fingerprint=Fingerprint.read(headers, caller.name, body, parameters.output_format),
+        fingerprint=None if key is None else Fingerprint.of(caller.name, key, body, parameters.output_format),
     )

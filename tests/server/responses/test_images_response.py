@@ -2,8 +2,12 @@
 
 import base64
 import json
+from collections.abc import Callable
+
+import pytest
 
 from server.schemas.images import ImagesResponse
+from tests.server.fake_backend import backend
 from tests.server.process import ServerProcess
 
 
@@ -23,9 +27,15 @@ def test_absent_fields_are_left_out_and_null_paths_are_kept(server: ServerProces
     assert all({"code", "path", "message"} == set(warning) for warning in warned["warnings"])
 
 
-def test_the_body_is_ascii(server: ServerProcess) -> None:
-    """Some clients read JSON without a charset as Latin-1."""
-    assert server.create(json_prompt={"ü\u2028": 1}).content.isascii()
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_the_body_is_ascii(start: Callable[..., ServerProcess], accept: str) -> None:
+    """Some clients read JSON without a charset as Latin-1, some parsers end lines at U+2028."""
+    caption = {"compositional_deconstruction": {"background": "grün\u2028", "elements": []}}
+    with backend(lambda _: True, {"json_prompt": caption}) as service:
+        server = start("--magic-prompt-backend", "webhook", "--magic-prompt-url", service.url)
+        body = server.create({"Accept": accept}).content
+    assert rb"gr\u00fcn\u2028" in body
+    assert body.isascii()
 
 
 def test_a_prompt_that_looks_like_a_placeholder_changes_nothing(server: ServerProcess) -> None:
