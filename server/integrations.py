@@ -2,15 +2,15 @@
 
 from server import magic_prompt, moderation, provenance
 from server.settings.settings import Settings
-from server.upstream.client import Backends
+from server.upstream.client import UpstreamClients
 
 
 class Integrations:
     """None for each that is not configured. Raises ConfigError."""
 
-    def __init__(self, settings: Settings, backends: Backends, model_id: str) -> None:
-        moderators = moderation.from_settings(settings, backends)
-        self.expander = magic_prompt.from_settings(settings, backends)
+    def __init__(self, settings: Settings, upstreams: UpstreamClients, model_id: str) -> None:
+        moderators = moderation.from_settings(settings, upstreams)
+        self.expander = magic_prompt.from_settings(settings, upstreams)
         self.moderation = moderators if moderators.judges_text or moderators.judges_images else None
         self.credentials = provenance.from_settings(settings, model_id)
         self.sends_previews = settings.moderated_previews or not moderators.judges_images

@@ -18,7 +18,7 @@ from server.schemas.images import limited_to
 from server.settings.settings import Settings
 from server.transport.body import Bodies
 from server.transport.lifecycle import Lifecycle
-from server.upstream.client import Backends
+from server.upstream.client import UpstreamClients
 
 
 class _Spans(Protocol):
@@ -37,8 +37,8 @@ class Service:
         self.bodies = Bodies(settings)
         self.encoder = ImageEncoder(settings, engine.config)
         self.metrics = Metrics(engine)
-        self.backends = Backends(self.metrics.on_backend)
-        self.integrations = Integrations(settings, self.backends, engine.config.model_id)
+        self.upstreams = UpstreamClients(self.metrics.on_upstream)
+        self.integrations = Integrations(settings, self.upstreams, engine.config.model_id)
         self.generations = Generations(
             engine,
             Admission(engine, settings.max_backlog_seconds, settings.batch_backlog_share),
@@ -54,7 +54,7 @@ class Service:
 
     async def close(self) -> None:
         await self.engine.close()
-        await self.backends.close()
+        await self.upstreams.close()
         self.encoder.close()
         if self._spans:
             self._spans.close()

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from server.captions import shape
-from server.schemas.caption_fault import Fault, Faults
 from server.schemas.images import MAX_PROMPT_CHARACTERS
+from server.schemas.issue import Issue, Issues
 
 REQUIRED_KEY = "compositional_deconstruction"
 SCHEMA_KEYS = {
@@ -31,13 +31,13 @@ class Caption:
 
     value: dict[str, Any]
     text: str
-    faults: tuple[Fault, ...]
+    faults: tuple[Issue, ...]
 
     @classmethod
     def of(cls, value: dict[str, Any]) -> "Caption":
         """Raises CaptionTooLongError, or ValueError for a number that JSON cannot hold."""
         _text(value)  # before the work: a megabyte of brackets is not worth a look
-        faults = Faults()
+        faults = Issues()
         normal = shape.caption(value, (), faults)
         return cls(normal, _text(normal), faults.all())
 

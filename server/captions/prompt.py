@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.captions.caption import Caption, CaptionTooLongError
-from server.schemas.caption_fault import Fault
 from server.schemas.errors import CaptionError, invalid
 from server.schemas.images import MAX_PROMPT_CHARACTERS, PromptFields
+from server.schemas.issue import Issue
 
-NOT_A_CAPTION = Fault(
+NOT_A_CAPTION = Issue(
     code="not_a_caption", path="", message="Plain text: no JSON object with compositional_deconstruction."
 )
 
@@ -21,7 +21,7 @@ class Prompt:
     words: str
     caption: dict[str, Any] | None = None
     plain: str | None = None
-    warnings: tuple[Fault, ...] = ()
+    warnings: tuple[Issue, ...] = ()
 
     @classmethod
     def of_caption(cls, caption: Caption) -> "Prompt":
@@ -40,7 +40,7 @@ class Prompt:
         """The answer's field, if there is anything to say."""
         return {} if self.plain is None else {"revised_prompt": self.text}
 
-    def drawn(self, revised: str | None, warnings: tuple[Fault, ...]) -> "Prompt":
+    def drawn(self, revised: str | None, warnings: tuple[Issue, ...]) -> "Prompt":
         """As it was drawn for another request that sent the same."""
         if revised is None:
             return replace(self, warnings=warnings)
@@ -48,7 +48,7 @@ class Prompt:
 
     def warned(self, code: str, message: str) -> "Prompt":
         """The same with a remark for the client."""
-        return replace(self, warnings=(*self.warnings, Fault(code=code, path=None, message=message)))
+        return replace(self, warnings=(*self.warnings, Issue(code=code, path=None, message=message)))
 
 
 def read_prompt(wanted: PromptFields) -> Prompt:
@@ -78,6 +78,6 @@ def _read_caption(wanted: PromptFields, param: str) -> Caption | None:
         raise invalid("A number of the caption is out of range.", param) from None
 
 
-def _broken(text: str) -> tuple[Fault, ...]:
+def _broken(text: str) -> tuple[Issue, ...]:
     """Text that begins as a caption does was meant to be one."""
     return (NOT_A_CAPTION,) if text.lstrip().startswith("{") else ()

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from server.schemas.caption_fault import Faults, Path
+from server.schemas.issue import Issues, Path
 
-Rule = Callable[[Any, Path, Faults], Any]
+Rule = Callable[[Any, Path, Issues], Any]
 COLOUR = re.compile(r"#[0-9A-Fa-f]{3}(?:[0-9A-Fa-f]{3})?")
 MAX_STYLE_COLOURS = 16
 MAX_ELEMENT_COLOURS = 5
@@ -26,7 +26,7 @@ ELEMENT = {
 }
 
 
-def caption(value: Any, path: Path, faults: Faults) -> Any:
+def caption(value: Any, path: Path, faults: Issues) -> Any:
     rules: dict[str, Rule] = {
         "high_level_description": string,
         "style_description": style,
@@ -35,12 +35,12 @@ def caption(value: Any, path: Path, faults: Faults) -> Any:
     return _object(value, path, faults, rules, required=("compositional_deconstruction",))
 
 
-def composition(value: Any, path: Path, faults: Faults) -> Any:
+def composition(value: Any, path: Path, faults: Issues) -> Any:
     rules: dict[str, Rule] = {"background": string, "elements": elements}
     return _object(value, path, faults, rules, required=tuple(rules))
 
 
-def style(value: Any, path: Path, faults: Faults) -> Any:
+def style(value: Any, path: Path, faults: Issues) -> Any:
     if not isinstance(value, dict):
         return _wrong(value, path, faults, "object")
     kinds = [kind for kind in STYLE if value.get(kind) is not None]
@@ -52,11 +52,11 @@ def style(value: Any, path: Path, faults: Faults) -> Any:
     return _object(value, path, faults, rules, required=("aesthetics", "lighting", "medium"))
 
 
-def elements(value: Any, path: Path, faults: Faults) -> Any:
+def elements(value: Any, path: Path, faults: Issues) -> Any:
     return _list(value, path, faults, element)
 
 
-def element(value: Any, path: Path, faults: Faults) -> Any:
+def element(value: Any, path: Path, faults: Issues) -> Any:
     if not isinstance(value, dict):
         return _wrong(value, path, faults, "object")
     kind = value.get("type")
@@ -71,7 +71,7 @@ def element(value: Any, path: Path, faults: Faults) -> Any:
     return _object(value, path, faults, rules, required)
 
 
-def bbox(value: Any, path: Path, faults: Faults) -> Any:
+def bbox(value: Any, path: Path, faults: Issues) -> Any:
     """`[y_min, x_min, y_max, x_max]` in thousandths of the image's sides."""
     if not isinstance(value, list):
         return _wrong(value, path, faults, "list")
@@ -98,7 +98,7 @@ def _coordinate(value: Any) -> Any:
 
 
 def palette(most: int) -> Rule:
-    def rule(value: Any, path: Path, faults: Faults) -> Any:
+    def rule(value: Any, path: Path, faults: Issues) -> Any:
         if isinstance(value, list) and len(value) > most:
             faults.add(path, "too_many_colours", f"At most {most} colours.")
         return _list(value, path, faults, colour)
@@ -106,7 +106,7 @@ def palette(most: int) -> Rule:
     return rule
 
 
-def colour(value: Any, path: Path, faults: Faults) -> Any:
+def colour(value: Any, path: Path, faults: Issues) -> Any:
     if not isinstance(value, str):
         return _wrong(value, path, faults, "string")
     if not COLOUR.fullmatch(value):
@@ -116,21 +116,21 @@ def colour(value: Any, path: Path, faults: Faults) -> Any:
     return "#" + (digits if len(digits) == 6 else "".join(digit * 2 for digit in digits))
 
 
-def string(value: Any, path: Path, faults: Faults) -> Any:
+def string(value: Any, path: Path, faults: Issues) -> Any:
     return value if isinstance(value, str) else _wrong(value, path, faults, "string")
 
 
-def _as_is(value: Any, path: Path, faults: Faults) -> Any:
+def _as_is(value: Any, path: Path, faults: Issues) -> Any:
     return value
 
 
-def _list(value: Any, path: Path, faults: Faults, rule: Rule) -> Any:
+def _list(value: Any, path: Path, faults: Issues, rule: Rule) -> Any:
     if not isinstance(value, list):
         return _wrong(value, path, faults, "list")
     return [rule(item, (*path, index), faults) for index, item in enumerate(value)]
 
 
-def _object(value: Any, path: Path, faults: Faults, rules: dict[str, Rule], required: tuple[str, ...]) -> Any:
+def _object(value: Any, path: Path, faults: Issues, rules: dict[str, Rule], required: tuple[str, ...]) -> Any:
     """Known keys in the order of `rules`, then the unknown ones as they came."""
     if not isinstance(value, dict):
         return _wrong(value, path, faults, "object")
@@ -145,6 +145,6 @@ def _object(value: Any, path: Path, faults: Faults, rules: dict[str, Rule], requ
     return known | unknown
 
 
-def _wrong(value: Any, path: Path, faults: Faults, kind: str) -> Any:
+def _wrong(value: Any, path: Path, faults: Issues, kind: str) -> Any:
     faults.add(path, "type", f"Must be {'an' if kind == 'object' else 'a'} {kind}.")
     return value

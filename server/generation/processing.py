@@ -15,7 +15,7 @@ from server.magic_prompt.expander import TokenIds
 from server.offload import offload
 from server.schemas.errors import ApiError, from_engine, invalid
 from server.schemas.images import ImageRequest
-from server.upstream.client import BackendError
+from server.upstream.client import UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,16 @@ class Processing:
             expansion = await self._expander.expand(key, self._tokenize)
             expanded = prompt.expanded(expansion.caption)
             return replace(parameters, prompt=expanded), expansion.token_ids
-        except BackendError as error:
+        except UpstreamError as error:
             return replace(parameters, prompt=self._not_expanded(prompt, error)), token_ids
 
     async def _tokenize(self, caption: Caption) -> TokenIds:
         try:
             return await tokenize(self._engine, caption.text)
         except ApiError:
-            raise BackendError("invalid", "its answer is too long") from None
+            raise UpstreamError("invalid", "its answer is too long") from None
 
-    def _not_expanded(self, prompt: Prompt, error: BackendError) -> Prompt:
+    def _not_expanded(self, prompt: Prompt, error: UpstreamError) -> Prompt:
         message = f"The prompt was not expanded: {error}."
         if self._must_expand:
             raise ApiError(503, "magic_prompt_unavailable", message, param="magic_prompt", retry_after=5)

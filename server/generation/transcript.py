@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from engine.errors import DeadlineExceededError
 from engine.messages import StageTimes, StepDone
 from server.generation.parameters import Parameters
-from server.schemas.caption_fault import Fault
 from server.schemas.errors import ApiError, from_engine
+from server.schemas.issue import Issue
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Transcript:
     created: int = field(default_factory=lambda: int(time.time()))
     prompt_tokens: int = 0
     revised_prompt: str | None = None
-    warnings: tuple[Fault, ...] = ()
+    warnings: tuple[Issue, ...] = ()
     events: list[Event] = field(default_factory=list)
     failure: ApiError | None = None
     is_prepared: bool = False

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from server.captions.caption import Caption
-from server.magic_prompt.backend import ExpansionBackend
-from server.upstream.client import BackendError
+from server.magic_prompt.upstreams import ExpansionUpstream
+from server.upstream.client import UpstreamError
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 2
@@ -26,13 +26,13 @@ class Expansion:
 class Expander:
     """Keeps the last `cache_entries` captions with their tokens, by digests of the prompts."""
 
-    def __init__(self, backend: ExpansionBackend, cache_entries: int) -> None:
-        self._backend = backend
+    def __init__(self, upstream: ExpansionUpstream, cache_entries: int) -> None:
+        self._upstream = upstream
         self._cache_entries = cache_entries
         self._cache: OrderedDict[bytes, Expansion] = OrderedDict()
 
     async def expand(self, key: Key, read: Read) -> Expansion:
-        """Of prompt, width and height. `read` raises BackendError for what the model cannot read, and so
+        """Of prompt, width and height. `read` raises UpstreamError for what the model cannot read, and so
         does this in the end."""
         digest = hashlib.sha256(repr(key).encode()).digest()
         expansion = self._cache.pop(digest, None) or await self._ask(key, read)
@@ -44,9 +44,9 @@ class Expander:
     async def _ask(self, key: Key, read: Read) -> Expansion:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                caption = await self._backend.expand(*key)
+                caption = await self._upstream.expand(*key)
                 return Expansion(caption, await read(caption))
-            except BackendError as error:
+            except UpstreamError as error:
                 logger.warning("magic prompt failed: %s", error, extra={"fields": {"attempt": attempt}})
                 if attempt == ATTEMPTS:
                     raise

@@ -7,12 +7,12 @@ from server.moderation.webhook import Webhook
 from server.settings.config_error import ConfigError, needed
 from server.settings.secrets import read_token
 from server.settings.settings import Settings
-from server.upstream.client import Backend, Backends
+from server.upstream.client import Upstream, UpstreamClients
 
 
-def from_settings(settings: Settings, backends: Backends) -> Moderation:
+def from_settings(settings: Settings, upstreams: UpstreamClients) -> Moderation:
     """Raises ConfigError."""
-    judges = _Judges(settings, backends)
+    judges = _Judges(settings, upstreams)
     text = [judges.of_text(name) for name in _judge_names("--prompt-moderation", settings.prompt_moderation)]
     images = [
         judges.of_images(name) for name in _judge_names("--image-moderation", settings.image_moderation)
@@ -21,9 +21,9 @@ def from_settings(settings: Settings, backends: Backends) -> Moderation:
 
 
 class _Judges:
-    def __init__(self, settings: Settings, backends: Backends) -> None:
+    def __init__(self, settings: Settings, upstreams: UpstreamClients) -> None:
         self._settings = settings
-        self._backends = backends
+        self._upstreams = upstreams
 
     def of_text(self, name: str) -> DenyList | Hive | Webhook:
         if name == "deny-list":
@@ -44,15 +44,15 @@ class _Judges:
         settings, flag = self._settings, "--hive-key-file"
         key = needed(flag, read_token(flag, settings.hive_key_file, settings.hive_key))
         url = settings.hive_url.rstrip("/")
-        backend = Backend("hive", url, settings.moderation_seconds, self._backends, key)
+        upstream = Upstream("hive", url, settings.moderation_seconds, self._upstreams, key)
         ignored = frozenset(_names(settings.hive_ignore))
-        return Hive(backend, settings.hive_text_severity, settings.hive_image_score, ignored)
+        return Hive(upstream, settings.hive_text_severity, settings.hive_image_score, ignored)
 
     def _webhook(self) -> Webhook:
         settings, flag = self._settings, "--moderation-webhook-key-file"
         key = read_token(flag, settings.moderation_webhook_key_file, settings.moderation_webhook_key)
         url = needed("--moderation-webhook-url", settings.moderation_webhook_url)
-        return Webhook(Backend("webhook", url, settings.moderation_seconds, self._backends, key))
+        return Webhook(Upstream("webhook", url, settings.moderation_seconds, self._upstreams, key))
 
 
 def _judge_names(flag: str, listed: str | None) -> list[str]:

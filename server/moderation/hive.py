@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.moderation.judge import PASSED, Categories, named
-from server.upstream.client import Backend
+from server.upstream.client import Upstream
 
 # Hive reads no more than this of a text; pieces overlap, so that no phrase of this length is cut.
 MAX_CHARACTERS = 1024
@@ -54,8 +54,8 @@ class Hive:
 
     name = "hive"
 
-    def __init__(self, backend: Backend, severity: int, score: float, ignored: frozenset[str]) -> None:
-        self._backend = backend
+    def __init__(self, upstream: Upstream, severity: int, score: float, ignored: frozenset[str]) -> None:
+        self._upstream = upstream
         self._severity = severity
         self._score = score
         self._ignored = ignored
@@ -72,11 +72,11 @@ class Hive:
 
     async def _judge_piece(self, text: str) -> Categories:
         question = {"input": [{"text": text}]}
-        return await self._backend.post(_TextAnswer, self._text, "/text-moderation", json=question)
+        return await self._upstream.post(_TextAnswer, self._text, "/text-moderation", json=question)
 
     async def judge_image(self, data: bytes, media_type: str) -> Categories:
         files = {"media": ("image", data, media_type)}
-        return await self._backend.post(_ImageAnswer, self._image, "/visual-moderation", files=files)
+        return await self._upstream.post(_ImageAnswer, self._image, "/visual-moderation", files=files)
 
     def _text(self, answer: _TextAnswer) -> Categories:
         classes = [found for output in answer.output for found in output.classes]

@@ -14,14 +14,14 @@ class TextJudge(Protocol):
     name: str
 
     async def judge_text(self, text: str) -> Categories:
-        """Raises BackendError."""
+        """Raises UpstreamError."""
 
 
 class ImageJudge(Protocol):
     name: str
 
     async def judge_image(self, data: bytes, media_type: str) -> Categories:
-        """Raises BackendError."""
+        """Raises UpstreamError."""
 
 
 def named(categories: Iterable[str]) -> Categories:

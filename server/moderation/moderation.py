@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Sequence
 
 from server.moderation.judge import PASSED, Categories, ImageJudge, TextJudge
 from server.schemas.errors import ApiError, RefusedError
-from server.upstream.client import BackendError
+from server.upstream.client import UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ class Moderation:
     async def _check(self, name: str, subject: str, judgement: Awaitable[Categories]) -> None:
         try:
             categories = await judgement
-        except BackendError as error:
+        except UpstreamError as error:
             categories = self._failed(name, subject, error)
         if categories:
             raise RefusedError(subject, categories)
 
-    def _failed(self, name: str, subject: str, error: BackendError) -> Categories:
+    def _failed(self, name: str, subject: str, error: UpstreamError) -> Categories:
         fields = {"judge": name, "subject": subject, "passed": self._fails_open}
         logger.warning("moderation failed: %s", error, extra={"fields": fields})
         if self._fails_open:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.moderation.judge import PASSED, Categories, named
-from server.upstream.client import Backend
+from server.upstream.client import Upstream
 
 
 class _Verdict(BaseModel):
@@ -22,8 +22,8 @@ class _Verdict(BaseModel):
 class Webhook:
     name = "webhook"
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
 
     async def judge_text(self, text: str) -> Categories:
         return await self._ask({"type": "prompt", "text": text})
@@ -33,4 +33,4 @@ class Webhook:
         return await self._ask({"type": "image", **image})
 
     async def _ask(self, question: dict[str, Any]) -> Categories:
-        return await self._backend.post(_Verdict, _Verdict.found, json=question)
+        return await self._upstream.post(_Verdict, _Verdict.found, json=question)

@@ -69,13 +69,13 @@ class Metrics:
         self._batch = Histogram(
             "ideoserve_batch_size", "Images per denoising step.", buckets=BATCH, registry=self._registry
         )
-        self._backends = self._counter(
+        self._upstreams = self._counter(
             "backend_requests",
             "Calls of other services by outcome: ok or what went wrong.",
             "backend",
             "outcome",
         )
-        self._backend = self._seconds("backend", "One call of another service.", STAGE)
+        self._upstream = self._seconds("backend", "One call of another service.", STAGE)
         self._registry.register(_EngineCollector(engine))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -97,10 +97,10 @@ class Metrics:
             self._queue.observe(record.timings.times.queue)
             self._image.observe(record.timings.image)
 
-    def on_backend(self, name: str, outcome: str, seconds: float) -> None:
+    def on_upstream(self, name: str, outcome: str, seconds: float) -> None:
         """Count one call of another service."""
-        self._backends.labels(name, outcome).inc()
-        self._backend.observe(seconds)
+        self._upstreams.labels(name, outcome).inc()
+        self._upstream.observe(seconds)
 
     def _on_unit(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
         self._units[kind].observe(seconds)

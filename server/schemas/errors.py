@@ -13,7 +13,7 @@ from engine.errors import (
     PromptTooLongError,
     WorkerCrashedError,
 )
-from server.schemas.caption_fault import Fault
+from server.schemas.issue import Issue
 
 
 class ErrorDetail(BaseModel):
@@ -28,7 +28,7 @@ class ErrorDetail(BaseModel):
 class CaptionErrorDetail(ErrorDetail):
     """Every deviation of a caption that had to be without any."""
 
-    faults: list[Fault]
+    faults: list[Issue]
 
 
 class RefusalDetail(ErrorDetail):
@@ -89,7 +89,7 @@ class ApiError(Exception):
 class CaptionError(ApiError):
     """A caption under `"caption": "strict"` that deviates."""
 
-    def __init__(self, faults: Iterable[Fault], param: str) -> None:
+    def __init__(self, faults: Iterable[Issue], param: str) -> None:
         self.faults = list(faults)
         named = "; ".join(f"{fault.path or 'caption'}: {fault.message}" for fault in self.faults)
         super().__init__(

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
 from engine.config.model_config import MAX_GUIDANCE, MAX_STD, MAX_STEPS, MIN_GUIDANCE, ModelConfig
 from engine.request import SamplingParams
-from server.schemas.caption_fault import Fault
+from server.schemas.issue import Issue
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SEED = 2**31 - 1
@@ -148,7 +148,7 @@ class ImagesResponse(BaseModel):
     size: str
     background: str
     usage: Usage
-    warnings: list[Fault] | None = Field(None, description="Remarks on the caption or the request, if any.")
+    warnings: list[Issue] | None = Field(None, description="Remarks on the caption or the request, if any.")
 
 
 class CaptionReport(BaseModel):
@@ -157,7 +157,7 @@ class CaptionReport(BaseModel):
     valid: bool
     caption: dict[str, Any] | None
     prompt: str | None
-    warnings: list[Fault]
+    warnings: list[Issue]
 
 
 class ModelPreset(BaseModel):

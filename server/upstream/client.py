@@ -23,15 +23,15 @@ MAX_ANSWER_BYTES = 1 << 20
 MAX_CONNECTIONS = 100
 
 
-class BackendError(Exception):
-    """A backend that did not answer as it should; `kind` is what metrics and logs call it."""
+class UpstreamError(Exception):
+    """An upstream that did not answer as it should; `kind` is what metrics and logs call it."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
 
 
-class Backends:
+class UpstreamClients:
     """The one network client of the server, and who is told of each call: name, outcome, seconds.
 
     Each service has its own connections: one that hangs holds up no other."""
@@ -53,53 +53,53 @@ class Backends:
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class Upstream:
     """One service: where it is, what it wants in which header, and how many seconds it has to answer."""
 
     name: str
     url: str
     seconds: float
-    backends: Backends
+    upstreams: UpstreamClients
     key: SecretStr | None = None
     header: str = "Authorization"
     scheme: str = "Bearer "
 
     async def post(self, answer: type[T], read: Callable[[T], R], path: str = "", **content: Any) -> R:
-        """What `read` makes of the answer to a POST of httpx's `content`. Raises BackendError."""
+        """What `read` makes of the answer to a POST of httpx's `content`. Raises UpstreamError."""
         started, outcome = time.perf_counter(), "cancelled"
         try:
             body = await self._ask(self.url + path, content)
             result = await offload(len(body), lambda: read(_parse(answer, body)))
             outcome = "ok"
             return result
-        except BackendError as error:
+        except UpstreamError as error:
             outcome = error.kind
             raise
         finally:
-            self.backends.listener(self.name, outcome, time.perf_counter() - started)
+            self.upstreams.listener(self.name, outcome, time.perf_counter() - started)
 
     async def _ask(self, url: str, content: dict[str, Any]) -> bytes:
         try:
             async with asyncio.timeout(self.seconds):
                 return await self._receive(url, content)
         except TimeoutError:
-            raise BackendError("timeout", f"no answer within {self.seconds:g} seconds") from None
+            raise UpstreamError("timeout", f"no answer within {self.seconds:g} seconds") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
-            raise BackendError("unreachable", "no answer") from None
+            raise UpstreamError("unreachable", "no answer") from None
 
     async def _receive(self, url: str, content: dict[str, Any]) -> bytes:
         body = bytearray()
-        client = self.backends.client(self.name)
+        client = self.upstreams.client(self.name)
         async with client.stream("POST", url, headers=self._headers(), **content) as response:
             client.cookies.clear()  # else the jar of a service that sets new ones for ever would grow
             if response.status_code != 200:
-                raise BackendError("status", f"it answered {response.status_code}")
+                raise UpstreamError("status", f"it answered {response.status_code}")
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise BackendError("invalid", "its answer is compressed")
+                raise UpstreamError("invalid", "its answer is compressed")
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
-                    raise BackendError("invalid", "its answer is too large")
+                    raise UpstreamError("invalid", "its answer is too large")
                 await asyncio.sleep(0)  # chunks of a byte: thousands come with one read of the socket
         return bytes(body)
 
@@ -112,4 +112,4 @@ def _parse(answer: type[T], body: bytes) -> T:
     try:
         return answer.model_validate(from_json(body, allow_inf_nan=False))
     except (ValidationError, ValueError):
-        raise BackendError("invalid", "its answer is not what it should be") from None
+        raise UpstreamError("invalid", "its answer is not what it should be") from None

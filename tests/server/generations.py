@@ -12,10 +12,10 @@ from server.generation.processing import OptOuts, Processing
 from server.integrations import Integrations
 from server.schemas.images import ImageRequest
 from server.settings.settings import Settings
-from server.upstream.client import Backends
+from server.upstream.client import UpstreamClients
 from tests.server.fake_engine import CONFIG, FakeEngine
 
-BACKENDS = Backends(lambda *_: None)
+UPSTREAMS = UpstreamClients(lambda *_: None)
 SETTINGS = Settings(model="fake", image_threads=1, png_compress_level=1)
 
 
@@ -51,4 +51,4 @@ def _request(engine: FakeEngine, prompt: str, parameters: Parameters) -> EngineR
 
 
 def _processing(engine: FakeEngine, encoder: ImageEncoder) -> Processing:
-    return Processing(engine, encoder, Integrations(SETTINGS, BACKENDS, "fake"), OptOuts())
+    return Processing(engine, encoder, Integrations(SETTINGS, UPSTREAMS, "fake"), OptOuts())

@@ -14,7 +14,7 @@ import pytest
 from server.generation.idempotency import Fingerprint, IdempotencyCache
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
-from tests.server.fake_backend import backend
+from tests.server.fake_upstream import upstream
 from tests.server.generations import generate
 from tests.server.process import HANG, ServerProcess, small, until
 from tests.server.routes.test_errors import check
@@ -197,7 +197,7 @@ def test_kept_answers_are_bounded_in_memory(start: Start) -> None:
 @pytest.mark.parametrize("of", ["prompt", "image"])
 def test_a_kept_refusal_holds_neither_body_nor_image(start: Start, of: str) -> None:
     """30 MB of bodies are sent."""
-    with backend(lambda _: True, {"flagged": True, "categories": ["hate"]}) as webhook:
+    with upstream(lambda _: True, {"flagged": True, "categories": ["hate"]}) as webhook:
         server = start(f"--{of}-moderation", "webhook", "--moderation-webhook-url", webhook.url)
 
         def refuse(number: int) -> int:

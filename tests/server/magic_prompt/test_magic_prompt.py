@@ -16,15 +16,14 @@ from server.integrations import Integrations
 from server.magic_prompt.expander import Expander
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
-from server.upstream.client import Backends
+from server.upstream.client import UpstreamClients
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
-from tests.server.fake_backend import (
+from tests.server.fake_upstream import (
     MISBEHAVIOURS,
     SECRET,
     Asked,
-    FakeBackend,
-    backend,
+    FakeUpstream,
     drops,
     explodes,
     fails,
@@ -32,6 +31,7 @@ from tests.server.fake_backend import (
     held,
     is_json,
     says,
+    upstream,
 )
 from tests.server.process import ServerProcess, small, until
 from tests.server.routes.test_errors import check
@@ -73,14 +73,14 @@ def takes_webhook(asked: Asked) -> bool:
 
 
 @pytest.fixture(scope="module")
-def ideogram() -> Iterator[FakeBackend]:
-    with backend(takes_ideogram, {}) as fake:
+def ideogram() -> Iterator[FakeUpstream]:
+    with upstream(takes_ideogram, {}) as fake:
         yield fake
         assert fake.wrong == []
 
 
 @pytest.fixture(scope="module")
-def flags(ideogram: FakeBackend, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def flags(ideogram: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("magic")
     (folder / "key").write_text(SECRET + "\n")
     write_keys(
@@ -109,7 +109,7 @@ def shared(flags: list[str]) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def server(shared: ServerProcess, ideogram: FakeBackend) -> ServerProcess:
+def server(shared: ServerProcess, ideogram: FakeUpstream) -> ServerProcess:
     ideogram.reset({"json_prompt": CAPTION, "aspect_ratio": "1x1"})
     return shared
 
@@ -119,7 +119,7 @@ def drawn(server: ServerProcess) -> list[str]:
     return texts
 
 
-def test_the_expanded_caption_is_drawn_and_returned(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_the_expanded_caption_is_drawn_and_returned(server: ServerProcess, ideogram: FakeUpstream) -> None:
     response = server.create(prompt="a wombat 1", n=2, size="128x64")
     assert response.status_code == 200
     assert [image["revised_prompt"] for image in response.json()["data"]] == [TEXT, TEXT]
@@ -128,7 +128,7 @@ def test_the_expanded_caption_is_drawn_and_returned(server: ServerProcess, ideog
     assert [asked.json for asked in ideogram.asked] == [{"text_prompt": "a wombat 1", "aspect_ratio": "2x1"}]
 
 
-def test_an_answer_is_kept_by_prompt_and_shape(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_an_answer_is_kept_by_prompt_and_shape(server: ServerProcess, ideogram: FakeUpstream) -> None:
     for size in ("64x64", "64x64", "64x128", "64x64"):
         assert server.create(prompt="a wombat 2", size=size).status_code == 200
     assert [asked.json["aspect_ratio"] for asked in ideogram.asked] == ["1x1", "1x2"]
@@ -154,7 +154,7 @@ def test_what_was_not_asked_for_longest_goes_first() -> None:
     assert "".join(asked) == "abcb"
 
 
-def test_captions_are_never_expanded(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_captions_are_never_expanded(server: ServerProcess, ideogram: FakeUpstream) -> None:
     for body in ({"json_prompt": CAPTION}, {"prompt": json.dumps(CAPTION)}):
         for choice in ("auto", "on"):
             response = server.create(**body, magic_prompt=choice)
@@ -163,7 +163,7 @@ def test_captions_are_never_expanded(server: ServerProcess, ideogram: FakeBacken
     assert ideogram.asked == []
 
 
-def test_only_a_key_that_may_turns_it_off(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_only_a_key_that_may_turns_it_off(server: ServerProcess, ideogram: FakeUpstream) -> None:
     check(server.create(prompt="a wombat", magic_prompt="off"), 403, "disabling_not_allowed", "magic_prompt")
     response = server.create(bearer("free"), prompt="a wombat", magic_prompt="off")
     assert "revised_prompt" not in response.json()["data"][0]
@@ -172,7 +172,7 @@ def test_only_a_key_that_may_turns_it_off(server: ServerProcess, ideogram: FakeB
 
 
 def test_what_the_service_says_is_checked_and_put_in_order(
-    server: ServerProcess, ideogram: FakeBackend
+    server: ServerProcess, ideogram: FakeUpstream
 ) -> None:
     element = {"desc": "x", "type": "obj", "bbox": [9, 9, 1, 1], "color_palette": ["#fff"]}
     answer = {"compositional_deconstruction": {"elements": [element], "background": "b"}}
@@ -188,7 +188,7 @@ def test_what_the_service_says_is_checked_and_put_in_order(
 
 
 @pytest.mark.parametrize("how", MISBEHAVIOURS)
-def test_a_failure_is_asked_again_once(server: ServerProcess, ideogram: FakeBackend, how: str) -> None:
+def test_a_failure_is_asked_again_once(server: ServerProcess, ideogram: FakeUpstream, how: str) -> None:
     ideogram.next.append(MISBEHAVIOURS[how])
     response = server.create(prompt=f"a wombat, {how}")
     assert response.json()["data"][0]["revised_prompt"] == TEXT
@@ -197,7 +197,7 @@ def test_a_failure_is_asked_again_once(server: ServerProcess, ideogram: FakeBack
 
 @pytest.mark.parametrize("how", ["fails", "lies"])
 def test_two_failures_fall_back_to_the_plain_prompt(
-    server: ServerProcess, ideogram: FakeBackend, how: str
+    server: ServerProcess, ideogram: FakeUpstream, how: str
 ) -> None:
     ideogram.next.extend([MISBEHAVIOURS[how]] * 2)
     response = server.create(prompt=f"a wombat that {how}")
@@ -217,13 +217,15 @@ def test_two_failures_fall_back_to_the_plain_prompt(
     assert server.create(prompt=f"a wombat that {how}").json()["data"][0]["revised_prompt"] == TEXT
 
 
-def test_two_silences_too(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_two_silences_too(server: ServerProcess, ideogram: FakeUpstream) -> None:
     ideogram.next.extend([hangs] * 2)
     response = server.create(prompt="a wombat in silence")
     assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
 
 
-def test_a_caption_beyond_the_models_limit_is_a_failure(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_a_caption_beyond_the_models_limit_is_a_failure(
+    server: ServerProcess, ideogram: FakeUpstream
+) -> None:
     long = {"compositional_deconstruction": {"background": "x " * 3000, "elements": []}}
     ideogram.next.extend([says({"json_prompt": long})] * 2)
     response = server.create(prompt="a wombat 4")
@@ -233,7 +235,7 @@ def test_a_caption_beyond_the_models_limit_is_a_failure(server: ServerProcess, i
     assert server.create(prompt="a wombat 4").json()["data"][0]["revised_prompt"] == TEXT
 
 
-def test_so_is_one_that_grows_beyond_the_limit(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_so_is_one_that_grows_beyond_the_limit(server: ServerProcess, ideogram: FakeUpstream) -> None:
     """Only in its normal form; numbers out of range do not grow."""
     element = {"type": "obj", "desc": "", "color_palette": ["#abc"] * 3900}
     long = {"compositional_deconstruction": {"background": "", "elements": [element]}}
@@ -247,7 +249,7 @@ def test_so_is_one_that_grows_beyond_the_limit(server: ServerProcess, ideogram: 
     assert len(response.json()["data"][0]["revised_prompt"]) < 10_000
 
 
-def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeUpstream) -> None:
     ideogram.next.extend([fails, fails])
     refused = server.create(prompt="a wombat 5", magic_prompt="on", stream=True)
     check(refused, 503, "magic_prompt_unavailable", "magic_prompt")
@@ -258,7 +260,7 @@ def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeBackend) 
     assert [warning["code"] for warning in completed.data["warnings"]] == ["magic_prompt_failed"]
 
 
-def test_a_retry_asks_nobody(server: ServerProcess, ideogram: FakeBackend) -> None:
+def test_a_retry_asks_nobody(server: ServerProcess, ideogram: FakeUpstream) -> None:
     ideogram.next.append(held)
     key = {"Idempotency-Key": "expanded"}
     while ideogram.arrived.acquire(blocking=False):
@@ -285,7 +287,7 @@ def patient(flags: list[str]) -> Iterator[ServerProcess]:
 
 @pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
 def test_a_client_that_leaves_ends_the_call(
-    patient: ServerProcess, ideogram: FakeBackend, accept: str
+    patient: ServerProcess, ideogram: FakeUpstream, accept: str
 ) -> None:
     ideogram.reset({"json_prompt": CAPTION})
     ideogram.next.append(hangs)
@@ -306,7 +308,7 @@ def test_a_client_that_leaves_ends_the_call(
     until(lambda: patient.metric("ideoserve_backlog_seconds") == 0)
 
 
-def test_the_deadline_goes_on(patient: ServerProcess, ideogram: FakeBackend) -> None:
+def test_the_deadline_goes_on(patient: ServerProcess, ideogram: FakeUpstream) -> None:
     ideogram.reset({"json_prompt": CAPTION})
     ideogram.next.append(hangs)
     headers = bearer("web") | {"X-Request-Timeout": "0.3"}
@@ -317,7 +319,7 @@ def test_the_deadline_goes_on(patient: ServerProcess, ideogram: FakeBackend) -> 
 def test_a_chat_model(start: Start) -> None:
     """Of any maker, behind OpenAI's interface; the key from the environment."""
     answer = {"choices": [{"message": {"role": "assistant", "content": json.dumps(CAPTION)}}]}
-    with backend(takes_chat, answer) as fake:
+    with upstream(takes_chat, answer) as fake:
         server = start(
             *("--magic-prompt-backend", "openai", "--magic-prompt-model", "a-model"),
             *("--magic-prompt-url", fake.url + "/v1/chat/completions"),
@@ -345,7 +347,7 @@ def test_a_chat_model(start: Start) -> None:
 
 
 def test_an_operators_own_service(start: Start) -> None:
-    with backend(takes_webhook, {"json_prompt": CAPTION}) as fake:
+    with upstream(takes_webhook, {"json_prompt": CAPTION}) as fake:
         flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", fake.url, "--log-prompts")
         server = start(*flags, "--magic-prompt-cache", "0", "--embed-prompt", module=MODULE)
         fake.next.append(explodes)
@@ -373,7 +375,7 @@ def test_an_operators_own_service(start: Start) -> None:
 def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:
     settings = Settings(model="fake", **{f"magic_prompt_{name}": value for name, value in given.items()})
     with pytest.raises(ConfigError, match=f"^{said}"):
-        Integrations(settings, Backends(lambda *_: None), "fake")
+        Integrations(settings, UpstreamClients(lambda *_: None), "fake")
 
 
 def test_which_is_one_line(start: Start) -> None:

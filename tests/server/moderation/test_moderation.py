@@ -21,17 +21,16 @@ from server.moderation.judge import PASSED
 from server.moderation.webhook import Webhook
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
-from server.upstream.client import Backend, Backends
+from server.upstream.client import Upstream, UpstreamClients
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
-from tests.server.fake_backend import (
+from tests.server.fake_upstream import (
     BOMB_BYTES,
     MISBEHAVIOURS,
     SECRET,
     Asked,
-    FakeBackend,
+    FakeUpstream,
     Reply,
-    backend,
     crumbles,
     explodes,
     fails,
@@ -40,6 +39,7 @@ from tests.server.fake_backend import (
     is_json,
     litters,
     says,
+    upstream,
 )
 from tests.server.process import ServerProcess, small, until
 from tests.server.routes.test_errors import check
@@ -97,8 +97,8 @@ class World(NamedTuple):
     """A server and the services that it asks."""
 
     server: ServerProcess
-    hive: FakeBackend
-    webhook: FakeBackend
+    hive: FakeUpstream
+    webhook: FakeUpstream
 
     def drawn(self) -> list[str]:
         texts: list[str] = self.server.http.get("/_fake/drawn").json()
@@ -122,15 +122,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def services() -> Iterator[tuple[FakeBackend, FakeBackend]]:
+def services() -> Iterator[tuple[FakeUpstream, FakeUpstream]]:
     with ExitStack() as stack:
-        hive = stack.enter_context(backend(takes_hive, CLEAN_TEXT))
-        webhook = stack.enter_context(backend(takes_webhook, PASS))
+        hive = stack.enter_context(upstream(takes_hive, CLEAN_TEXT))
+        webhook = stack.enter_context(upstream(takes_webhook, PASS))
         yield hive, webhook
         assert (hive.wrong, webhook.wrong) == ([], [])
 
 
-def open_world(services: tuple[FakeBackend, FakeBackend], folder: Path, *flags: str) -> World:
+def open_world(services: tuple[FakeUpstream, FakeUpstream], folder: Path, *flags: str) -> World:
     hive, webhook = services
     process = ServerProcess(
         *("--hive-url", hive.url + "/", "--hive-key-file", str(folder / "hive-key")),
@@ -152,14 +152,14 @@ def close_world(world: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def of_prompts(services: tuple[FakeBackend, FakeBackend], folder: Path) -> Iterator[World]:
+def of_prompts(services: tuple[FakeUpstream, FakeUpstream], folder: Path) -> Iterator[World]:
     world = open_world(services, folder, "--prompt-moderation", "deny-list, hive, webhook")
     yield world
     close_world(world)
 
 
 @pytest.fixture(scope="module")
-def of_images(services: tuple[FakeBackend, FakeBackend], folder: Path) -> Iterator[World]:
+def of_images(services: tuple[FakeUpstream, FakeUpstream], folder: Path) -> Iterator[World]:
     world = open_world(services, folder, "--image-moderation", "hive,webhook")
     yield world
     close_world(world)
@@ -380,7 +380,7 @@ def test_so_is_what_the_webhook_cannot_judge(prompts: World, how: str) -> None:
     check(prompts.create(prompt="a wombat"), 503, "moderation_unavailable")
 
 
-def test_fail_open_with_previews(services: tuple[FakeBackend, FakeBackend], folder: Path) -> None:
+def test_fail_open_with_previews(services: tuple[FakeUpstream, FakeUpstream], folder: Path) -> None:
     flags = (
         "--prompt-moderation",
         "hive,webhook",
@@ -419,8 +419,8 @@ def test_only_a_key_that_may_does_without(prompts: World) -> None:
         refused(prompts.create(bearer("trusted"), prompt="a wombat", moderation=word), "hate")
 
 
-def test_the_expanded_prompt_is_judged_too(services: tuple[FakeBackend, FakeBackend], folder: Path) -> None:
-    with backend(is_json, {"json_prompt": CAPTION}) as expanding:
+def test_the_expanded_prompt_is_judged_too(services: tuple[FakeUpstream, FakeUpstream], folder: Path) -> None:
+    with upstream(is_json, {"json_prompt": CAPTION}) as expanding:
         flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", expanding.url)
         world = open_world(services, folder, "--prompt-moderation", "deny-list,hive", *flags)
         world.hive.reset(CLEAN_TEXT)
@@ -493,8 +493,10 @@ def test_previews_are_off_and_the_client_is_told(images: World) -> None:
     assert [warning["code"] for warning in completed.data["warnings"]] == ["previews_off"]
 
 
-def test_so_it_is_told_of_an_expanded_prompt(services: tuple[FakeBackend, FakeBackend], folder: Path) -> None:
-    with backend(is_json, {"json_prompt": CAPTION | {"mood": "calm"}}) as expanding:
+def test_so_it_is_told_of_an_expanded_prompt(
+    services: tuple[FakeUpstream, FakeUpstream], folder: Path
+) -> None:
+    with upstream(is_json, {"json_prompt": CAPTION | {"mood": "calm"}}) as expanding:
         flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", expanding.url)
         world = open_world(services, folder, "--image-moderation", "hive", *flags)
         world.hive.reset(CLEAN_IMAGE)
@@ -526,16 +528,16 @@ def test_a_service_that_hangs_holds_up_no_other(monkeypatch: pytest.MonkeyPatch)
     """Though it takes all the connections it may have."""
     monkeypatch.setattr("server.upstream.client.MAX_CONNECTIONS", 1)
 
-    async def ask(silent: FakeBackend, quick: FakeBackend) -> None:
-        backends = Backends(lambda *_: None)
-        waiting = asyncio.create_task(Webhook(Backend("silent", silent.url, 60, backends)).judge_text("a"))
+    async def ask(silent: FakeUpstream, quick: FakeUpstream) -> None:
+        upstreams = UpstreamClients(lambda *_: None)
+        waiting = asyncio.create_task(Webhook(Upstream("silent", silent.url, 60, upstreams)).judge_text("a"))
         assert await asyncio.to_thread(silent.arrived.acquire, timeout=30)
-        assert await Webhook(Backend("quick", quick.url, 20, backends)).judge_text("a") == PASSED
+        assert await Webhook(Upstream("quick", quick.url, 20, upstreams)).judge_text("a") == PASSED
         waiting.cancel()
         await asyncio.wait([waiting])
-        await backends.close()
+        await upstreams.close()
 
-    with backend(is_json, PASS) as silent, backend(is_json, PASS) as quick:
+    with upstream(is_json, PASS) as silent, upstream(is_json, PASS) as quick:
         silent.next.append(hangs)
         asyncio.run(ask(silent, quick))
 
@@ -576,4 +578,4 @@ def test_a_client_that_leaves_ends_the_call(images: World) -> None:
 )
 def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"):
-        Integrations(Settings(model="fake", **given), Backends(lambda *_: None), "fake")
+        Integrations(Settings(model="fake", **given), UpstreamClients(lambda *_: None), "fake")

@@ -23,7 +23,7 @@ from server.provenance.credentials import Credentials
 from server.provenance.trial import write_pair
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
-from server.upstream.client import Backends
+from server.upstream.client import UpstreamClients
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
 from tests.server.process import REPOSITORY, ServerProcess
@@ -123,7 +123,7 @@ def test_the_command_makes_a_pair_once(tmp_path: Path) -> None:
 )
 def test_half_a_pair_does_not_start(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}$"):
-        Integrations(Settings(model="fake", **given), Backends(lambda *_: None), "fake")
+        Integrations(Settings(model="fake", **given), UpstreamClients(lambda *_: None), "fake")
 
 
 def pem(key: Any) -> SecretStr:

@@ -53,7 +53,7 @@ class Server(ThreadingHTTPServer):
 Reply = Callable[["Handler"], None]
 
 
-class FakeBackend:
+class FakeUpstream:
     """Answers with `answer` and `status`, but for the replies in `next`, which come first, one a request."""
 
     def __init__(self, check: Callable[[Asked], bool]) -> None:
@@ -66,7 +66,7 @@ class FakeBackend:
         self.hung_up = threading.Semaphore(0)
         self.release = threading.Event()
         self._server = Server(("127.0.0.1", 0), Handler)
-        self._server.backend = self  # type: ignore[attr-defined]
+        self._server.upstream = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -85,17 +85,17 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        backend: FakeBackend = self.server.backend  # type: ignore[attr-defined]
+        upstream: FakeUpstream = self.server.upstream  # type: ignore[attr-defined]
         asked = Asked(self.path, self.headers, self.rfile.read(int(self.headers["content-length"])))
-        backend.asked.append(asked)
-        backend.arrived.release()
-        if not (asked.asks_for_little and backend.check(asked)):
-            backend.wrong.append(asked)
+        upstream.asked.append(asked)
+        upstream.arrived.release()
+        if not (asked.asks_for_little and upstream.check(asked)):
+            upstream.wrong.append(asked)
             self.reply({"error": "not what this API takes"}, 422)
-        elif backend.next:
-            backend.next.popleft()(self)
+        elif upstream.next:
+            upstream.next.popleft()(self)
         else:
-            self.reply(backend.answer)
+            self.reply(upstream.answer)
 
     def reply(self, body: Any, status: int = 200) -> None:
         self.send(json.dumps(body).encode(), status)
@@ -119,14 +119,14 @@ def hangs(handler: Handler) -> None:
     while handler.connection.recv(4096):
         pass
     handler.close_connection = True
-    handler.server.backend.hung_up.release()  # type: ignore[attr-defined]
+    handler.server.upstream.hung_up.release()  # type: ignore[attr-defined]
 
 
 def held(handler: Handler) -> None:
     """Answers once the test releases it."""
-    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
-    backend.release.wait(30)
-    handler.reply(backend.answer)
+    upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
+    upstream.release.wait(30)
+    handler.reply(upstream.answer)
 
 
 def drips(handler: Handler) -> None:
@@ -157,14 +157,14 @@ def garbles(handler: Handler) -> None:
 
 def floods(handler: Handler) -> None:
     """The right answer, and blanks for ever."""
-    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
-    handler.send(json.dumps(backend.answer).encode() + b" " * (2 << 20))
+    upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
+    handler.send(json.dumps(upstream.answer).encode() + b" " * (2 << 20))
 
 
 def compresses(handler: Handler) -> None:
     """The right answer, though nobody asked for it to be compressed."""
-    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
-    handler.send(gzip.compress(json.dumps(backend.answer).encode()), encoding="gzip")
+    upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
+    handler.send(gzip.compress(json.dumps(upstream.answer).encode()), encoding="gzip")
 
 
 @cache
@@ -185,8 +185,8 @@ def trickles(handler: Handler) -> None:
 
 def never_ends(handler: Handler) -> None:
     """As HTTP/1.0 had it: no length, until the connection closes."""
-    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
-    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(backend.answer).encode())
+    upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(upstream.answer).encode())
     repeat(handler, b" " * 65536)
 
 
@@ -217,8 +217,8 @@ def litters(handler: Handler) -> None:
 
 def crumbles(handler: Handler) -> None:
     """The right answer in chunks of one byte, and as many blanks as there is room for."""
-    backend: FakeBackend = handler.server.backend  # type: ignore[attr-defined]
-    body = json.dumps(backend.answer).encode().ljust(20_000)
+    upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
+    body = json.dumps(upstream.answer).encode().ljust(20_000)
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     handler.wfile.write(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
 
@@ -248,8 +248,8 @@ MISBEHAVIOURS: dict[str, Reply] = {
 
 
 @contextmanager
-def backend(check: Callable[[Asked], bool], answer: Any) -> Iterator[FakeBackend]:
-    fake = FakeBackend(check)
+def upstream(check: Callable[[Asked], bool], answer: Any) -> Iterator[FakeUpstream]:
+    fake = FakeUpstream(check)
     fake.answer = answer
     yield fake
     fake.close()

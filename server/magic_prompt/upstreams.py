@@ -8,7 +8,7 @@ from pydantic_core import from_json
 from server.captions.caption import Caption
 from server.captions.schema import caption_schema, strict_schema
 from server.magic_prompt import ratio
-from server.upstream.client import Backend, BackendError
+from server.upstream.client import Upstream, UpstreamError
 
 INSTRUCTION = (
     "You write captions for a text-to-image model. Expand the user's idea into one caption as JSON by the "
@@ -18,9 +18,9 @@ INSTRUCTION = (
 )
 
 
-class ExpansionBackend(Protocol):
+class ExpansionUpstream(Protocol):
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
-        """Raises BackendError."""
+        """Raises UpstreamError."""
 
 
 class _JsonPrompt(BaseModel):
@@ -54,24 +54,24 @@ class IdeogramExpansion:
 
     URL = "https://api.ideogram.ai/v1/ideogram-v4/magic-prompt"
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
 
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
         question = {"text_prompt": prompt, "aspect_ratio": ratio.hosted(width, height)}
-        return await self._backend.post(_JsonPrompt, _JsonPrompt.caption, json=question)
+        return await self._upstream.post(_JsonPrompt, _JsonPrompt.caption, json=question)
 
 
 class ChatExpansion:
     """Any chat model behind OpenAI's interface that answers by a JSON schema."""
 
-    def __init__(self, backend: Backend, model: str) -> None:
-        self._backend = backend
+    def __init__(self, upstream: Upstream, model: str) -> None:
+        self._upstream = upstream
         self._model = model
 
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
         question = self._question(prompt, width, height)
-        return await self._backend.post(_Completion, _Completion.caption, json=question)
+        return await self._upstream.post(_Completion, _Completion.caption, json=question)
 
     def _question(self, prompt: str, width: int, height: int) -> dict[str, Any]:
         instruction = INSTRUCTION.format(ratio=ratio.exact(width, height))
@@ -89,13 +89,13 @@ class ChatExpansion:
 class WebhookExpansion:
     """An operator's own service."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
 
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
         shape = {"width": width, "height": height, "aspect_ratio": ratio.exact(width, height)}
         question = {"prompt": prompt, **shape}
-        return await self._backend.post(_JsonPrompt, _JsonPrompt.caption, json=question)
+        return await self._upstream.post(_JsonPrompt, _JsonPrompt.caption, json=question)
 
 
 def _caption(value: object) -> Caption:
@@ -109,5 +109,5 @@ def _caption(value: object) -> Caption:
     return caption
 
 
-def _no_caption() -> BackendError:
-    return BackendError("invalid", "its answer is no caption")
+def _no_caption() -> UpstreamError:
+    return UpstreamError("invalid", "its answer is no caption")
