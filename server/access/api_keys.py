@@ -28,6 +28,7 @@ from starlette.datastructures import Headers
 
 from engine.request import Priority
 from server.schemas.errors import ApiError, invalid
+from server.schemas.validation import first_problem
 from server.settings.config_error import ConfigError
 from server.settings.watched_file import WatchedFile
 
@@ -164,8 +165,5 @@ def _read(file: Path) -> list[tuple[bytes, Caller]]:
     except OSError as error:
         raise KeyFileError(f"{file}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise KeyFileError(": ".join(filter(None, (str(file), place, message)))) from None
+        raise KeyFileError(": ".join(filter(None, (str(file), *first_problem(error))))) from None
     return [(key.digest, key.caller) for key in entries]

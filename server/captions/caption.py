@@ -1,12 +1,11 @@
-"""A caption in its normal form, and what deviates in it."""
+"""A caption in its normal form, and how it deviates from the schema."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json
-
-from server.captions import shape
+from server.captions import shape, sparse
+from server.captions.unwrap import unwrap
 from server.schemas.images import MAX_PROMPT_CHARACTERS
 from server.schemas.issue import Issue, Issues
 
@@ -18,7 +17,7 @@ SCHEMA_KEYS = {
 
 
 class CaptionTooLongError(ValueError):
-    """More characters than a prompt may have."""
+    """The caption has more characters than a prompt may have."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"the caption has {count} characters")
@@ -27,48 +26,46 @@ class CaptionTooLongError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """`text` is what the model reads: compact JSON, keys in the order it was trained on."""
+    """`text` is what the model reads: compact JSON, keys in the order it was trained on.
+
+    `faults` are deviations from the schema; `remarks` are about valid values that the model draws badly.
+    """
 
     value: dict[str, Any]
     text: str
     faults: tuple[Issue, ...]
+    remarks: tuple[Issue, ...]
 
     @classmethod
     def of(cls, value: dict[str, Any]) -> "Caption":
         """Raises CaptionTooLongError, or ValueError for a number that JSON cannot hold."""
-        _text(value)  # before the work: a megabyte of brackets is not worth a look
+        _text(value)  # first, so that a megabyte of brackets costs little
         faults = Issues()
         normal = shape.caption(value, (), faults)
-        return cls(normal, _text(normal), faults.all())
+        return cls(normal, _text(normal), faults.all(), sparse.remarks(normal))
 
     @classmethod
     def parse(cls, text: str) -> "Caption | None":
-        """Of a string that is a JSON object with the required key; any other string is plain text.
-
-        Raises as `of` does.
+        """Parse a string that is a JSON object with the required key, also one in a code fence, a list or a
+        JSON string. None for any other string: plain text. Raises as `of` does.
         """
-        if not text.lstrip().startswith("{"):
-            return None
-        try:
-            value = from_json(text, allow_inf_nan=False)
-        except ValueError:
-            return None
-        return cls.of(value) if isinstance(value, dict) and REQUIRED_KEY in value else None
+        value = unwrap(text)
+        return cls.of(value) if value is not None and REQUIRED_KEY in value else None
 
     @property
     def has_composition(self) -> bool:
-        """A caption without it is not one; what else is missing only deviates."""
+        """Without it an object is no caption; other missing keys are deviations."""
         return isinstance(self.value.get(REQUIRED_KEY), dict)
 
     @property
     def words(self) -> str:
-        """All that somebody wrote into it, for those who judge a text: every string, every number but
-        coordinates, and the keys that are not the schema's."""
+        """The text to moderate: every string, every number but coordinates, and the keys that are not the
+        schema's, one a line."""
         return "\n".join(_words(self.value))
 
 
 def _text(value: Any) -> str:
-    """As compact JSON. Raises CaptionTooLongError, ValueError."""
+    """`value` as compact JSON. Raises CaptionTooLongError, ValueError."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise CaptionTooLongError(len(text))

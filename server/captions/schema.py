@@ -1,10 +1,11 @@
-"""The caption as JSON schema: in the API's document, and for chat models that answer by a schema."""
+"""The JSON schema of a caption, for /openapi.json and for structured outputs of chat models."""
 
 from typing import Any
 
 from server.captions import shape
 
 Schema = dict[str, Any]
+CONSTRAINTS = ("pattern", "minimum", "maximum", "minItems", "maxItems")
 STRING: Schema = {"type": "string"}
 COLOUR: Schema = {"type": "string", "pattern": "^#[0-9A-F]{6}$"}
 BBOX: Schema = {
@@ -17,7 +18,7 @@ BBOX: Schema = {
 
 
 def caption_schema() -> Schema:
-    """Of a caption without any deviation, keys in the order that the model was trained on."""
+    """The schema of a caption without deviations, keys in the order that the model was trained on."""
     composition = _object(
         {"background": STRING, "elements": {"type": "array", "items": {"anyOf": _elements()}}}
     )
@@ -32,7 +33,7 @@ def caption_schema() -> Schema:
 
 
 def strict_schema(schema: Schema) -> Schema:
-    """The same for structured outputs that require every key: what was optional may be null."""
+    """The same for structured outputs, which require every key: optional ones may be null."""
     if "anyOf" in schema:
         return schema | {"anyOf": [strict_schema(branch) for branch in schema["anyOf"]]}
     if "items" in schema:
@@ -44,6 +45,15 @@ def strict_schema(schema: Schema) -> Schema:
         for key, inner in ((key, strict_schema(value)) for key, value in schema["properties"].items())
     }
     return schema | {"properties": strict, "required": list(strict)}
+
+
+def unconstrained(schema: Any) -> Any:
+    """The same without patterns and bounds, which many implementations do not support."""
+    if isinstance(schema, list):
+        return [unconstrained(item) for item in schema]
+    if isinstance(schema, dict):
+        return {key: unconstrained(item) for key, item in schema.items() if key not in CONSTRAINTS}
+    return schema
 
 
 def _styles() -> list[Schema]:

@@ -1,17 +1,20 @@
-"""A valid request to what will be made: defaults filled in, the fields that exclude each other settled."""
+"""Resolve a valid request to the parameters of its images: defaults filled in, conflicts refused."""
 
 import random
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.config.model_config import Limits, ModelConfig
+from engine.config.model_config import ModelConfig
 from engine.request import SamplingParams
 from server.captions.prompt import Prompt, read_prompt
+from server.schemas import sizes
 from server.schemas.errors import ApiError, invalid
-from server.schemas.images import MAX_SEED, ImageRequest, OutputFormat
+from server.schemas.images import MAX_SEED, ImageRequest, OutputFormat, SizePolicy
+from server.schemas.issue import Issue
+from server.schemas.sizes import Size
 
 PRESET_OF_SPEED = {"TURBO": "V4_TURBO_12", "DEFAULT": "V4_DEFAULT_20", "QUALITY": "V4_QUALITY_48"}
-# `auto` is no opinion, so it agrees with every preset and alone gives the default.
+# `auto` is left out: it agrees with every preset and alone gives the default.
 SPEED_OF_QUALITY = {
     "low": "TURBO",
     "medium": "DEFAULT",
@@ -19,12 +22,14 @@ SPEED_OF_QUALITY = {
     "high": "QUALITY",
     "hd": "QUALITY",
 }
+RANDOM_SEED = -1
+EXAMPLES = {"size": "1024x1024", "aspect_ratio": "16:9"}
 QUALITY_OF_PRESET = {"V4_TURBO_12": "low", "V4_DEFAULT_20": "medium", "V4_QUALITY_48": "high"}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Everything that decides the pixels and their file format. Sizes in pixels."""
+    """Everything that determines the pixels and their file format. Sizes in pixels."""
 
     prompt: Prompt
     width: int
@@ -42,20 +47,46 @@ class Parameters:
 
     @property
     def quality(self) -> str:
-        """OpenAI's word for the preset."""
+        """OpenAI's name of the preset."""
         return QUALITY_OF_PRESET.get(self.preset, "medium")
 
 
-def resolve(wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | None = None) -> Parameters:
-    """Raises ApiError where fields contradict each other or the model. `accepted` is the format of Accept."""
-    if wanted.model is not None and wanted.model != config.model_id:
-        raise ApiError(404, "model_not_found", "This server does not serve that model.", param="model")
-    width, height = _size(wanted, config)
+def resolve(
+    wanted: ImageRequest,
+    config: ModelConfig,
+    accepted: OutputFormat | None = None,
+    aliases: Sequence[str] = (),
+    size_policy: SizePolicy = "strict",
+) -> Parameters:
+    """Raises ApiError where fields contradict each other or the model.
+
+    `accepted` is the format that `Accept` asks for, `aliases` are other names of the model, and `size_policy`
+    applies where the request has none.
+    """
+    try:
+        require_model(wanted.model, config, aliases)
+        return _resolve(wanted, config, accepted, wanted.size_policy or size_policy)
+    except ApiError as error:
+        raise wanted.named_as_sent(error) from None
+
+
+def require_model(name: str | None, config: ModelConfig, aliases: Sequence[str] = ()) -> None:
+    """Raises ApiError 404 unless `name` is absent, the served model's id or an alias."""
+    if name is not None and name != config.model_id and name not in aliases:
+        known = ", ".join(f"`{known}`" for known in (config.model_id, *aliases))
+        raise ApiError(404, "model_not_found", f"Unknown model; this server serves {known}.", param="model")
+
+
+def _resolve(
+    wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | None, policy: SizePolicy
+) -> Parameters:
+    size, size_warnings = _allowed_size(wanted, config, policy)
+    seed_warnings = _seed_warnings(wanted.seed)
     preset = _preset(wanted, config)
     return Parameters(
-        prompt=read_prompt(wanted),
-        width=width,
-        height=height,
+        prompt=read_prompt(wanted).with_warnings(*wanted.warnings, *size_warnings, *seed_warnings),
+        width=size.width,
+        height=size.height,
         seeds=_seeds(wanted.seed, wanted.n or 1),
         preset=preset,
         sampling=_sampling(wanted, config.presets[preset]),
@@ -65,29 +96,52 @@ def resolve(wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | 
     )
 
 
-def _size(wanted: ImageRequest, config: ModelConfig) -> tuple[int, int]:
-    if (wanted.width is None) != (wanted.height is None):
+def _allowed_size(
+    wanted: ImageRequest, config: ModelConfig, policy: SizePolicy
+) -> tuple[Size, tuple[Issue, ...]]:
+    """The size to make, with a warning if it was rounded."""
+    limits, (param, size) = config.limits, _requested_size(wanted, config)
+    if sizes.is_allowed(size, limits):
+        return size, ()
+    nearest = sizes.nearest(size, limits)
+    if policy == "nearest":
+        message = f"{size} was rounded to {nearest}. {sizes.describe(limits)}"
+        return nearest, (Issue(code="size_rounded", path=None, message=message),)
+    hint = f"The nearest allowed size is {nearest}; `size_policy` `nearest` rounds to it."
+    raise invalid(f"{sizes.describe(limits)} {hint}", param)
+
+
+def _requested_size(wanted: ImageRequest, config: ModelConfig) -> tuple[str, Size]:
+    """The field that sets the size, and the size."""
+    given = [name for name in ("size", "aspect_ratio") if getattr(wanted, name) not in (None, "auto")]
+    given += ["width"] if wanted.width is not None else ["height"] if wanted.height is not None else []
+    if len(given) > 1:
+        raise invalid("Send one of `size`, `aspect_ratio`, and `width` with `height`.", given[0])
+    if not given:
+        return "size", Size(config.default_width, config.default_height)
+    if given[0] in ("width", "height"):
+        return _sides(wanted, config)
+    return given[0], _parsed_size(given[0], getattr(wanted, given[0]), config)
+
+
+def _sides(wanted: ImageRequest, config: ModelConfig) -> tuple[str, Size]:
+    if wanted.width is None or wanted.height is None:
         missing = "width" if wanted.width is None else "height"
         raise invalid("`width` and `height` go together.", missing)
-    if wanted.width is not None and wanted.height is not None:
-        if wanted.size is not None:
-            raise invalid("Either `size` or `width` and `height`.", "size")
-        return _within(wanted.width, wanted.height, config.limits, "width")
-    if wanted.size is None or wanted.size == "auto":
-        return config.default_width, config.default_height
-    match = re.fullmatch(r"([0-9]+)x([0-9]+)", wanted.size)
-    if match is None:
-        raise invalid("`size` is `WxH` or `auto`.", "size")
-    return _within(int(match[1]), int(match[2]), config.limits, "size")
+    param = "height" if config.limits.allow_sides(wanted.width, wanted.width) else "width"
+    return param, Size(wanted.width, wanted.height)
 
 
-def _within(width: int, height: int, limits: Limits, param: str) -> tuple[int, int]:
-    if not limits.allow_sides(width, height):
-        low, high, step = limits.min_size, limits.max_size, limits.multiple_of
-        raise invalid(f"Width and height are multiples of {step} from {low} to {high}.", param)
-    if not limits.allow_ratio(width, height):
-        raise invalid(f"The aspect ratio is at most {limits.max_aspect_ratio:g}:1.", param)
-    return width, height
+def _parsed_size(param: str, text: str, config: ModelConfig) -> Size:
+    sides = sizes.parse_sides(text) if param == "size" else None
+    ratio = sizes.parse_ratio(text)
+    if sides is not None:
+        return sides
+    if ratio is None or 0 in ratio:
+        wanted = "`WxH`, `W:H` or `auto`" if param == "size" else "`W:H` or `auto`"
+        raise invalid(f"`{param}` must be {wanted}, such as {EXAMPLES[param]}.", param)
+    ideal = sizes.of_ratio(ratio, config.default_width * config.default_height)
+    return sizes.nearest(ideal, config.limits) if config.limits.allow_ratio(*ratio) else ideal
 
 
 def _preset(wanted: ImageRequest, config: ModelConfig) -> str:
@@ -117,18 +171,25 @@ def _guidance(wanted: ImageRequest, default: tuple[float, ...]) -> tuple[float, 
     schedule = wanted.guidance_schedule
     if schedule is not None:
         if wanted.guidance_scale is not None:
-            raise invalid("Either `guidance_scale` or `guidance_schedule`.", "guidance_scale")
+            raise invalid("Send one of `guidance_scale` and `guidance_schedule`.", "guidance_scale")
         steps = wanted.num_inference_steps or len(schedule)
         if len(schedule) != steps:
-            raise invalid(f"`guidance_schedule` needs one number per step: {steps}.", "guidance_schedule")
+            raise invalid(f"`guidance_schedule` must have one number per step: {steps}.", "guidance_schedule")
         return tuple(schedule)
     steps = wanted.num_inference_steps or len(default)
     if wanted.guidance_scale is not None:
         return (wanted.guidance_scale,) * steps
-    # The preset's schedule at another length: each step takes the guidance of the same relative place.
+    # Stretch the preset's schedule: each step takes the guidance at the same relative position.
     return tuple(default[index * len(default) // steps] for index in range(steps))
 
 
 def _seeds(seed: int | None, n: int) -> tuple[int, ...]:
-    first = random.randint(0, MAX_SEED) if seed is None else seed
+    first = random.randint(0, MAX_SEED) if seed is None or seed == RANDOM_SEED else seed
     return tuple((first + k) % (MAX_SEED + 1) for k in range(n))
+
+
+def _seed_warnings(seed: int | None) -> tuple[Issue, ...]:
+    if seed is None or seed <= MAX_SEED:
+        return ()
+    message = f"`seed` was taken modulo 2^31; the highest seed is {MAX_SEED}."
+    return (Issue(code="seed_reduced", path=None, message=message),)

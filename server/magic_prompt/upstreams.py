@@ -1,12 +1,12 @@
-"""The services that expand a prompt, each with its own question and answer."""
+"""The upstreams that expand a prompt, each with its own request and response format."""
 
 from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
-from pydantic_core import from_json
 
 from server.captions.caption import Caption
-from server.captions.schema import caption_schema, strict_schema
+from server.captions.schema import caption_schema, strict_schema, unconstrained
+from server.captions.unwrap import extract, unwrap
 from server.magic_prompt import ratio
 from server.upstream.client import Upstream, UpstreamError
 
@@ -16,6 +16,8 @@ INSTRUCTION = (
     "place the elements with bbox as [y_min, x_min, y_max, x_max] in thousandths of the sides, for an image "
     "of aspect ratio {ratio} (width x height). Colours are #RRGGBB in upper case."
 )
+# How chat servers answer a request whose schema they do not support.
+SCHEMA_REFUSED = (400, 422)
 
 
 class ExpansionUpstream(Protocol):
@@ -24,14 +26,25 @@ class ExpansionUpstream(Protocol):
 
 
 class _JsonPrompt(BaseModel):
-    json_prompt: dict[str, Any]
+    json_prompt: dict[str, Any] | list[Any] | str
 
     def caption(self) -> Caption:
-        return _caption(self.json_prompt)
+        return _caption(unwrap(self.json_prompt))
+
+
+class _Part(BaseModel):
+    text: str | None = None
 
 
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """Content parts are joined; parts that are not text are dropped."""
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or ""
 
 
 class _Choice(BaseModel):
@@ -42,11 +55,7 @@ class _Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1, max_length=100)
 
     def caption(self) -> Caption:
-        try:
-            value = from_json(self.choices[0].message.content or "")
-        except ValueError:
-            raise _no_caption() from None
-        return _caption(value)
+        return _caption(extract(self.choices[0].message.text))
 
 
 class IdeogramExpansion:
@@ -63,19 +72,29 @@ class IdeogramExpansion:
 
 
 class ChatExpansion:
-    """Any chat model behind OpenAI's interface that answers by a JSON schema."""
+    """A chat completions endpoint that supports JSON schemas.
+
+    Many refuse a schema with `pattern` or bounds. After the first such refusal, which counts as a failed
+    attempt, the schema is sent without them: the caption is checked here anyway.
+    """
 
     def __init__(self, upstream: Upstream, model: str) -> None:
         self._upstream = upstream
         self._model = model
+        self._schema = strict_schema(caption_schema())
 
     async def expand(self, prompt: str, width: int, height: int) -> Caption:
         question = self._question(prompt, width, height)
-        return await self._upstream.post(_Completion, _Completion.caption, json=question)
+        try:
+            return await self._upstream.post(_Completion, _Completion.caption, json=question)
+        except UpstreamError as error:
+            if error.status in SCHEMA_REFUSED:
+                self._schema = unconstrained(self._schema)
+            raise
 
     def _question(self, prompt: str, width: int, height: int) -> dict[str, Any]:
         instruction = INSTRUCTION.format(ratio=ratio.exact(width, height))
-        schema = {"name": "caption", "strict": True, "schema": strict_schema(caption_schema())}
+        schema = {"name": "caption", "strict": True, "schema": self._schema}
         return {
             "model": self._model,
             "messages": [
@@ -87,7 +106,7 @@ class ChatExpansion:
 
 
 class WebhookExpansion:
-    """An operator's own service."""
+    """A service that the operator runs."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -98,16 +117,12 @@ class WebhookExpansion:
         return await self._upstream.post(_JsonPrompt, _JsonPrompt.caption, json=question)
 
 
-def _caption(value: object) -> Caption:
-    """What a service calls a caption is not believed to be one."""
+def _caption(value: dict[str, Any] | None) -> Caption:
+    """The answer's caption, checked. Raises UpstreamError."""
     try:
-        caption = Caption.of(value) if isinstance(value, dict) else None
+        caption = Caption.of(value) if value is not None else None
     except ValueError:
         caption = None
     if caption is None or not caption.has_composition:
-        raise _no_caption()
+        raise UpstreamError("invalid", "its answer is not a caption")
     return caption
-
-
-def _no_caption() -> UpstreamError:
-    return UpstreamError("invalid", "its answer is no caption")

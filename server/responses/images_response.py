@@ -12,7 +12,7 @@ from server.generation.transcript import ImageFile, Subscription, Timings, Trans
 from server.observability.request_record import RequestRecord
 from server.offload import offload
 from server.responses.negotiation import Kind
-from server.schemas.images import ImageData, ImagesResponse, InputTokensDetails, Usage
+from server.schemas.responses import ImageData, ImagesResponse, InputTokensDetails, Usage
 from server.transport.disconnect import unless_disconnected
 
 IMAGE_TOKEN_PIXELS = 16 * 16

@@ -5,7 +5,8 @@ from fastapi import APIRouter, Request, Response
 from server.captions.prompt import NOT_A_CAPTION, read_prompt
 from server.observability.request_record import RequestRecord
 from server.offload import offload
-from server.schemas.images import CaptionReport, PromptFields
+from server.schemas.images import PromptFields
+from server.schemas.responses import CaptionReport
 from server.service import Service
 from server.transport.body import parse
 
@@ -28,5 +29,7 @@ def _report(body: bytearray) -> CaptionReport:
     prompt = read_prompt(parse(body, PromptFields))
     if prompt.caption is None:
         return CaptionReport(valid=False, caption=None, prompt=None, warnings=[NOT_A_CAPTION])
-    faults = list(prompt.warnings)
-    return CaptionReport(valid=not faults, caption=prompt.caption, prompt=prompt.text, warnings=faults)
+    warnings = list(prompt.warnings)
+    return CaptionReport(
+        valid=not prompt.deviates, caption=prompt.caption, prompt=prompt.text, warnings=warnings
+    )

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from server.schemas.errors import ApiError
-from server.schemas.images import Model, ModelList
+from server.generation.parameters import require_model
+from server.schemas.models import Model, ModelList
 from server.service import Service
 
 router = APIRouter()
@@ -12,21 +12,22 @@ router = APIRouter()
 
 @router.get("/v1/models", operation_id="list_models")
 async def list_models(request: Request) -> JSONResponse:
-    """List the served model."""
+    """List the served model, once under its id and once under each alias."""
     service: Service = request.app.state.service
     service.authenticate(request, request.state.record)
-    return JSONResponse(ModelList(data=[_model(service)]).model_dump())
+    names = (service.engine.config.model_id, *service.settings.model_aliases)
+    return JSONResponse(ModelList(data=[_model(service, name) for name in names]).model_dump())
 
 
 @router.get("/v1/models/{model_id:path}", operation_id="retrieve_model")
 async def retrieve_model(request: Request) -> JSONResponse:
-    """Retrieve the served model by its id."""
+    """Retrieve the served model by its id or an alias."""
     service: Service = request.app.state.service
     service.authenticate(request, request.state.record)
-    if request.path_params["model_id"] != service.engine.config.model_id:
-        raise ApiError(404, "model_not_found", "This server does not serve that model.", param="model")
-    return JSONResponse(_model(service).model_dump())
+    name = request.path_params["model_id"]
+    require_model(name, service.engine.config, service.settings.model_aliases)
+    return JSONResponse(_model(service, name).model_dump())
 
 
-def _model(service: Service) -> Model:
-    return Model.of(service.engine.config, service.settings.max_n)
+def _model(service: Service, name: str) -> Model:
+    return Model.of(service.engine.config, name, service.settings.max_n)

@@ -11,7 +11,9 @@ from server.captions.schema import caption_schema
 from server.generation.image_encoder import MEDIA_TYPES
 from server.observability.request_record import IMAGE_PATHS
 from server.schemas.errors import ErrorBody
-from server.schemas.images import CaptionReport, ImageRequest, ImagesResponse, Model, ModelList, PromptFields
+from server.schemas.images import ImageRequest, PromptFields
+from server.schemas.models import Model, ModelList
+from server.schemas.responses import CaptionReport, ImagesResponse
 from server.service import Service
 
 Schema = dict[str, Any]

@@ -75,6 +75,11 @@ class ApiError(Exception):
         fresh.__dict__.update(self.__dict__)
         return fresh
 
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same with the client's name of the field."""
+        self.param = names.get(self.param or "", self.param)
+        return self
+
     def body(self) -> ErrorBody:
         detail = ErrorDetail(
             message=self.message, type=_error_type(self.status), param=self.param, code=self.code

@@ -1,4 +1,4 @@
-"""One thing that is not as it should be, said to the client."""
+"""Warnings in a response, and the faults of a refused caption."""
 
 import re
 
@@ -9,10 +9,10 @@ Path = tuple[str | int, ...]
 
 
 class Issue(BaseModel):
-    """A caption's deviation from the schema with its place, or a remark on how the request was served.
+    """A caption's deviation from the schema, or a warning about how the request was served.
 
-    `path` has dots between keys and indices and is empty for the whole caption; null where the remark is
-    not about a caption.
+    `path` joins keys and indices of the caption with dots and is empty for the whole caption; null if the
+    warning is about the request.
     """
 
     code: str
@@ -21,7 +21,7 @@ class Issue(BaseModel):
 
 
 class Issues:
-    """The first hundred, and how many more there are."""
+    """Collects issues of a caption: the first hundred, and the number of the others."""
 
     MAX = 100
 
@@ -41,6 +41,6 @@ class Issues:
 
 
 def _part(part: str | int) -> str:
-    """A key that is no plain word may be somebody's text, and is not repeated."""
+    """Hides a key that is not a plain word: it may be part of the prompt."""
     text = str(part)
     return text if PLAIN_KEY.fullmatch(text) else "?"

@@ -11,6 +11,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from server.schemas.validation import message
+
 Fields: TypeAlias = Mapping[str, FieldInfo]
 PREFIX = "IDEOSERVE_"
 # Kubernetes sets <SERVICE>_PORT in the pods of a Service's namespace.
@@ -49,7 +51,7 @@ def explain(error: ErrorDetails, given: Mapping[str, Any]) -> str:
             f"{variable}: {value} is no port but the variable that Kubernetes sets for a Service named "
             "ideoserve; set enableServiceLinks: false in the pod's spec, or rename the Service"
         )
-    return f"{_flag(name) if value is None else variable}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{_flag(name) if value is None else variable}: {message(error)}"
 
 
 def _flag(name: str) -> str:

@@ -24,11 +24,12 @@ MAX_CONNECTIONS = 100
 
 
 class UpstreamError(Exception):
-    """An upstream that did not answer as it should; `kind` is what metrics and logs call it."""
+    """An upstream did not answer as expected. `kind` is the outcome in metrics, `status` its HTTP status."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.status = status
 
 
 class UpstreamClients:
@@ -93,7 +94,8 @@ class Upstream:
         async with client.stream("POST", url, headers=self._headers(), **content) as response:
             client.cookies.clear()  # else the jar of a service that sets new ones for ever would grow
             if response.status_code != 200:
-                raise UpstreamError("status", f"it answered {response.status_code}")
+                message = f"it answered {response.status_code}"
+                raise UpstreamError("status", message, response.status_code)
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise UpstreamError("invalid", "its answer is compressed")
             async for chunk in response.aiter_raw():

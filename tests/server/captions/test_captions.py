@@ -325,7 +325,7 @@ def test_validate(server: ServerProcess) -> None:
     plain = report(prompt="a cat")
     assert (plain["valid"], plain["caption"], plain["prompt"]) == (False, None, None)
     assert places(plain["warnings"]) == {("", "not_a_caption")}
-    many = report(json_prompt={"compositional_deconstruction": {"background": "", "elements": [1] * 500}})
+    many = report(json_prompt={"compositional_deconstruction": {"background": "a", "elements": [1] * 500}})
     assert len(many["warnings"]) == 101
     assert many["warnings"][-1]["message"] == "And 400 more."
     check(server.http.post("/v1/captions/validate", json={}), 400, "invalid_value", "prompt")

@@ -38,8 +38,15 @@ from tests.server.routes.test_errors import check
 
 Start = Callable[..., ServerProcess]
 MODULE = "tests.server.prompt_server"
-CAPTION = {"compositional_deconstruction": {"elements": [], "background": "a meadow"}}
-TEXT = '{"compositional_deconstruction":{"background":"a meadow","elements":[]}}'
+CAPTION = {
+    "compositional_deconstruction": {
+        "elements": [{"desc": "a wombat", "type": "obj"}],
+        "background": "a meadow",
+    }
+}
+TEXT = (
+    '{"compositional_deconstruction":{"background":"a meadow","elements":[{"type":"obj","desc":"a wombat"}]}}'
+)
 
 
 def takes_ideogram(asked: Asked) -> bool:

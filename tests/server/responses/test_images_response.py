@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from server.schemas.images import ImagesResponse
-from tests.server.fake_backend import backend
+from server.schemas.responses import ImagesResponse
+from tests.server.fake_upstream import upstream
 from tests.server.process import ServerProcess
 
 
@@ -31,7 +31,7 @@ def test_absent_fields_are_left_out_and_null_paths_are_kept(server: ServerProces
 def test_the_body_is_ascii(start: Callable[..., ServerProcess], accept: str) -> None:
     """Some clients read JSON without a charset as Latin-1, some parsers end lines at U+2028."""
     caption = {"compositional_deconstruction": {"background": "grün\u2028", "elements": []}}
-    with backend(lambda _: True, {"json_prompt": caption}) as service:
+    with upstream(lambda _: True, {"json_prompt": caption}) as service:
         server = start("--magic-prompt-backend", "webhook", "--magic-prompt-url", service.url)
         body = server.create({"Accept": accept}).content
     assert rb"gr\u00fcn\u2028" in body
