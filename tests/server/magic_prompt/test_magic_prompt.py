@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 
 from server.captions.caption import Caption
-from server.captions.schema import caption_schema, strict_schema
+from server.captions.schema import caption_schema, strict_schema, unconstrained
 from server.integrations import Integrations
 from server.magic_prompt.expander import Expander
 from server.settings.config_error import ConfigError
@@ -24,6 +24,7 @@ from tests.server.fake_upstream import (
     SECRET,
     Asked,
     FakeUpstream,
+    Handler,
     drops,
     explodes,
     fails,
@@ -49,6 +50,9 @@ TEXT = (
 )
 
 
+FULL_SCHEMA = strict_schema(caption_schema())
+
+
 def takes_ideogram(asked: Asked) -> bool:
     return (
         asked.path == "/?token=fake-address"
@@ -70,7 +74,7 @@ def takes_chat(asked: Asked) -> bool:
         and [message["role"] for message in body["messages"]] == ["system", "user"]
         and body["response_format"]["type"] == "json_schema"
         and body["response_format"]["json_schema"]["strict"] is True
-        and schema == strict_schema(caption_schema())
+        and schema in (FULL_SCHEMA, unconstrained(FULL_SCHEMA))
     )
 
 
@@ -351,6 +355,77 @@ def test_a_chat_model(start: Start) -> None:
         assert (
             server.metric('ideoserve_backend_requests_total{backend="magic_prompt",outcome="invalid"}') == 5
         )
+
+
+def chat(content: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": content}}]}
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[FakeUpstream]:
+    with upstream(takes_chat, chat(json.dumps(CAPTION))) as fake:
+        yield fake
+        assert fake.wrong == []
+
+
+@pytest.fixture(scope="module")
+def chatting(model: FakeUpstream) -> Iterator[ServerProcess]:
+    process = ServerProcess(
+        *("--magic-prompt-backend", "openai", "--magic-prompt-model", "a-model"),
+        *("--magic-prompt-url", model.url + "/v1/chat/completions", "--magic-prompt-cache", "0"),
+        module=MODULE,
+        IDEOSERVE_MAGIC_PROMPT_KEY=SECRET,
+    )
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"```json\n{json.dumps(CAPTION)}\n```",
+        f"<think>A caption {{}} of a wombat.</think>\n\n{json.dumps(CAPTION)}",
+        f"Here is the caption:\n```\n{json.dumps(CAPTION)}\n```",
+        [{"type": "text", "text": json.dumps(CAPTION)}],
+        [{"type": "reasoning"}, {"type": "text", "text": "```json\n"}, {"type": "text", "text": TEXT}],
+        json.dumps(json.dumps(CAPTION)),
+        json.dumps([CAPTION]),
+    ],
+    ids=range(7),
+)
+def test_a_caption_in_a_chat_models_wrapping(
+    chatting: ServerProcess, model: FakeUpstream, content: Any
+) -> None:
+    model.reset(chat(content))
+    response = chatting.create(prompt="a wombat", magic_prompt="on")
+    assert (response.status_code, len(model.asked)) == (200, 1)
+    assert response.json()["data"][0]["revised_prompt"] == TEXT
+
+
+def refuses_the_schema(handler: Handler) -> None:
+    handler.reply({"error": {"message": "Invalid schema: 'pattern' is not permitted."}}, status=400)
+
+
+def test_a_schema_that_is_refused_is_sent_without_constraints(start: Start, model: FakeUpstream) -> None:
+    """The second attempt passes, and later requests send the accepted schema at once."""
+    model.reset(chat(json.dumps(CAPTION)))
+    model.next.append(refuses_the_schema)
+    flags = (
+        "--magic-prompt-backend",
+        "openai",
+        "--magic-prompt-model",
+        "a-model",
+        "--magic-prompt-cache",
+        "0",
+    )
+    url = ("--magic-prompt-url", model.url + "/v1/chat/completions")
+    server = start(*flags, *url, module=MODULE, IDEOSERVE_MAGIC_PROMPT_KEY=SECRET)
+    for _ in range(2):
+        assert server.create(prompt="a wombat", magic_prompt="on").status_code == 200
+    sent = [asked.json["response_format"]["json_schema"]["schema"] for asked in model.asked]
+    assert sent == [FULL_SCHEMA, unconstrained(FULL_SCHEMA), unconstrained(FULL_SCHEMA)]
+    text = json.dumps(sent[1])
+    assert not any(f'"{name}"' in text for name in ("pattern", "minimum", "maximum", "minItems", "maxItems"))
 
 
 def test_an_operators_own_service(start: Start) -> None:

@@ -503,7 +503,7 @@ def test_so_it_is_told_of_an_expanded_prompt(
         response = world.create(prompt="an animal", stream=True, partial_images=3)
         (completed,) = sse.named(response.text.split("\n"))
         codes = [warning["code"] for warning in completed.data["warnings"]]
-        assert codes == ["previews_off", "unknown_key"]
+        assert codes == ["previews_off", "unknown_key", "empty"]
         close_world(world)
 
 
