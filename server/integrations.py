@@ -11,9 +11,9 @@ class Integrations:
     def __init__(self, settings: Settings, upstreams: UpstreamClients, model_id: str) -> None:
         moderators = moderation.from_settings(settings, upstreams)
         self.expander = magic_prompt.from_settings(settings, upstreams)
-        self.moderation = moderators if moderators.judges_text or moderators.judges_images else None
+        self.moderation = moderators if moderators.moderates_text or moderators.moderates_images else None
         self.credentials = provenance.from_settings(settings, model_id)
-        self.sends_previews = settings.moderated_previews or not moderators.judges_images
+        self.sends_previews = settings.moderated_previews or not moderators.moderates_images
         parts = {
             "magic_prompt": self.expander,
             "moderation": self.moderation,

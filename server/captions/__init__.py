@@ -1,1 +1,1 @@
-"""Structured captions: what the model was trained on."""
+"""Structured captions, the format that the model was trained on."""

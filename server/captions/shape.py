@@ -1,6 +1,6 @@
-"""The caption schema as small rules: each puts a value in its normal form and notes what deviates.
+"""The caption schema as small rules: each normalizes a value and reports deviations.
 
-A rule never loses a value. It orders keys, drops nulls of optional keys, writes colours as #RRGGBB and
+A rule never drops a value. It orders keys, removes nulls of optional keys, writes colours as #RRGGBB and
 whole numbers as integers; what it does not understand stays as it is, behind what it does.
 """
 
@@ -45,8 +45,8 @@ def style(value: Any, path: Path, faults: Issues) -> Any:
         return _wrong(value, path, faults, "object")
     kinds = [kind for kind in STYLE if value.get(kind) is not None]
     if len(kinds) != 1:
-        faults.add(path, "style_kind", "Exactly one of photo and art_style is needed.")
-    # The other kind comes last: it is only there where both are.
+        faults.add(path, "style_kind", "Exactly one of photo and art_style is required.")
+    # The other kind comes last, for a style that has both.
     keys = dict.fromkeys(STYLE[kinds[0] if kinds else "photo"] + tuple(STYLE))
     rules = {key: palette(MAX_STYLE_COLOURS) if key == "color_palette" else string for key in keys}
     return _object(value, path, faults, rules, required=("aesthetics", "lighting", "medium"))
@@ -62,7 +62,7 @@ def element(value: Any, path: Path, faults: Issues) -> Any:
     kind = value.get("type")
     if not (isinstance(kind, str) and kind in ELEMENT):
         if kind is not None:
-            faults.add((*path, "type"), "element_type", "An element's type is obj or text.")
+            faults.add((*path, "type"), "element_type", "The type of an element must be obj or text.")
         kind = "text" if "text" in value else "obj"
     keys = ELEMENT[kind]
     kinds: dict[str, Rule] = {"type": _as_is, "bbox": bbox, "color_palette": palette(MAX_ELEMENT_COLOURS)}
@@ -77,22 +77,22 @@ def bbox(value: Any, path: Path, faults: Issues) -> Any:
         return _wrong(value, path, faults, "list")
     box = [_coordinate(n) for n in value]
     if not is_box(box):
-        message = f"A bbox is four integers from 0 to {MAX_COORDINATE}: y_min, x_min, y_max, x_max."
+        message = f"A bbox must be four integers from 0 to {MAX_COORDINATE}: y_min, x_min, y_max, x_max."
         faults.add(path, "bbox", message)
     elif box[0] > box[2] or box[1] > box[3]:
-        faults.add(path, "bbox_order", "A bbox's minimum is not above its maximum.")
+        faults.add(path, "bbox_order", "A bbox minimum must not be above its maximum.")
     return box
 
 
 def is_box(value: Any) -> bool:
-    """Four integers in range, in whatever order."""
+    """Four integers in range, in any order."""
     if not isinstance(value, list) or len(value) != 4:
         return False
     return all(type(n) is int and 0 <= n <= MAX_COORDINATE for n in value)
 
 
 def _coordinate(value: Any) -> Any:
-    """5.0 is 5; a number out of range stays as it is, since 1e308 would be 309 digits."""
+    """5 for 5.0; a number out of range stays unchanged, because 1e308 would become 309 digits."""
     is_whole = isinstance(value, float) and value.is_integer() and 0 <= value <= MAX_COORDINATE
     return int(value) if is_whole else value
 
@@ -100,7 +100,7 @@ def _coordinate(value: Any) -> Any:
 def palette(most: int) -> Rule:
     def rule(value: Any, path: Path, faults: Issues) -> Any:
         if isinstance(value, list) and len(value) > most:
-            faults.add(path, "too_many_colours", f"At most {most} colours.")
+            faults.add(path, "too_many_colours", f"A palette has at most {most} colours.")
         return _list(value, path, faults, colour)
 
     return rule
@@ -110,7 +110,7 @@ def colour(value: Any, path: Path, faults: Issues) -> Any:
     if not isinstance(value, str):
         return _wrong(value, path, faults, "string")
     if not COLOUR.fullmatch(value):
-        faults.add(path, "colour", "A colour is #RRGGBB.")
+        faults.add(path, "colour", "A colour must be #RRGGBB.")
         return value
     digits = value[1:].upper()
     return "#" + (digits if len(digits) == 6 else "".join(digit * 2 for digit in digits))
@@ -131,7 +131,7 @@ def _list(value: Any, path: Path, faults: Issues, rule: Rule) -> Any:
 
 
 def _object(value: Any, path: Path, faults: Issues, rules: dict[str, Rule], required: tuple[str, ...]) -> Any:
-    """Known keys in the order of `rules`, then the unknown ones as they came."""
+    """Known keys in the order of `rules`, then unknown keys in their given order."""
     if not isinstance(value, dict):
         return _wrong(value, path, faults, "object")
     given = {key: item for key, item in value.items() if item is not None or key not in rules}

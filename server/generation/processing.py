@@ -104,7 +104,7 @@ class Processing:
         try:
             return await tokenize(self._engine, caption.text)
         except ApiError:
-            raise UpstreamError("invalid", "its answer is too long") from None
+            raise UpstreamError("invalid", "its response is too long") from None
 
     def _not_expanded(self, prompt: Prompt, error: UpstreamError) -> Prompt:
         message = f"The prompt was not expanded: {error}."

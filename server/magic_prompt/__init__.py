@@ -1,4 +1,4 @@
-"""Magic prompt: a plain prompt made into a caption by a service."""
+"""Magic prompt: an upstream expands a plain prompt into a caption."""
 
 from server.magic_prompt.expander import Expander
 from server.magic_prompt.upstreams import (
@@ -14,7 +14,7 @@ from server.upstream.client import Upstream, UpstreamClients
 
 
 def from_settings(settings: Settings, upstreams: UpstreamClients) -> Expander | None:
-    """None if nobody expands. Raises ConfigError."""
+    """None unless an upstream is configured. Raises ConfigError."""
     upstream = _upstream(settings, upstreams)
     return Expander(upstream, settings.magic_prompt_cache) if upstream else None
 

@@ -1,4 +1,4 @@
-"""A prompt to a caption: asked at most twice, and not again for the same prompt and shape."""
+"""Expands a prompt into a caption with at most two calls, and caches the result by prompt and size."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ class Expansion:
 
 
 class Expander:
-    """Keeps the last `cache_entries` captions with their tokens, by digests of the prompts."""
+    """Caches the `cache_entries` most recently used captions with their tokens, keyed by digest."""
 
     def __init__(self, upstream: ExpansionUpstream, cache_entries: int) -> None:
         self._upstream = upstream
@@ -32,8 +32,10 @@ class Expander:
         self._cache: OrderedDict[bytes, Expansion] = OrderedDict()
 
     async def expand(self, key: Key, read: Read) -> Expansion:
-        """Of prompt, width and height. `read` raises UpstreamError for what the model cannot read, and so
-        does this in the end."""
+        """Expand a prompt for a width and height. Raises UpstreamError after the last attempt.
+
+        `read` tokenizes the caption and raises UpstreamError if it is too long.
+        """
         digest = hashlib.sha256(repr(key).encode()).digest()
         expansion = self._cache.pop(digest, None) or await self._ask(key, read)
         self._cache[digest] = expansion

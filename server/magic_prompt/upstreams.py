@@ -124,5 +124,5 @@ def _caption(value: dict[str, Any] | None) -> Caption:
     except ValueError:
         caption = None
     if caption is None or not caption.has_composition:
-        raise UpstreamError("invalid", "its answer is not a caption")
+        raise UpstreamError("invalid", "its response is not a caption")
     return caption

@@ -1,4 +1,4 @@
-"""Who may refuse a prompt or an image."""
+"""Moderation of prompts and images."""
 
 from server.moderation.deny_list import DenyList
 from server.moderation.hive import Hive
@@ -12,15 +12,19 @@ from server.upstream.client import Upstream, UpstreamClients
 
 def from_settings(settings: Settings, upstreams: UpstreamClients) -> Moderation:
     """Raises ConfigError."""
-    judges = _Judges(settings, upstreams)
-    text = [judges.of_text(name) for name in _judge_names("--prompt-moderation", settings.prompt_moderation)]
+    moderators = _Moderators(settings, upstreams)
+    text = [
+        moderators.of_text(name)
+        for name in _moderator_names("--prompt-moderation", settings.prompt_moderation)
+    ]
     images = [
-        judges.of_images(name) for name in _judge_names("--image-moderation", settings.image_moderation)
+        moderators.of_images(name)
+        for name in _moderator_names("--image-moderation", settings.image_moderation)
     ]
     return Moderation(text, images, fails_open=settings.moderation_failure == "open")
 
 
-class _Judges:
+class _Moderators:
     def __init__(self, settings: Settings, upstreams: UpstreamClients) -> None:
         self._settings = settings
         self._upstreams = upstreams
@@ -38,7 +42,7 @@ class _Judges:
             return self._hive()
         if name == "webhook":
             return self._webhook()
-        raise ConfigError(f"{flag}: no such judge")
+        raise ConfigError(f"{flag}: unknown moderator")
 
     def _hive(self) -> Hive:
         settings, flag = self._settings, "--hive-key-file"
@@ -55,11 +59,11 @@ class _Judges:
         return Webhook(Upstream("webhook", url, settings.moderation_seconds, self._upstreams, key))
 
 
-def _judge_names(flag: str, listed: str | None) -> list[str]:
-    """A list of nothing but commas turns no moderation off."""
+def _moderator_names(flag: str, listed: str | None) -> list[str]:
+    """A list of commas alone is an error, so that it cannot disable moderation."""
     names = _names(listed or "")
     if listed is not None and not names:
-        raise ConfigError(f"{flag}: names no judge")
+        raise ConfigError(f"{flag}: names no moderator")
     return names
 
 

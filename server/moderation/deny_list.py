@@ -1,6 +1,6 @@
-"""Words and phrases that no prompt may hold, from a file that may change while the server runs.
+"""Words and phrases that no prompt may contain, from a file that is reloaded when it changes.
 
-# One per line; a category before a colon.
+# One per line, optionally with a category before a colon.
 violence: some phrase
 aword
 """
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import regex
 
-from server.moderation.judge import CATEGORY, Categories
+from server.moderation.moderator import CATEGORY, Categories
 from server.offload import offload
 from server.settings.config_error import ConfigError
 from server.settings.watched_file import WatchedFile
 
 NO_CATEGORY = "deny_list"
-# Marks on letters, and what no font draws. `re` and `unicodedata` do not know Default_Ignorable_Code_Point.
+# Combining marks and invisible characters; `re` and `unicodedata` lack Default_Ignorable_Code_Point.
 UNSEEN = regex.compile(r"(?V1)[[\p{Default_Ignorable_Code_Point}\p{Mn}\p{Me}\P{ccc=0}\p{C}]--\s]")
 NOT_A_LETTER = regex.compile(r"[^\p{L}\p{N}\p{Mc}]+")
 
 
 class DenyList:
-    """Whole words, whatever their case, width, style, marks, and what stands between them."""
+    """Matches whole words, regardless of case, width, style, marks, and the separators between them."""
 
     name = "deny-list"
 
@@ -30,14 +30,14 @@ class DenyList:
         """Raises ConfigError."""
         self._phrases = WatchedFile(file, _read, "deny list")
 
-    async def judge_text(self, text: str) -> Categories:
+    async def moderate_text(self, text: str) -> Categories:
         phrases = self._phrases.value()
         return await offload(len(text) + len(phrases), lambda: _found(phrases, _plain(text)))
 
 
 def _found(phrases: dict[str, str], plain: str) -> Categories:
     words = set(plain.split())
-    # A look through the text is long; few phrases have all their words in it.
+    # Searching the text is slow, and few phrases have all their words in it.
     near = (phrase for phrase in phrases if words.issuperset(phrase.split()))
     return frozenset(phrases[phrase] for phrase in near if phrase in plain)
 
@@ -68,8 +68,8 @@ def _entry(number: int, line: str) -> tuple[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Lower case, one space around each word, nothing invisible."""
-    # Marks go first: normalising would sort them, which takes seconds for a prompt of nothing else.
+    """Lower case, one space around each word, no invisible characters."""
+    # Remove marks first: normalizing sorts them, which takes seconds for a prompt of marks alone.
     folded = _decomposed(_decomposed(UNSEEN.sub("", text)).casefold())
     return f" {NOT_A_LETTER.sub(' ', UNSEEN.sub('', folded)).strip()} "
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.moderation.judge import PASSED, Categories, named
+from server.moderation.moderator import PASSED, Categories, named
 from server.upstream.client import Upstream
 
-# Hive reads no more than this of a text; pieces overlap, so that no phrase of this length is cut.
+# Hive reads this many characters of a text; pieces overlap, so that no phrase up to OVERLAP is cut.
 MAX_CHARACTERS = 1024
 OVERLAP = 100
 MAX_CLASSES = 1000
@@ -18,7 +18,7 @@ NO_FINDING = ("general_not_nsfw_not_suggestive",)
 
 
 class _Severity(BaseModel):
-    """-1 is a class that does not know the language."""
+    """-1 if the class does not support the language."""
 
     model_config = ConfigDict(strict=True)
 
@@ -50,7 +50,7 @@ class _ImageAnswer(BaseModel):
 
 
 class Hive:
-    """`severity` 1..3 and `score` 0..1 are what refuses; `ignored` classes never do."""
+    """Refuses text from `severity` (1 to 3) and images from `score` (0 to 1), except `ignored` classes."""
 
     name = "hive"
 
@@ -60,21 +60,20 @@ class Hive:
         self._score = score
         self._ignored = ignored
 
-    async def judge_text(self, text: str) -> Categories:
-        """All pieces at once: a long caption takes no longer than a short one. What is found in one counts,
-        whatever became of the others."""
-        pieces = await asyncio.gather(*map(self._judge_piece, _pieces(text)), return_exceptions=True)
+    async def moderate_text(self, text: str) -> Categories:
+        """Moderates all pieces concurrently. A finding in one counts even if other calls fail."""
+        pieces = await asyncio.gather(*map(self._moderate_piece, _pieces(text)), return_exceptions=True)
         found = PASSED.union(*(piece for piece in pieces if not isinstance(piece, BaseException)))
         failures = [piece for piece in pieces if isinstance(piece, BaseException)]
         if failures and not found:
             raise failures[0]
         return found
 
-    async def _judge_piece(self, text: str) -> Categories:
+    async def _moderate_piece(self, text: str) -> Categories:
         question = {"input": [{"text": text}]}
         return await self._upstream.post(_TextAnswer, self._text, "/text-moderation", json=question)
 
-    async def judge_image(self, data: bytes, media_type: str) -> Categories:
+    async def moderate_image(self, data: bytes, media_type: str) -> Categories:
         files = {"media": ("image", data, media_type)}
         return await self._upstream.post(_ImageAnswer, self._image, "/visual-moderation", files=files)
 
@@ -87,7 +86,7 @@ class Hive:
         return self._found(found.name for found in classes if found.value >= self._score)
 
     def _found(self, names: Iterable[str]) -> Categories:
-        """Each head of the visual model has a class for "nothing found", which is no reason to refuse."""
+        """Skips the class of each head that means "nothing found"."""
         found = [
             name
             for name in names

@@ -1,11 +1,11 @@
-"""An operator's own service: told what there is, answers whether and why it is refused."""
+"""A moderation service that the operator runs."""
 
 import base64
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.moderation.judge import PASSED, Categories, named
+from server.moderation.moderator import PASSED, Categories, named
 from server.upstream.client import Upstream
 
 
@@ -25,10 +25,10 @@ class Webhook:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
-    async def judge_text(self, text: str) -> Categories:
+    async def moderate_text(self, text: str) -> Categories:
         return await self._ask({"type": "prompt", "text": text})
 
-    async def judge_image(self, data: bytes, media_type: str) -> Categories:
+    async def moderate_image(self, data: bytes, media_type: str) -> Categories:
         image = {"media_type": media_type, "b64": base64.b64encode(data).decode()}
         return await self._ask({"type": "image", **image})
 

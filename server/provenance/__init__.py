@@ -1,4 +1,4 @@
-"""Content credentials: an image that says, signed, where it comes from."""
+"""Content credentials: a signed statement of origin inside each image."""
 
 from typing import Protocol
 
@@ -9,11 +9,11 @@ from server.settings.settings import Settings
 
 class Signer(Protocol):
     def sign(self, data: bytes, media_type: str) -> bytes:
-        """The file with credentials inside."""
+        """Returns the file with credentials inside."""
 
 
 def from_settings(settings: Settings, model_id: str) -> Signer | None:
-    """None if images stay unsigned. Raises ConfigError."""
+    """None unless a certificate is configured. Raises ConfigError."""
     flag = "--c2pa-key-file"
     key = read_secret(flag, settings.c2pa_key_file, settings.c2pa_key)
     if settings.c2pa_certificate_file is None and key is None:

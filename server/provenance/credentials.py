@@ -1,4 +1,4 @@
-"""C2PA content credentials written into image files, with the optional extra `c2pa`."""
+"""Writes C2PA content credentials into image files; needs the optional extra `c2pa`."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ from server.settings.config_error import ConfigError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 CURVES = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}
-# Nothing is fetched, and no thumbnail made, which would be a second copy of the image.
+# No network access, and no thumbnail, which would be a second copy of the image.
 LIBRARY: dict[str, Any] = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"verify_after_sign": False, "remote_manifest_fetch": False, "ocsp_fetch": False},
@@ -29,10 +29,10 @@ LIBRARY: dict[str, Any] = {
 
 
 class Credentials:
-    """Signs with the operator's certificate chain (PEM, the signer's own first) and private key (PEM)."""
+    """Signs with a certificate chain (PEM, the signer's certificate first) and its private key (PEM)."""
 
     def __init__(self, certificates: Path, key: SecretStr, model_id: str) -> None:
-        """Signs once to see that it works. Raises ConfigError."""
+        """Signs a test image. Raises ConfigError if that fails."""
         agent = {"name": f"ideoserve {model_id}", "version": VERSION}
         action = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent}
         self._manifest = {
@@ -44,7 +44,7 @@ class Credentials:
         self._try()
 
     def sign(self, data: bytes, media_type: str) -> bytes:
-        """The file with credentials inside. Takes milliseconds; threads may sign at the same time."""
+        """Returns the file with credentials inside. Takes milliseconds; thread-safe."""
         signed = io.BytesIO()
         with c2pa.Builder(self._manifest, self._context) as builder:
             builder.sign(self._signer, media_type, io.BytesIO(data), signed)
@@ -75,7 +75,7 @@ def _signer(certificates: Path, key: SecretStr) -> c2pa.Signer:
 
 
 def _private_key(pem: bytes) -> tuple[bytes, bytes]:
-    """The signature's algorithm, and the key in the one format that the library reads."""
+    """The signature algorithm, and the key in the format that the library reads."""
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -1,6 +1,6 @@
-"""`python -m server.provenance.trial FOLDER`: a certificate and key to try content credentials with.
+"""`python -m server.provenance.trial FOLDER`: create a certificate and key to try content credentials.
 
-Signed by an authority that is thrown away at once: readers call such credentials valid, not trusted.
+The certificate authority's key is discarded: readers report such credentials as valid, not as trusted.
 """
 
 import datetime
@@ -19,7 +19,7 @@ Key = ec.EllipticCurvePrivateKey
 
 
 def write_pair(folder: Path) -> tuple[Path, Path]:
-    """Paths of the certificate chain and of the key. Raises FileExistsError rather than replace one."""
+    """Returns the paths of the certificate chain and the key. Raises FileExistsError if one exists."""
     authority_key, key = _key(), _key()
     authority = _certificate("ideoserve trial authority", authority_key, authority_key, is_authority=True)
     certificate = _certificate("ideoserve trial", key, authority_key, is_authority=False)
@@ -82,7 +82,7 @@ def _write(file: Path, data: bytes, mode: int) -> Path:
 
 
 def main(argv: list[str]) -> int:
-    """The exit code."""
+    """Returns the exit code."""
     if len(argv) != 1:
         print("usage: python -m server.provenance.trial FOLDER", file=sys.stderr)
         return 2

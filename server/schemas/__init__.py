@@ -1,1 +1,1 @@
-"""The types on the wire."""
+"""Wire types."""

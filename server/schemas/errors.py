@@ -1,4 +1,4 @@
-"""Every error the wire knows, and the one table from the engine's errors to them."""
+"""Error responses, and the mapping from engine errors to them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -17,7 +17,7 @@ from server.schemas.issue import Issue
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong; `param` names the field or header at fault."""
+    """`param` names the invalid field or header."""
 
     message: str
     type: str
@@ -26,13 +26,13 @@ class ErrorDetail(BaseModel):
 
 
 class CaptionErrorDetail(ErrorDetail):
-    """Every deviation of a caption that had to be without any."""
+    """`faults` are the deviations of a caption under `"caption": "strict"`."""
 
     faults: list[Issue]
 
 
 class RefusalDetail(ErrorDetail):
-    """What was refused falls under these categories."""
+    """`categories` are the reasons of a refusal by moderation."""
 
     categories: list[str]
 
@@ -44,7 +44,7 @@ class ErrorBody(BaseModel):
 
 
 class ApiError(Exception):
-    """An answer that is an error. `retry` False tells SDKs that a retry would only burn device time."""
+    """An error response. `retry` False tells SDKs not to retry: it would waste device time."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class ApiError(Exception):
             self.headers["x-should-retry"] = str(retry).lower()
 
     def copy(self) -> Self:
-        """The same answer as a new exception: one that was raised holds the frames it passed, and all that
-        was in them."""
+        """A new exception for the same response: one that was raised keeps its frames and their contents
+        alive."""
         fresh = type(self).__new__(type(self), *self.args)
         fresh.__dict__.update(self.__dict__)
         return fresh
@@ -87,12 +87,12 @@ class ApiError(Exception):
         return ErrorBody(error=self.detail(detail))
 
     def detail(self, detail: ErrorDetail) -> CaptionErrorDetail | RefusalDetail | ErrorDetail:
-        """More, where an error has more to say."""
+        """Adds the fields of a subclass."""
         return detail
 
 
 class CaptionError(ApiError):
-    """A caption under `"caption": "strict"` that deviates."""
+    """A caption deviates from the schema under `"caption": "strict"`."""
 
     def __init__(self, faults: Iterable[Issue], param: str) -> None:
         self.faults = list(faults)
@@ -106,7 +106,7 @@ class CaptionError(ApiError):
 
 
 class RefusedError(ApiError):
-    """A prompt or an image that moderation refused; another try would be refused too."""
+    """Moderation refused a prompt or an image; a retry would be refused too."""
 
     def __init__(self, subject: str, categories: Iterable[str]) -> None:
         self.categories = sorted(categories)
@@ -119,10 +119,10 @@ class RefusedError(ApiError):
 
 
 class ClientDisconnectedError(ApiError):
-    """The client went away. One that only closed its sending side reads this answer."""
+    """The client disconnected. One that closed only its sending side can read this response."""
 
     def __init__(self) -> None:
-        message = "The client closed its side of the connection; it has to stay open until the answer."
+        message = "The client closed its side of the connection, which must stay open until the response."
         super().__init__(499, "client_disconnected", message, headers={"Connection": "close"})
 
 
@@ -132,7 +132,7 @@ def invalid(message: str, param: str | None, code: str = "invalid_value") -> Api
 
 
 def from_engine(error: EngineError) -> ApiError:
-    """The engine's words to a status code."""
+    """The response for an engine error."""
     match error:
         case PromptTooLongError():
             message = f"The prompt has {error.count} tokens; the limit is {error.limit}."
@@ -150,7 +150,7 @@ def from_engine(error: EngineError) -> ApiError:
 
 
 def server_stopped() -> ApiError:
-    """For a request that was running when the server was told to end at once."""
+    """For a request that was running when the server was stopped immediately."""
     message = "The server stopped before this request was done."
     return ApiError(503, "server_draining", message, retry_after=1, headers={"Connection": "close"})
 

@@ -1,7 +1,7 @@
-"""Other people's HTTP services that are asked about a prompt or an image.
+"""HTTP client for upstreams: third-party services that process a prompt or an image.
 
-An answer is bounded in time and size, and never decompressed. Of a failure only its kind is kept: neither a
-key, nor an address, nor what was sent or answered gets into an error, a log or a metric.
+Responses are bounded in time and size and never decompressed. Errors, logs and metrics contain the kind of a
+failure, but no key, URL, request or response.
 """
 
 import asyncio
@@ -33,16 +33,17 @@ class UpstreamError(Exception):
 
 
 class UpstreamClients:
-    """The one network client of the server, and who is told of each call: name, outcome, seconds.
+    """A connection pool for each upstream, so that one that hangs does not block another.
 
-    Each service has its own connections: one that hangs holds up no other."""
+    `listener` is called after each request with the upstream's name, the outcome and the seconds.
+    """
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self._clients: dict[str, httpx.AsyncClient] = {}
 
     def client(self, name: str) -> httpx.AsyncClient:
-        """Made when first needed: most servers ask nobody."""
+        """Created on first use: most servers have no upstream."""
         if name not in self._clients:
             limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
             self._clients[name] = httpx.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
@@ -55,7 +56,7 @@ class UpstreamClients:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One service: where it is, what it wants in which header, and how many seconds it has to answer."""
+    """One upstream: its URL, credentials, and response time limit in seconds."""
 
     name: str
     url: str
@@ -66,7 +67,7 @@ class Upstream:
     scheme: str = "Bearer "
 
     async def post(self, answer: type[T], read: Callable[[T], R], path: str = "", **content: Any) -> R:
-        """What `read` makes of the answer to a POST of httpx's `content`. Raises UpstreamError."""
+        """POST httpx's `content` and return `read` of the parsed response. Raises UpstreamError."""
         started, outcome = time.perf_counter(), "cancelled"
         try:
             body = await self._ask(self.url + path, content)
@@ -84,25 +85,25 @@ class Upstream:
             async with asyncio.timeout(self.seconds):
                 return await self._receive(url, content)
         except TimeoutError:
-            raise UpstreamError("timeout", f"no answer within {self.seconds:g} seconds") from None
+            raise UpstreamError("timeout", f"no response within {self.seconds:g} seconds") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
-            raise UpstreamError("unreachable", "no answer") from None
+            raise UpstreamError("unreachable", "no response") from None
 
     async def _receive(self, url: str, content: dict[str, Any]) -> bytes:
         body = bytearray()
         client = self.upstreams.client(self.name)
         async with client.stream("POST", url, headers=self._headers(), **content) as response:
-            client.cookies.clear()  # else the jar of a service that sets new ones for ever would grow
+            client.cookies.clear()  # an upstream that keeps setting new cookies would fill the jar
             if response.status_code != 200:
-                message = f"it answered {response.status_code}"
+                message = f"its response has status {response.status_code}"
                 raise UpstreamError("status", message, response.status_code)
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise UpstreamError("invalid", "its answer is compressed")
+                raise UpstreamError("invalid", "its response is compressed")
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
-                    raise UpstreamError("invalid", "its answer is too large")
-                await asyncio.sleep(0)  # chunks of a byte: thousands come with one read of the socket
+                    raise UpstreamError("invalid", "its response is too large")
+                await asyncio.sleep(0)  # one read of the socket may yield thousands of small chunks
         return bytes(body)
 
     def _headers(self) -> dict[str, str]:
@@ -114,4 +115,4 @@ def _parse(answer: type[T], body: bytes) -> T:
     try:
         return answer.model_validate(from_json(body, allow_inf_nan=False))
     except (ValidationError, ValueError):
-        raise UpstreamError("invalid", "its answer is not what it should be") from None
+        raise UpstreamError("invalid", "its response does not match the schema") from None

@@ -1,5 +1,5 @@
-"""Other people's services on this machine: each checks what it is sent as the real one would, then answers
-what the test says, or misbehaves."""
+"""Fake upstreams: each checks a request as the real service would, then sends the test's response, or
+misbehaves."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
     @property
     def asks_for_little(self) -> bool:
-        """Nothing compressed, and no cookie though every answer sets one."""
+        """No compression, and no cookie although every response sets one."""
         return bool(self.headers["accept-encoding"] == "identity" and self.headers["cookie"] is None)
 
     @property
@@ -47,14 +47,14 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *args: object) -> None:
-        """A caller that gave up is no news."""
+        """Ignores clients that disconnect."""
 
 
 Reply = Callable[["Handler"], None]
 
 
 class FakeUpstream:
-    """Answers with `answer` and `status`, but for the replies in `next`, which come first, one a request."""
+    """Responds with the replies in `next`, one for each request, then with `answer`."""
 
     def __init__(self, check: Callable[[Asked], bool]) -> None:
         self.check = check
@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def hangs(handler: Handler) -> None:
-    """Says nothing until the other side gives up."""
+    """Sends nothing until the client disconnects."""
     while handler.connection.recv(4096):
         pass
     handler.close_connection = True
@@ -123,14 +123,14 @@ def hangs(handler: Handler) -> None:
 
 
 def held(handler: Handler) -> None:
-    """Answers once the test releases it."""
+    """Responds once the test sets `release`."""
     upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
     upstream.release.wait(30)
     handler.reply(upstream.answer)
 
 
 def drips(handler: Handler) -> None:
-    """A head at once, then never the whole body."""
+    """Sends the head, but never the whole body."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
     hangs(handler)
 
@@ -144,7 +144,7 @@ def fails(handler: Handler) -> None:
 
 
 def redirects(handler: Handler) -> None:
-    """To where a key must not follow."""
+    """Redirects to an address that must not receive the key."""
     handler.send_response(307)
     handler.send_header("Location", "/elsewhere")
     handler.send_header("Content-Length", "0")
@@ -156,20 +156,20 @@ def garbles(handler: Handler) -> None:
 
 
 def floods(handler: Handler) -> None:
-    """The right answer, and blanks for ever."""
+    """The correct response, followed by 2 MiB of blanks."""
     upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
     handler.send(json.dumps(upstream.answer).encode() + b" " * (2 << 20))
 
 
 def compresses(handler: Handler) -> None:
-    """The right answer, though nobody asked for it to be compressed."""
+    """The correct response, compressed without being asked."""
     upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
     handler.send(gzip.compress(json.dumps(upstream.answer).encode()), encoding="gzip")
 
 
 @cache
 def bomb() -> bytes:
-    """A few kB that are BOMB_BYTES once they are decoded twice."""
+    """A few kB that decompress to BOMB_BYTES in two passes."""
     return gzip.compress(gzip.compress(b" " * BOMB_BYTES, 1))
 
 
@@ -178,26 +178,26 @@ def explodes(handler: Handler) -> None:
 
 
 def trickles(handler: Handler) -> None:
-    """A byte at a time, for as long as the other side reads."""
+    """One byte at a time for as long as the client reads."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     repeat(handler, b" ", every=0.05)
 
 
 def never_ends(handler: Handler) -> None:
-    """As HTTP/1.0 had it: no length, until the connection closes."""
+    """An HTTP/1.0 body without a length, until the connection closes."""
     upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
     handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(upstream.answer).encode())
     repeat(handler, b" " * 65536)
 
 
 def boasts(handler: Handler) -> None:
-    """A head without end."""
+    """An endless head."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     repeat(handler, b"X-Boast: " + b"!" * 1000 + b"\r\n")
 
 
 def repeat(handler: Handler, data: bytes, every: float = 0) -> None:
-    """Until the other side hangs up."""
+    """Repeats the data until the client disconnects."""
     handler.close_connection = True
     pause = threading.Event()
     with suppress(OSError):
@@ -210,13 +210,13 @@ def nests(handler: Handler) -> None:
 
 
 def litters(handler: Handler) -> None:
-    """As many values as there is room for, none of them of use."""
+    """As many useless values as fit."""
     items = b",".join([b"{}"] * 330_000)
     handler.send(b'{"output":[%b]}' % items)
 
 
 def crumbles(handler: Handler) -> None:
-    """The right answer in chunks of one byte, and as many blanks as there is room for."""
+    """The correct response in chunks of one byte, followed by as many blanks as fit."""
     upstream: FakeUpstream = handler.server.upstream  # type: ignore[attr-defined]
     body = json.dumps(upstream.answer).encode().ljust(20_000)
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Captions: their normal form, their faults, and how the wire tells of both."""
+"""Captions: normalization, deviations, and how responses report them."""
 
 import json
 import random
@@ -28,7 +28,7 @@ ORDERS = {
 
 
 def shuffled(value: Any, order: random.Random) -> Any:
-    """The same with its keys in any order, at every depth."""
+    """The value with its keys in random order at every depth."""
     if isinstance(value, dict):
         items = [(key, shuffled(item, order)) for key, item in value.items()]
         return dict(order.sample(items, len(items)))
@@ -89,7 +89,7 @@ thorough = settings(
 
 
 def meaning(value: Any) -> Any:
-    """A value without what the normal form may change: order, nulls, and how colours are written."""
+    """The value without what normalization may change: key order, nulls and the spelling of colours."""
     if isinstance(value, dict):
         return {key: meaning(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -106,7 +106,7 @@ def in_order(value: dict[str, Any], order: str) -> None:
 
 @thorough
 @given(captions)
-def test_a_caption_gets_the_schemas_form_and_keeps_its_meaning(value: dict[str, Any]) -> None:
+def test_normalization_keeps_the_meaning(value: dict[str, Any]) -> None:
     caption = Caption.of(value)
     assert caption.faults == ()
     SCHEMA.validate(caption.value)
@@ -128,7 +128,7 @@ def test_a_caption_gets_the_schemas_form_and_keeps_its_meaning(value: dict[str, 
 
 @settings(thorough, max_examples=300)
 @given(wild)
-def test_what_deviates_is_kept_too(value: dict[str, Any]) -> None:
+def test_deviations_are_kept(value: dict[str, Any]) -> None:
     caption = Caption.of(value)
     assert meaning(caption.value) == meaning(json.loads(json.dumps(value)))
     assert Caption.of(caption.value).text == caption.text
@@ -155,7 +155,7 @@ def of_elements(*elements: Any) -> dict[str, Any]:
     ],
 )
 def test_only_a_coordinate_becomes_an_integer(given: str, text: str) -> None:
-    """A number out of range is not written out: 1e308 would be 309 digits."""
+    """A number out of range stays a float: 1e308 would be 309 digits."""
     caption = Caption.of(json.loads(json.dumps(of_elements({"bbox": [1]})).replace("[1]", f"[{given}]")))
     assert f'"bbox":[{text}]' in caption.text
     assert ("bbox", "compositional_deconstruction.elements.0.bbox") in [
@@ -163,8 +163,8 @@ def test_only_a_coordinate_becomes_an_integer(given: str, text: str) -> None:
     ]
 
 
-def test_what_a_judge_reads_of_a_caption() -> None:
-    """Every text and every number that the model may take for one, wherever it stands; no coordinates."""
+def test_the_text_to_moderate() -> None:
+    """Every string, and every number that the model may read as text, at any depth; no coordinates."""
     element = {
         "type": "text",
         "text": 1488,
@@ -177,8 +177,8 @@ def test_what_a_judge_reads_of_a_caption() -> None:
     assert sorted(filter(None, caption.words.split("\n"))) == sorted(words)
 
 
-def test_the_strict_schema_wants_every_key() -> None:
-    """As structured outputs do; null stands for what is optional, and normalising drops it."""
+def test_the_strict_schema_requires_every_key() -> None:
+    """Structured outputs need that; optional keys may be null, which normalization removes."""
     element = {"type": "obj", "bbox": None, "desc": "a", "color_palette": None}
     composition = {"background": "b", "elements": [element]}
     value = {"high_level_description": None, "style_description": None}
@@ -239,7 +239,7 @@ def server() -> Iterator[ServerProcess]:
 
 
 def drawn(server: ServerProcess) -> str:
-    """The prompt that the engine was last asked for."""
+    """The prompt of the last request to the engine."""
     texts: list[str] = server.http.get("/_fake/drawn").json()
     return texts[-1]
 
@@ -265,14 +265,14 @@ def test_the_model_reads_the_normal_form(server: ServerProcess, body: dict[str, 
         " {}",
     ],
 )
-def test_what_is_no_caption_stays_plain_text(server: ServerProcess, text: str) -> None:
+def test_other_json_is_plain_text(server: ServerProcess, text: str) -> None:
     assert server.create(prompt=text).status_code == 200
     assert drawn(server) == text
 
 
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/captions/validate"])
 @pytest.mark.parametrize("text", ['{"high_level_description": "a"}', json.dumps(GOOD)[:-1] + ",}"])
-def test_strict_takes_no_broken_caption_for_text(server: ServerProcess, path: str, text: str) -> None:
+def test_strict_refuses_a_broken_caption(server: ServerProcess, path: str, text: str) -> None:
     before = len(server.state()["requests"])
     body = {"size": "64x64"} if path == "/v1/images" else {}
     response = server.http.post(path, json=body | {"prompt": text, "caption": "strict"})
@@ -334,7 +334,7 @@ def test_validate(server: ServerProcess) -> None:
 
 
 LONG = {
-    # Each within the limit as sent, and beyond it in its normal form.
+    # Within the limit as sent, beyond it after normalization.
     "colours": of_elements({"type": "obj", "desc": "", "color_palette": ["#abc"] * 3900}),
     "floats": json.dumps(of_elements({"bbox": [1]})).replace("[1]", f"[{','.join(['1e15'] * 5000)}]"),
 }
@@ -343,7 +343,7 @@ PATHS = ["/v1/images", "/v1/captions/validate"]
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", LONG)
-def test_the_normal_form_is_bounded_too(server: ServerProcess, name: str, path: str) -> None:
+def test_the_limit_applies_after_normalization(server: ServerProcess, name: str, path: str) -> None:
     value = LONG[name]
     text = value if isinstance(value, str) else json.dumps(value)
     assert len(text) < MAX_PROMPT_CHARACTERS
@@ -353,7 +353,7 @@ def test_the_normal_form_is_bounded_too(server: ServerProcess, name: str, path: 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_number_that_json_cannot_hold(server: ServerProcess, path: str) -> None:
+def test_a_number_out_of_range(server: ServerProcess, path: str) -> None:
     caption = json.dumps(of_elements(1)).replace("[1]", "[1e999]")
     raw = f'{{"json_prompt": {caption}}}'
     headers = {"Content-Type": "application/json"}
@@ -361,7 +361,7 @@ def test_a_number_that_json_cannot_hold(server: ServerProcess, path: str) -> Non
     check(server.http.post(path, json={"prompt": caption}), 400, "invalid_value", "prompt")
 
 
-def test_many_digits_are_not_drawn(server: ServerProcess) -> None:
+def test_many_digits_are_refused(server: ServerProcess) -> None:
     """A caption of 23 kB was once 604,529 tokens."""
     caption = of_elements({"type": "obj", "desc": "", "bbox": [1e308] * 3000})
     assert server.create(json_prompt=caption).status_code == 200
@@ -378,7 +378,7 @@ HEAVY = {
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", HEAVY)
-def test_a_heavy_caption_does_not_stall_the_loop(server: ServerProcess, name: str, path: str) -> None:
+def test_a_large_caption_does_not_block_the_event_loop(server: ServerProcess, name: str, path: str) -> None:
     body = json.dumps({"json_prompt": HEAVY[name]}, separators=(",", ":")).encode()
     assert len(body) < 1 << 20
     server.http.get("/_fake/stall")
@@ -387,14 +387,14 @@ def test_a_heavy_caption_does_not_stall_the_loop(server: ServerProcess, name: st
     assert server.http.get("/_fake/stall").json()["own"] < 0.03
 
 
-def test_validate_wants_a_key(start: Callable[..., ServerProcess], tmp_path: Any) -> None:
+def test_validate_requires_a_key(start: Callable[..., ServerProcess], tmp_path: Any) -> None:
     file = tmp_path / "keys.json"
     file.write_text('{"keys": [{"name": "a", "key": "k"}]}')
     server = start("--api-keys-file", str(file))
     assert server.http.post("/v1/captions/validate", json={"json_prompt": GOOD}).status_code == 401
 
 
-def test_the_schema_is_in_the_document(server: ServerProcess) -> None:
+def test_the_schema_is_in_the_openapi_document(server: ServerProcess) -> None:
     document = server.http.get("/openapi.json").json()
     assert document["components"]["schemas"]["Caption"] == caption_schema()
     fields = document["components"]["schemas"]["ImageRequest"]["properties"]["json_prompt"]["anyOf"]
@@ -403,7 +403,7 @@ def test_the_schema_is_in_the_document(server: ServerProcess) -> None:
     assert not SCHEMA.is_valid(BAD)
 
 
-def test_magic_prompt_on_needs_a_service(server: ServerProcess) -> None:
+def test_magic_prompt_on_requires_an_upstream(server: ServerProcess) -> None:
     check(server.create(prompt="a cat", magic_prompt="on"), 400, "invalid_value", "magic_prompt")
     for choice in ("auto", "off"):
         assert server.create(prompt="a cat", magic_prompt=choice).status_code == 200

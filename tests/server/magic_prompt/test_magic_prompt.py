@@ -1,4 +1,4 @@
-"""Expansion of plain prompts, against fakes that check what they are sent."""
+"""Expansion of plain prompts, against fake upstreams that check the requests they receive."""
 
 import asyncio
 import json
@@ -139,13 +139,13 @@ def test_the_expanded_caption_is_drawn_and_returned(server: ServerProcess, ideog
     assert [asked.json for asked in ideogram.asked] == [{"text_prompt": "a wombat 1", "aspect_ratio": "2x1"}]
 
 
-def test_an_answer_is_kept_by_prompt_and_shape(server: ServerProcess, ideogram: FakeUpstream) -> None:
+def test_a_caption_is_cached_by_prompt_and_size(server: ServerProcess, ideogram: FakeUpstream) -> None:
     for size in ("64x64", "64x64", "64x128", "64x64"):
         assert server.create(prompt="a wombat 2", size=size).status_code == 200
     assert [asked.json["aspect_ratio"] for asked in ideogram.asked] == ["1x1", "1x2"]
 
 
-def test_what_was_not_asked_for_longest_goes_first() -> None:
+def test_the_cache_evicts_the_least_recently_used() -> None:
     asked: list[str] = []
 
     class Service:
@@ -174,7 +174,7 @@ def test_captions_are_never_expanded(server: ServerProcess, ideogram: FakeUpstre
     assert ideogram.asked == []
 
 
-def test_only_a_key_that_may_turns_it_off(server: ServerProcess, ideogram: FakeUpstream) -> None:
+def test_opting_out_requires_permission(server: ServerProcess, ideogram: FakeUpstream) -> None:
     check(server.create(prompt="a wombat", magic_prompt="off"), 403, "disabling_not_allowed", "magic_prompt")
     response = server.create(bearer("free"), prompt="a wombat", magic_prompt="off")
     assert "revised_prompt" not in response.json()["data"][0]
@@ -182,7 +182,7 @@ def test_only_a_key_that_may_turns_it_off(server: ServerProcess, ideogram: FakeU
     assert ideogram.asked == []
 
 
-def test_what_the_service_says_is_checked_and_put_in_order(
+def test_the_returned_caption_is_validated_and_normalized(
     server: ServerProcess, ideogram: FakeUpstream
 ) -> None:
     element = {"desc": "x", "type": "obj", "bbox": [9, 9, 1, 1], "color_palette": ["#fff"]}
@@ -199,7 +199,7 @@ def test_what_the_service_says_is_checked_and_put_in_order(
 
 
 @pytest.mark.parametrize("how", MISBEHAVIOURS)
-def test_a_failure_is_asked_again_once(server: ServerProcess, ideogram: FakeUpstream, how: str) -> None:
+def test_a_failed_call_is_retried_once(server: ServerProcess, ideogram: FakeUpstream, how: str) -> None:
     ideogram.next.append(MISBEHAVIOURS[how])
     response = server.create(prompt=f"a wombat, {how}")
     assert response.json()["data"][0]["revised_prompt"] == TEXT
@@ -224,30 +224,30 @@ def test_two_failures_fall_back_to_the_plain_prompt(
     assert int(response.headers["retry-after"]) >= 1
     assert "wombat" not in response.text
     assert len(drawn(server)) == before
-    # A failure is not kept.
+    # A failure is not cached.
     assert server.create(prompt=f"a wombat that {how}").json()["data"][0]["revised_prompt"] == TEXT
 
 
-def test_two_silences_too(server: ServerProcess, ideogram: FakeUpstream) -> None:
+def test_two_timeouts_fall_back_to_the_plain_prompt(server: ServerProcess, ideogram: FakeUpstream) -> None:
     ideogram.next.extend([hangs] * 2)
     response = server.create(prompt="a wombat in silence")
     assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
 
 
-def test_a_caption_beyond_the_models_limit_is_a_failure(
-    server: ServerProcess, ideogram: FakeUpstream
-) -> None:
+def test_a_caption_with_too_many_tokens_is_a_failure(server: ServerProcess, ideogram: FakeUpstream) -> None:
     long = {"compositional_deconstruction": {"background": "x " * 3000, "elements": []}}
     ideogram.next.extend([says({"json_prompt": long})] * 2)
     response = server.create(prompt="a wombat 4")
     assert [warning["code"] for warning in response.json()["warnings"]] == ["magic_prompt_failed"]
     assert len(ideogram.asked) == 2
-    # Nor is it kept.
+    # It is not cached either.
     assert server.create(prompt="a wombat 4").json()["data"][0]["revised_prompt"] == TEXT
 
 
-def test_so_is_one_that_grows_beyond_the_limit(server: ServerProcess, ideogram: FakeUpstream) -> None:
-    """Only in its normal form; numbers out of range do not grow."""
+def test_a_caption_that_is_too_long_after_normalization_is_a_failure(
+    server: ServerProcess, ideogram: FakeUpstream
+) -> None:
+    """Numbers out of range do not grow."""
     element = {"type": "obj", "desc": "", "color_palette": ["#abc"] * 3900}
     long = {"compositional_deconstruction": {"background": "", "elements": [element]}}
     ideogram.next.extend([says({"json_prompt": long})] * 2)
@@ -260,7 +260,7 @@ def test_so_is_one_that_grows_beyond_the_limit(server: ServerProcess, ideogram: 
     assert len(response.json()["data"][0]["revised_prompt"]) < 10_000
 
 
-def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeUpstream) -> None:
+def test_a_stream_starts_after_expansion(server: ServerProcess, ideogram: FakeUpstream) -> None:
     ideogram.next.extend([fails, fails])
     refused = server.create(prompt="a wombat 5", magic_prompt="on", stream=True)
     check(refused, 503, "magic_prompt_unavailable", "magic_prompt")
@@ -271,7 +271,9 @@ def test_a_stream_begins_after_it(server: ServerProcess, ideogram: FakeUpstream)
     assert [warning["code"] for warning in completed.data["warnings"]] == ["magic_prompt_failed"]
 
 
-def test_a_retry_asks_nobody(server: ServerProcess, ideogram: FakeUpstream) -> None:
+def test_an_idempotent_retry_does_not_call_the_upstream(
+    server: ServerProcess, ideogram: FakeUpstream
+) -> None:
     ideogram.next.append(held)
     key = {"Idempotency-Key": "expanded"}
     while ideogram.arrived.acquire(blocking=False):
@@ -289,7 +291,7 @@ def test_a_retry_asks_nobody(server: ServerProcess, ideogram: FakeUpstream) -> N
 
 @pytest.fixture(scope="module")
 def patient(flags: list[str]) -> Iterator[ServerProcess]:
-    """Waits for its services as long as it takes."""
+    """Has a time limit that no test reaches."""
     process = ServerProcess(*flags, "--magic-prompt-seconds", "60", module=MODULE)
     process.set(seconds_per_step=0)
     yield process
@@ -297,9 +299,7 @@ def patient(flags: list[str]) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
-def test_a_client_that_leaves_ends_the_call(
-    patient: ServerProcess, ideogram: FakeUpstream, accept: str
-) -> None:
+def test_a_disconnect_cancels_the_call(patient: ServerProcess, ideogram: FakeUpstream, accept: str) -> None:
     ideogram.reset({"json_prompt": CAPTION})
     ideogram.next.append(hangs)
     aborts = patient.metric("ideoserve_aborts_total")
@@ -319,7 +319,7 @@ def test_a_client_that_leaves_ends_the_call(
     until(lambda: patient.metric("ideoserve_backlog_seconds") == 0)
 
 
-def test_the_deadline_goes_on(patient: ServerProcess, ideogram: FakeUpstream) -> None:
+def test_calls_count_against_the_deadline(patient: ServerProcess, ideogram: FakeUpstream) -> None:
     ideogram.reset({"json_prompt": CAPTION})
     ideogram.next.append(hangs)
     headers = bearer("web") | {"X-Request-Timeout": "0.3"}
@@ -328,7 +328,7 @@ def test_the_deadline_goes_on(patient: ServerProcess, ideogram: FakeUpstream) ->
 
 
 def test_a_chat_model(start: Start) -> None:
-    """Of any maker, behind OpenAI's interface; the key from the environment."""
+    """An OpenAI-compatible chat completions endpoint, with the key from the environment."""
     answer = {"choices": [{"message": {"role": "assistant", "content": json.dumps(CAPTION)}}]}
     with upstream(takes_chat, answer) as fake:
         server = start(
@@ -428,7 +428,7 @@ def test_a_schema_that_is_refused_is_sent_without_constraints(start: Start, mode
     assert not any(f'"{name}"' in text for name in ("pattern", "minimum", "maximum", "minItems", "maxItems"))
 
 
-def test_an_operators_own_service(start: Start) -> None:
+def test_a_webhook(start: Start) -> None:
     with upstream(takes_webhook, {"json_prompt": CAPTION}) as fake:
         flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", fake.url, "--log-prompts")
         server = start(*flags, "--magic-prompt-cache", "0", "--embed-prompt", module=MODULE)
@@ -438,9 +438,9 @@ def test_an_operators_own_service(start: Start) -> None:
             assert response.json()["data"][0]["revised_prompt"] == TEXT
         asked: list[Any] = [asked.json for asked in fake.asked]
         assert asked == [{"prompt": "a wombat", "width": 128, "height": 64, "aspect_ratio": "2x1"}] * 3
-        # Logged, because it was asked for.
+        # Logged with --log-prompts.
         assert server.logged(prompt="a wombat", revised_prompt=TEXT)
-        # Nobody's key is needed to do without it: it protects nobody.
+        # A server without keys allows the opt-out: magic prompt is no safety measure.
         response = server.create(prompt="a wombat", magic_prompt="off")
         assert "revised_prompt" not in response.json()["data"][0]
 
@@ -454,13 +454,13 @@ def test_an_operators_own_service(start: Start) -> None:
         ({"backend": "ideogram", "key_file": "/"}, "--magic-prompt-key-file: the file cannot be read"),
     ],
 )
-def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:
+def test_incomplete_settings(given: dict[str, Any], said: str) -> None:
     settings = Settings(model="fake", **{f"magic_prompt_{name}": value for name, value in given.items()})
     with pytest.raises(ConfigError, match=f"^{said}"):
         Integrations(settings, UpstreamClients(lambda *_: None), "fake")
 
 
-def test_which_is_one_line(start: Start) -> None:
+def test_incomplete_settings_end_the_process_with_one_line(start: Start) -> None:
     with pytest.raises(RuntimeError) as failure:
         start("--magic-prompt-backend", "ideogram")
     said = "ideoserve: --magic-prompt-key-file or IDEOSERVE_MAGIC_PROMPT_KEY is required\n"

@@ -1,4 +1,4 @@
-"""Who may refuse a prompt or an image, against fakes that check what they are sent."""
+"""Moderation of prompts and images, against fake upstreams that check the requests they receive."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from PIL import Image
 
 from server.integrations import Integrations
 from server.moderation.deny_list import DenyList
-from server.moderation.judge import PASSED
+from server.moderation.moderator import PASSED
 from server.moderation.webhook import Webhook
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
@@ -50,7 +50,7 @@ CAPTION = {"compositional_deconstruction": {"background": "a wombat", "elements"
 
 
 def classes(**values: float) -> Any:
-    """An answer of Hive's."""
+    """A response of Hive."""
     return {"output": [{"classes": [{"class": name, "value": value} for name, value in values.items()]}]}
 
 
@@ -94,7 +94,7 @@ def takes_webhook(asked: Asked) -> bool:
 
 
 class World(NamedTuple):
-    """A server and the services that it asks."""
+    """A server and its fake upstreams."""
 
     server: ServerProcess
     hive: FakeUpstream
@@ -189,7 +189,7 @@ def refused(response: Any, *categories: str) -> None:
     assert "wombat" not in response.text
 
 
-def test_every_judge_is_asked_in_order(prompts: World) -> None:
+def test_moderators_are_called_in_order(prompts: World) -> None:
     assert prompts.create(prompt="a wombat").status_code == 200
     assert prompts.hive.asked[0].json == {"input": [{"text": "a wombat"}]}
     assert prompts.webhook.asked[0].json == {"type": "prompt", "text": "a wombat"}
@@ -200,7 +200,7 @@ def test_every_judge_is_asked_in_order(prompts: World) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
-def test_a_refused_prompt_costs_nothing(prompts: World, accept: str) -> None:
+def test_a_refused_prompt_does_not_reach_the_engine(prompts: World, accept: str) -> None:
     before = len(prompts.drawn())
     prompts.hive.answer = classes(hate=2, violence=1, bullying=0, spam=-1)
     refused(prompts.create({"Accept": accept}, prompt="a wombat"), "hate", "violence")
@@ -211,7 +211,7 @@ def test_a_refused_prompt_costs_nothing(prompts: World, accept: str) -> None:
     until(lambda: prompts.server.metric("ideoserve_backlog_seconds") == 0)
 
 
-def test_categories_are_words_and_not_the_text(prompts: World) -> None:
+def test_categories_are_plain_words(prompts: World) -> None:
     prompts.webhook.answer = {"flagged": True, "categories": ["a wombat, of course", "fine"]}
     refused(prompts.create(prompt="a wombat"), "fine", "other")
     prompts.webhook.answer = {"flagged": True}
@@ -229,7 +229,7 @@ def test_categories_are_words_and_not_the_text(prompts: World) -> None:
         ("n\u0336a\u0336ughty\u3164word", "deny_list"),
         ("Thing, with", "colon"),
         ("naughty\u20ddword", "deny_list"),  # an enclosing circle
-        ("naughty\u2065word", "deny_list"),  # not assigned, but ignorable
+        ("naughty\u2065word", "deny_list"),  # unassigned and default-ignorable
         ("naughty\U000e0077word", "deny_list"),  # a tag
         ("naughty\u00ad\u200d\u2060word", "deny_list"),
         ("naughty\x08word", "deny_list"),
@@ -261,14 +261,14 @@ def test_the_deny_list(prompts: World, text: str, category: str) -> None:
             "n\u0430ughtyword",
             "n4ughtyword",
             "ɴaughtyword",
-        ),  # as documented
+        ),  # documented
     ],
 )
-def test_what_the_deny_list_does_not_mean(prompts: World, text: str) -> None:
+def test_what_the_deny_list_does_not_match(prompts: World, text: str) -> None:
     assert prompts.create(prompt=text).status_code == 200
 
 
-def test_the_deny_list_is_read_again_and_without_keys_nobody_turns_it_off(
+def test_the_deny_list_is_reloaded_and_a_server_without_keys_allows_no_opt_out(
     start: Start, tmp_path: Path
 ) -> None:
     file = tmp_path / "deny"
@@ -299,7 +299,7 @@ def test_the_deny_list_is_read_again_and_without_keys_nobody_turns_it_off(
         (b"\xff\xfea\x00", "the file cannot be read"),
     ],
 )
-def test_a_deny_list_that_denies_nothing(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_deny_list_without_entries(tmp_path: Path, content: bytes, said: str) -> None:
     file = tmp_path / "deny"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=f"^--deny-list-file: {said}"):
@@ -307,14 +307,14 @@ def test_a_deny_list_that_denies_nothing(tmp_path: Path, content: bytes, said: s
 
 
 def test_a_long_run_of_marks_takes_no_longer_than_letters(tmp_path: Path) -> None:
-    """Normalising sorts them, in a time that grows with the square of their number."""
+    """Normalization sorts marks in quadratic time."""
     file = tmp_path / "deny"
     file.write_text("a")
-    judge = DenyList(file)
+    moderator = DenyList(file)
 
     def seconds(text: str) -> float:
         started = time.process_time()
-        asyncio.run(judge.judge_text(text))
+        asyncio.run(moderator.moderate_text(text))
         return time.process_time() - started
 
     letters = min(seconds("ab" * 16_000) for _ in range(3))
@@ -322,11 +322,11 @@ def test_a_long_run_of_marks_takes_no_longer_than_letters(tmp_path: Path) -> Non
         assert min(seconds(marks * 16_000) for _ in range(3)) < 20 * letters
 
 
-def test_long_texts_and_lists_do_not_stall_the_loop(start: Start, tmp_path: Path) -> None:
+def test_long_texts_and_lists_do_not_block_the_event_loop(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "deny"
     file.write_text("".join(f"word{number}\n" for number in range(20_000)) + "last one")
     server = start("--prompt-moderation", "deny-list", "--deny-list-file", str(file))
-    marks = "\u0301\u0327" * 15_000  # to be sorted, by those who normalise them
+    marks = "\u0301\u0327" * 15_000  # normalization would sort them
     spacing = "\U0001d165\U0001d16d" * 15_000
     for text in (marks, spacing, "a" * 31_000, "\ufdfa" * 31_000):
         server.http.get("/_fake/stall")
@@ -334,7 +334,7 @@ def test_long_texts_and_lists_do_not_stall_the_loop(start: Start, tmp_path: Path
         assert server.http.get("/_fake/stall").json()["own"] < 0.05
 
 
-def test_a_long_text_goes_in_pieces_that_overlap(prompts: World) -> None:
+def test_a_long_text_is_sent_in_overlapping_pieces(prompts: World) -> None:
     text = " ".join(f"word{number}" for number in range(700))
     assert prompts.create(prompt=text).status_code == 200
     pieces = {asked.json["input"][0]["text"] for asked in prompts.hive.asked}
@@ -344,13 +344,13 @@ def test_a_long_text_goes_in_pieces_that_overlap(prompts: World) -> None:
     refused(prompts.create(prompt=text), "hate")
     prompts.hive.next.append(fails)
     check(prompts.create(prompt=text), 503, "moderation_unavailable")
-    # One piece that falls under something is enough, whatever became of the others.
+    # One flagged piece is enough, even if the other calls fail.
     prompts.hive.next.extend([fails, says(classes(hate=3))])
     refused(prompts.create(prompt=text), "hate")
 
 
 @pytest.mark.parametrize("how", [*MISBEHAVIOURS, "nan", "no classes", "beyond"])
-def test_what_cannot_be_judged_is_refused(prompts: World, how: str) -> None:
+def test_fail_closed(prompts: World, how: str) -> None:
     before = len(prompts.drawn())
     nan = says(json.loads('{"output": [{"classes": [{"class": "hate", "value": NaN}]}]}'))
     others = {"nan": nan, "no classes": says({"output": [{"classes": []}]}), "beyond": says(classes(hate=7))}
@@ -363,7 +363,7 @@ def test_what_cannot_be_judged_is_refused(prompts: World, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", [explodes, litters, crumbles])
-def test_an_answer_takes_neither_memory_nor_the_loop(prompts: World, how: Reply) -> None:
+def test_a_response_is_bounded_in_memory_and_time(prompts: World, how: Reply) -> None:
     prompts.server.http.get("/_fake/stall")
     prompts.server.peak_bytes()
     before = prompts.server.peak_bytes()
@@ -375,7 +375,7 @@ def test_an_answer_takes_neither_memory_nor_the_loop(prompts: World, how: Reply)
 
 
 @pytest.mark.parametrize("how", ["lies", "fails", "explodes"])
-def test_so_is_what_the_webhook_cannot_judge(prompts: World, how: str) -> None:
+def test_fail_closed_for_the_webhook(prompts: World, how: str) -> None:
     prompts.webhook.next.append(MISBEHAVIOURS[how])
     check(prompts.create(prompt="a wombat"), 503, "moderation_unavailable")
 
@@ -397,29 +397,31 @@ def test_fail_open_with_previews(services: tuple[FakeUpstream, FakeUpstream], fo
     response = world.create(prompt="a wombat")
     assert response.status_code == 200
     assert "warnings" not in response.json()
-    assert world.server.logged(judge="hive", subject="prompt", passed=True)
-    assert world.server.logged(judge="hive", subject="image", passed=True)
+    assert world.server.logged(moderator="hive", subject="prompt", passed=True)
+    assert world.server.logged(moderator="hive", subject="image", passed=True)
     world.hive.next.extend([says(CLEAN_TEXT), says(CLEAN_IMAGE)])
     events = sse.named(world.create(prompt="a wombat", stream=True, partial_images=2).text.split("\n"))
     assert [event.name.rpartition(".")[2] for event in events] == ["partial_image"] * 2 + ["completed"]
-    # The next in the chain still refuses, and an answer is an answer.
+    # The next moderator still refuses.
     world.hive.next.append(fails)
     world.webhook.answer = {"flagged": True, "categories": ["a"]}
     refused(world.create(prompt="a wombat"), "a")
     close_world(world)
 
 
-def test_only_a_key_that_may_does_without(prompts: World) -> None:
+def test_opting_out_requires_permission(prompts: World) -> None:
     prompts.hive.answer = classes(hate=3)
     check(prompts.create(prompt="a wombat", moderation="off"), 403, "disabling_not_allowed", "moderation")
     assert prompts.hive.asked == []
     assert prompts.create(bearer("trusted"), prompt="a wombat", moderation="off").status_code == 200
     assert prompts.hive.asked == []
-    for word in ("auto", "low"):  # OpenAI's words, which turn nothing off
+    for word in ("auto", "low"):  # OpenAI's values, which do not opt out
         refused(prompts.create(bearer("trusted"), prompt="a wombat", moderation=word), "hate")
 
 
-def test_the_expanded_prompt_is_judged_too(services: tuple[FakeUpstream, FakeUpstream], folder: Path) -> None:
+def test_the_expanded_prompt_is_moderated_too(
+    services: tuple[FakeUpstream, FakeUpstream], folder: Path
+) -> None:
     with upstream(is_json, {"json_prompt": CAPTION}) as expanding:
         flags = ("--magic-prompt-backend", "webhook", "--magic-prompt-url", expanding.url)
         world = open_world(services, folder, "--prompt-moderation", "deny-list,hive", *flags)
@@ -431,14 +433,14 @@ def test_the_expanded_prompt_is_judged_too(services: tuple[FakeUpstream, FakeUps
         expanding.answer = {"json_prompt": bad}
         refused(world.create(prompt="another animal"), "deny_list")
         assert len(world.drawn()) == 1
-        # What is refused is shown to nobody.
+        # A refused prompt is not sent to the magic prompt upstream.
         asked = len(expanding.asked)
         refused(world.create(prompt="naughtyword"), "deny_list")
         assert len(expanding.asked) == asked
         close_world(world)
 
 
-def test_a_retry_of_a_refusal_asks_nobody(prompts: World) -> None:
+def test_an_idempotent_retry_of_a_refusal_calls_no_moderator(prompts: World) -> None:
     prompts.hive.answer = classes(hate=1)
     prompts.hive.next.append(held)
     while prompts.hive.arrived.acquire(blocking=False):
@@ -456,7 +458,7 @@ def test_a_retry_of_a_refusal_asks_nobody(prompts: World) -> None:
     assert len(prompts.hive.asked) == 1
 
 
-def test_the_file_that_leaves_is_judged(images: World) -> None:
+def test_the_encoded_file_is_moderated(images: World) -> None:
     for output_format in ("png", "jpeg", "webp"):
         response = images.create(prompt="a wombat", output_format=output_format)
         sent = base64.b64decode(response.json()["data"][0]["b64_json"])
@@ -465,10 +467,10 @@ def test_the_file_that_leaves_is_judged(images: World) -> None:
         assert (shown["media_type"], base64.b64decode(shown["b64"])) == (f"image/{output_format}", sent)
 
 
-@pytest.mark.parametrize("judge", ["hive", "webhook"])
+@pytest.mark.parametrize("moderator", ["hive", "webhook"])
 @pytest.mark.parametrize("accept", ["application/json", "image/png"])
-def test_a_refused_image_does_not_leave(images: World, accept: str, judge: str) -> None:
-    if judge == "hive":
+def test_a_refused_image_is_not_sent(images: World, accept: str, moderator: str) -> None:
+    if moderator == "hive":
         images.hive.answer = classes(general_nsfw=0.9, no_gun=1.0, very_bloody=0.89)
     else:
         images.webhook.answer = {"flagged": True, "categories": ["general_nsfw"]}
@@ -477,7 +479,7 @@ def test_a_refused_image_does_not_leave(images: World, accept: str, judge: str) 
     assert len(response.content) < 1000
 
 
-def test_nor_does_its_preview(images: World) -> None:
+def test_no_preview_of_a_refused_image_is_sent(images: World) -> None:
     images.hive.answer = classes(general_nsfw=0.95)
     response = images.create(prompt="a wombat", stream=True, partial_images=3)
     events = sse.named(response.text.split("\n"))
@@ -487,13 +489,13 @@ def test_nor_does_its_preview(images: World) -> None:
     assert "b64" not in response.text
 
 
-def test_previews_are_off_and_the_client_is_told(images: World) -> None:
+def test_previews_are_off_with_a_warning(images: World) -> None:
     response = images.create(prompt="a wombat", stream=True, partial_images=3)
     (completed,) = sse.named(response.text.split("\n"))
     assert [warning["code"] for warning in completed.data["warnings"]] == ["previews_off"]
 
 
-def test_so_it_is_told_of_an_expanded_prompt(
+def test_previews_are_off_for_an_expanded_prompt_too(
     services: tuple[FakeUpstream, FakeUpstream], folder: Path
 ) -> None:
     with upstream(is_json, {"json_prompt": CAPTION | {"mood": "calm"}}) as expanding:
@@ -507,7 +509,7 @@ def test_so_it_is_told_of_an_expanded_prompt(
         close_world(world)
 
 
-def test_the_second_of_two_is_refused(images: World) -> None:
+def test_the_second_of_two_images_is_refused(images: World) -> None:
     images.hive.next.extend([says(CLEAN_IMAGE), says(classes(very_bloody=1.0))])
     events = sse.named(images.create(prompt="a wombat", n=3, stream=True).text.split("\n"))
     assert [event.name for event in events] == ["image_generation.completed", "error"]
@@ -516,23 +518,25 @@ def test_the_second_of_two_is_refused(images: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["hangs", "fails", "lies", "explodes"])
-def test_an_image_that_cannot_be_judged_does_not_leave(images: World, how: str) -> None:
+def test_an_image_that_cannot_be_moderated_is_not_sent(images: World, how: str) -> None:
     images.hive.next.append(MISBEHAVIOURS[how])
     response = images.create(prompt="a wombat")
     check(response, 503, "moderation_unavailable")
-    # Another try would draw it again.
+    # A retry would generate the image again.
     assert response.headers["x-should-retry"] == "false"
 
 
-def test_a_service_that_hangs_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it takes all the connections it may have."""
+def test_an_upstream_that_hangs_does_not_block_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when all of its connections are in use."""
     monkeypatch.setattr("server.upstream.client.MAX_CONNECTIONS", 1)
 
     async def ask(silent: FakeUpstream, quick: FakeUpstream) -> None:
         upstreams = UpstreamClients(lambda *_: None)
-        waiting = asyncio.create_task(Webhook(Upstream("silent", silent.url, 60, upstreams)).judge_text("a"))
+        waiting = asyncio.create_task(
+            Webhook(Upstream("silent", silent.url, 60, upstreams)).moderate_text("a")
+        )
         assert await asyncio.to_thread(silent.arrived.acquire, timeout=30)
-        assert await Webhook(Upstream("quick", quick.url, 20, upstreams)).judge_text("a") == PASSED
+        assert await Webhook(Upstream("quick", quick.url, 20, upstreams)).moderate_text("a") == PASSED
         waiting.cancel()
         await asyncio.wait([waiting])
         await upstreams.close()
@@ -542,7 +546,7 @@ def test_a_service_that_hangs_holds_up_no_other(monkeypatch: pytest.MonkeyPatch)
         asyncio.run(ask(silent, quick))
 
 
-def test_a_client_that_leaves_ends_the_call(images: World) -> None:
+def test_a_disconnect_cancels_the_call(images: World) -> None:
     images.hive.next.append(hangs)
     for semaphore in (images.hive.arrived, images.hive.hung_up):
         while semaphore.acquire(blocking=False):
@@ -569,13 +573,13 @@ def test_a_client_that_leaves_ends_the_call(images: World) -> None:
             "--deny-list-file: the file cannot be read",
         ),
         ({"prompt_moderation": "webhook"}, "--moderation-webhook-url or IDEOSERVE_MODERATION_WEBHOOK_URL"),
-        ({"prompt_moderation": "hive,magic", "hive_key": "k"}, "--prompt-moderation: no such judge"),
-        ({"image_moderation": "deny-list"}, "--image-moderation: no such judge"),
-        ({"prompt_moderation": " , "}, "--prompt-moderation: names no judge"),
-        ({"image_moderation": ","}, "--image-moderation: names no judge"),
+        ({"prompt_moderation": "hive,magic", "hive_key": "k"}, "--prompt-moderation: unknown moderator"),
+        ({"image_moderation": "deny-list"}, "--image-moderation: unknown moderator"),
+        ({"prompt_moderation": " , "}, "--prompt-moderation: names no moderator"),
+        ({"image_moderation": ","}, "--image-moderation: names no moderator"),
         ({"prompt_moderation": "hive", "hive_key": "a\nb"}, "--hive-key-file: the secret has line breaks"),
     ],
 )
-def test_what_is_not_set_up_does_not_start(given: dict[str, Any], said: str) -> None:
+def test_incomplete_settings(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"):
         Integrations(Settings(model="fake", **given), UpstreamClients(lambda *_: None), "fake")

@@ -1,4 +1,4 @@
-"""Content credentials, read back by the library's own reader."""
+"""Content credentials, read back by the reader of the c2pa library."""
 
 import base64
 import io
@@ -54,7 +54,7 @@ def server(pair: tuple[Path, Path]) -> Iterator[ServerProcess]:
 
 
 def credentials(data: bytes, media_type: str) -> dict[str, Any]:
-    """The active manifest of a file whose credentials are valid, if by somebody whom nobody knows."""
+    """The active manifest of a file with valid credentials from an untrusted signer."""
     with c2pa.Reader(media_type, io.BytesIO(data)) as reader:
         assert reader.get_validation_state() == "Valid"
         store = json.loads(reader.json())
@@ -64,7 +64,7 @@ def credentials(data: bytes, media_type: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-def test_every_image_says_signed_what_it_is(server: ServerProcess, output_format: str) -> None:
+def test_every_image_is_signed(server: ServerProcess, output_format: str) -> None:
     response = server.create(prompt="a wombat", n=2, seed=5, output_format=output_format)
     for seed, image in enumerate(response.json()["data"], start=5):
         data = base64.b64decode(image["b64_json"])
@@ -75,35 +75,35 @@ def test_every_image_says_signed_what_it_is(server: ServerProcess, output_format
         (action,) = actions["data"]["actions"]
         assert (action["action"], action["digitalSourceType"]) == ("c2pa.created", TRAINED)
         assert action["softwareAgent"]["name"] == "ideoserve fake-model"
-        # The plain metadata stays, and the credentials hold no prompt.
+        # The metadata is kept, and the credentials do not contain the prompt.
         facts = metadata.read(Image.open(io.BytesIO(data)))
         assert facts is not None
         assert (facts["seed"], facts["prompt"]) == (seed, "a wombat")
         assert "wombat" not in json.dumps(manifest)
 
 
-def test_a_changed_pixel_is_seen(server: ServerProcess) -> None:
+def test_a_changed_pixel_invalidates_the_signature(server: ServerProcess) -> None:
     data = bytearray(server.create({"Accept": "image/jpeg"}).content)
     data[-10] ^= 1
     with c2pa.Reader("image/jpeg", io.BytesIO(bytes(data))) as reader:
         assert reader.get_validation_state() == "Invalid"
 
 
-def test_what_is_streamed_is_signed_too(server: ServerProcess) -> None:
+def test_streamed_images_are_signed(server: ServerProcess) -> None:
     response = server.create(stream=True, partial_images=1, output_format="webp")
     preview, completed = sse.named(response.text.split("\n"))
     for event in (preview, completed):
         credentials(base64.b64decode(event.data["b64_json"]), f"image/{event.data['output_format']}")
 
 
-def test_only_a_key_that_may_does_without(server: ServerProcess) -> None:
+def test_opting_out_requires_permission(server: ServerProcess) -> None:
     check(server.create(provenance="off"), 403, "disabling_not_allowed", "provenance")
     response = server.create(bearer("plain") | {"Accept": "image/png"}, provenance="off")
     assert c2pa.Reader.try_create("image/png", io.BytesIO(response.content)) is None
     assert metadata.read(Image.open(io.BytesIO(response.content)))
 
 
-def test_the_command_makes_a_pair_once(tmp_path: Path) -> None:
+def test_the_trial_command_does_not_overwrite(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server.provenance.trial", str(tmp_path / "new")]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     certificate, key = tmp_path / "new/certificate.pem", tmp_path / "new/key.pem"
@@ -121,7 +121,7 @@ def test_the_command_makes_a_pair_once(tmp_path: Path) -> None:
         ({"c2pa_certificate_file": "x"}, "--c2pa-key-file or IDEOSERVE_C2PA_KEY is required"),
     ],
 )
-def test_half_a_pair_does_not_start(given: dict[str, Any], said: str) -> None:
+def test_incomplete_settings(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}$"):
         Integrations(Settings(model="fake", **given), UpstreamClients(lambda *_: None), "fake")
 
@@ -130,7 +130,7 @@ def pem(key: Any) -> SecretStr:
     return SecretStr(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
 
 
-def test_an_old_key_format_is_taken(pair: tuple[Path, Path]) -> None:
+def test_a_traditional_key_format(pair: tuple[Path, Path]) -> None:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     key = load_pem_private_key(pair[1].read_bytes(), None)
@@ -140,7 +140,7 @@ def test_an_old_key_format_is_taken(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("bad", ["no key", "another key", "another kind", "no certificate", "no file"])
-def test_a_pair_that_cannot_sign_does_not_start(pair: tuple[Path, Path], tmp_path: Path, bad: str) -> None:
+def test_a_pair_that_cannot_sign_ends_the_start(pair: tuple[Path, Path], tmp_path: Path, bad: str) -> None:
     certificate, key = pair[0], SecretStr(pair[1].read_text())
     if bad == "no key":
         key = SecretStr("SECRET")

@@ -1,4 +1,4 @@
-"""Those who judge: each names the categories that a text or an image falls under, none if it passes."""
+"""Moderators return the categories that a text or an image is refused for, none if it passes."""
 
 import re
 from collections.abc import Iterable
@@ -10,21 +10,21 @@ CATEGORY = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 MAX_CATEGORIES = 20
 
 
-class TextJudge(Protocol):
+class TextModerator(Protocol):
     name: str
 
-    async def judge_text(self, text: str) -> Categories:
+    async def moderate_text(self, text: str) -> Categories:
         """Raises UpstreamError."""
 
 
-class ImageJudge(Protocol):
+class ImageModerator(Protocol):
     name: str
 
-    async def judge_image(self, data: bytes, media_type: str) -> Categories:
+    async def moderate_image(self, data: bytes, media_type: str) -> Categories:
         """Raises UpstreamError."""
 
 
 def named(categories: Iterable[str]) -> Categories:
-    """What a judge calls a category may be anybody's text; only plain words are passed on."""
+    """Category names may be free text; those that are not plain words become `other`."""
     names = sorted(name if CATEGORY.fullmatch(name) else "other" for name in categories)
     return frozenset(names[:MAX_CATEGORIES]) or frozenset(("other",))
