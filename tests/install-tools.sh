@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what the tests need besides Python packages: chromium, nginx, promtool, node (Debian) and the openai npm client.
-# Skips what is installed. Fails if a tool is missing afterwards.
+# Installs what the tests need besides Python packages: chromium, nginx, promtool and node (Debian), and the clients of
+# tests/server/clients (npm, PyPI). Skips what is installed. Fails if a tool is missing afterwards.
 set -eu
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 
 packages=""
 command -v chromium >/dev/null || packages="$packages chromium fonts-dejavu-core"
@@ -18,7 +18,18 @@ if [ -n "$packages" ]; then
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $packages
 fi
 
-[ -f server/node/node_modules/openai/package.json ] || npm ci --prefix server/node --no-audit --no-fund --silent
+# Each folder keeps a copy of the list it was installed from.
+clients=tests/server/clients
+if ! cmp -s $clients/node/package-lock.json $clients/node/node_modules/installed; then
+    npm ci --prefix $clients/node --no-audit --no-fund --silent
+    cp $clients/node/package-lock.json $clients/node/node_modules/installed
+fi
+if ! cmp -s $clients/python/requirements.txt .cache/clients/installed; then
+    rm -rf .cache/clients
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+        --target .cache/clients --requirement $clients/python/requirements.txt
+    cp $clients/python/requirements.txt .cache/clients/installed
+fi
 
 for tool in chromium nginx promtool node npm; do
     command -v "$tool" >/dev/null || { echo "install-tools: $tool is missing" >&2; exit 1; }

@@ -6,6 +6,7 @@
 import asyncio
 import dataclasses
 import gc
+import os
 import sys
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from server.app import create_app, run
 from server.settings.config_error import ConfigError
 from server.settings.settings import read_settings
 from server.transport.server import listen
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import CONFIG, FakeEngine
 
 
 def control(engine: FakeEngine) -> APIRouter:
@@ -91,8 +92,14 @@ def counts(engine: FakeEngine) -> dict[str, int]:
     return {"running": engine.running, "finished": engine.finished, "aborted": engine.aborted}
 
 
+def fake_engine() -> FakeEngine:
+    """Up to FAKE_MAX_SIZE pixels a side, where the environment says so."""
+    limits = dataclasses.replace(CONFIG.limits, max_size=int(os.environ.get("FAKE_MAX_SIZE", "256")))
+    return FakeEngine(dataclasses.replace(CONFIG, limits=limits))
+
+
 def main() -> int:
-    engine = FakeEngine()
+    engine = fake_engine()
     settings = read_settings(["--model", "fake", *sys.argv[1:]])
     try:
         app = create_app(settings, engine)
