@@ -1,4 +1,4 @@
-"""The two ends of the pipe: the server's must not block, the worker's needs no thread."""
+"""Both ends of the pipe: the client's end never blocks, the worker's end needs no thread."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from engine.messages import UnitStarted
 
 
 class Channel:
-    """The server's end: messages in order, several at a time; a thread of its own waits for the worker."""
+    """The client's end. A thread sends the messages in order: a stopped worker does not block the client."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -21,20 +21,20 @@ class Channel:
         self._sender.start()
 
     def send(self, message: Any) -> None:
-        """Queue `message` (not None); if the worker is gone it is dropped."""
+        """Queue `message`, which is not None. It is dropped if the worker is gone."""
         self._outbox.put(message)
 
     def receive(self) -> list[Any]:
-        """The next messages, at least one. Raises EOFError once the worker is gone."""
+        """Wait for the next messages, at least one. Raises EOFError once the worker is gone."""
         return receive(self._connection)
 
     def shut_down(self) -> None:
-        """End both directions: `receive` reaches its end even if a child of the worker holds the pipe."""
+        """End `receive` in both processes, even if a child of the worker holds the pipe open."""
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as pipe:
             pipe.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Once hung up, and nobody receives: a closed descriptor may soon be another's."""
+        """Close the pipe after `shut_down`, once no thread is in `receive`: the descriptor may be reused."""
         self._outbox.put(None)
         self._sender.join()
         self._connection.close()
@@ -46,7 +46,7 @@ class Channel:
 
 
 class Outbox:
-    """What the worker sends: gathered until a unit of work is announced, or there is none."""
+    """The worker's end: buffers messages until a unit of work starts, or the worker is idle."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -54,11 +54,11 @@ class Outbox:
 
     def emit(self, message: Any) -> None:
         self._messages.append(message)
-        if isinstance(message, UnitStarted):  # the unit may kill the process
+        if isinstance(message, UnitStarted):  # the unit may crash the process
             self.flush()
 
     def flush(self) -> None:
-        """Send what was gathered; if the server is gone it is dropped."""
+        """Send the buffered messages. They are dropped if the client is gone."""
         messages, self._messages = self._messages, []
         if messages:
             with contextlib.suppress(OSError):
@@ -66,9 +66,9 @@ class Outbox:
 
 
 def receive(connection: Connection) -> list[Any]:
-    """Raises EOFError once the other side is gone."""
+    """Wait for the next messages, at least one. Raises EOFError once the other end is gone."""
     try:
         messages: list[Any] = connection.recv()
-    except OSError as error:  # a side that was killed resets the pipe
+    except OSError as error:  # a process that is killed resets the pipe
         raise EOFError from error
     return messages

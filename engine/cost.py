@@ -1,4 +1,4 @@
-"""Predicted seconds of device work, from what the warm-up measured. Torch-free."""
+"""The cost model: predicted seconds of device time, measured by the warm-up. Torch-free."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class LinearCost:
     per_square: float = 0.0
 
     def seconds(self, lengths: Sequence[int]) -> float:
-        """For one run over sequences (or images) of these lengths."""
+        """Predict one run over sequences (or images) of these lengths."""
         squares = sum(length * length for length in lengths)
         return self.base + self.per_unit * sum(lengths) + self.per_square * squares
 
@@ -28,8 +28,8 @@ class LinearCost:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """`pass_` is one transformer over a packed row of tokens; `encode` a prompt of tokens;
-    `decode` an image of tokens. `pixels_per_token` is of one side."""
+    """Costs of one transformer pass over a packed row of tokens, of encoding a prompt and of decoding an
+    image, all by number of tokens. `pixels_per_token` is the width of an image token in pixels."""
 
     pass_: LinearCost
     encode: LinearCost
@@ -40,13 +40,16 @@ class CostModel:
         return (width // self.pixels_per_token) * (height // self.pixels_per_token)
 
     def step_seconds(self, image_tokens: int, text_lens: Sequence[int], guided: int) -> float:
-        """One denoising step of `len(text_lens)` samples, `guided` of which need both passes."""
+        """Predict one step of `len(text_lens)` samples, of which `guided` need the unconditional pass too."""
         seconds = self.pass_.seconds([image_tokens + length for length in text_lens])
         return seconds + (self.pass_.seconds([image_tokens] * guided) if guided else 0.0)
 
     def request_seconds(self, request: EngineRequest, steps_done: Mapping[int, int] = _NONE) -> float:
-        """What is left of a request, run alone, one image after the other: `steps_done` by image, once its
-        prompt is encoded; images in `request.skip` are done."""
+        """Predict the rest of a request that runs alone, one image at a time.
+
+        `steps_done` is by image index; if it is empty, the prompt is still to be encoded. Images in
+        `request.skip` are done.
+        """
         tokens = self.image_tokens(*request.resolution)
         prompt = [len(request.token_ids)]
         images = [index for index in range(len(request.seeds)) if index not in request.skip]
@@ -59,7 +62,7 @@ class CostModel:
         return seconds + len(images) * self.decode.seconds([tokens])
 
     def scaled(self, encode: float, denoise: float, decode: float) -> "CostModel":
-        """Each kind of work times its factor."""
+        """Multiply the cost of each kind of work by its factor."""
         return replace(
             self,
             pass_=self.pass_.scaled(denoise),
@@ -68,6 +71,6 @@ class CostModel:
         )
 
     def batch_tokens(self, image_tokens: int) -> float:
-        """Tokens of a resolution at which the fixed cost of a step is spread thin: a twentieth of it."""
+        """The number of tokens of a batch at which the fixed cost is a twentieth of a step's cost."""
         per_token = self.pass_.per_unit + self.pass_.per_square * image_tokens
         return 19 * self.pass_.base / per_token if per_token > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Checks of a checkpoint that need no torch: run in the server's process before a worker is spawned."""
+"""Checkpoint checks that need no torch. They run in the server's process before a worker is spawned."""
 
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
@@ -7,9 +7,9 @@ from engine.errors import CheckpointError
 
 
 def open_tokenizer(config: ModelConfig) -> Tokenizer:
-    """The tokenizer, once limits, configs, tokenizer and chat template fit each other.
+    """Check that limits, configs, tokenizer and chat template match, and return the tokenizer.
 
-    Raises CheckpointError naming file and key.
+    Raises CheckpointError that names the file and the key.
     """
     parts = PartConfigs.read(config.path)
     _check_limits(config, parts)
@@ -23,8 +23,8 @@ def _check_limits(config: ModelConfig, parts: PartConfigs) -> None:
     pixels = parts.vae.pixels_per_token
     if limits.multiple_of % pixels:
         raise CheckpointError(
-            f"{file}: limits.multiple_of: {limits.multiple_of}, but by vae/config.json a token is {pixels} "
-            "pixels wide"
+            f"{file}: limits.multiple_of: {limits.multiple_of} is not a multiple of {pixels}, the pixels per "
+            "token of vae/config.json"
         )
     positions = parts.text_encoder.text_config.max_position_embeddings
     if limits.max_prompt_tokens > positions:

@@ -1,4 +1,4 @@
-"""Prompt to token ids, as the checkpoint's own tokenizer and chat template have it. Torch-free."""
+"""Prompt to token ids, with the checkpoint's tokenizer and chat template. Torch-free."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from tokenizers import Tokenizer as FastTokenizer
 from engine.config.files import read_bytes, read_json, read_text
 from engine.errors import CheckpointError, PromptTooLongError
 
-# Two prompts that a model must be able to tell apart.
+# Two prompts that must give different token ids.
 _PROBES = ("a red fox in the snow", "HELLO 42")
 _MARKER = re.compile(r"<\|[^|<>]+\|>")
 
 
 class Tokenizer:
-    """Counts and encodes prompts; used before admission, so an over-long prompt never queues."""
+    """Encodes prompts. It runs before admission, so that a prompt that is too long is never queued."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
-        """Read `tokenizer.json` and the chat template. Raises CheckpointError if either is of no use."""
+        """Read `tokenizer.json` and the chat template. Raises CheckpointError if either is invalid."""
         self.max_tokens = max_tokens
         self._file = folder / "tokenizer.json"
         self._tokenizer = _load_tokenizer(self._file)
@@ -30,9 +30,9 @@ class Tokenizer:
         self._template = _compile(self._template_file, source)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
-        """The ids of one user message with the generation prompt behind it.
+        """Return the ids of one user message and the generation prompt.
 
-        Raises PromptTooLongError (with both numbers) past `max_tokens`.
+        Raises PromptTooLongError above `max_tokens`.
         """
         ids = self._ids(self._render(prompt))
         if len(ids) > self.max_tokens:
@@ -40,22 +40,22 @@ class Tokenizer:
         return tuple(ids)
 
     def check(self, vocab_size: int) -> None:
-        """Try the tokenizer on two prompts, for a text encoder that embeds ids below `vocab_size`.
+        """Test the tokenizer on two prompts, for a text encoder whose ids are below `vocab_size`.
 
-        Raises CheckpointError naming file and key.
+        Raises CheckpointError that names the file and the key.
         """
         self._check_vocabulary(vocab_size)
         texts = [self._try_template(prompt) for prompt in _PROBES]
         if any(prompt not in text for prompt, text in zip(_PROBES, texts, strict=True)):
-            raise CheckpointError(f"{self._template_file}: chat_template: leaves the prompt out")
+            raise CheckpointError(f"{self._template_file}: chat_template: does not include the prompt")
         for marker in _MARKER.findall(texts[0]):
             if len(self._try_encoding(marker)) != 1:
                 raise CheckpointError(
-                    f"{self._file}: added_tokens: no {marker}, which the chat template writes"
+                    f"{self._file}: added_tokens: {marker} is missing, but the chat template uses it"
                 )
         first, second = map(self._try_encoding, texts)
         if first == second:
-            raise CheckpointError(f"{self._file}: model.vocab: has no tokens for plain English")
+            raise CheckpointError(f"{self._file}: model.vocab: has no tokens for English text")
         self._check_frame(len(self._try_encoding(self._try_template(""))))
 
     def _check_vocabulary(self, vocab_size: int) -> None:
@@ -104,14 +104,14 @@ def _load_tokenizer(file: Path) -> FastTokenizer:
         raise
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{file}: {error}") from error
-    # As transformers does: what the file says of either is for training.
+    # As in transformers: the settings in the file are for training.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def _read_template(folder: Path) -> tuple[Path, str]:
-    """The file that holds the chat template, and the template."""
+    """Return the file that holds the chat template, and the template."""
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if os.path.lexists(file):
         return file, read_text(file)
@@ -122,12 +122,12 @@ def _read_template(folder: Path) -> tuple[Path, str]:
 
 
 def _compile(file: Path, source: str) -> Template:
-    # The settings transformers renders chat templates with.
+    # The settings that transformers uses for chat templates.
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     try:
         return environment.from_string(source)
-    except Exception as error:  # jinja's own, and what Python says of its translation
+    except Exception as error:  # errors of jinja, and of Python in the code that jinja generates
         raise CheckpointError(f"{file}: chat_template: {error}") from error

@@ -1,4 +1,4 @@
-"""A worker's process and its pipe, as the event loop sees them. Torch-free."""
+"""A worker's process and pipe, for use on the event loop. Torch-free."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 from engine.channel import Channel
 from engine.messages import FromWorker, ToWorker
 
-# A process that closed its pipe ends by itself within this time, or is killed.
+# Seconds for a process that closed its pipe to exit before it is killed.
 _EXIT_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class WorkerProcess:
     """Runs `target(connection, *args)` in a new process. No method blocks.
 
-    `closed` is set when its last message has arrived, `ended` when it is gone and `exit_code` is known.
+    `closed` is set after its last message, `ended` once the process has exited and `exit_code` is set.
     """
 
     def __init__(
@@ -42,24 +42,24 @@ class WorkerProcess:
             self._process.start()
         try:
             self._channel = Channel(ours)
-            threading.Thread(target=self._attend, name="channel-reader", daemon=True).start()
+            threading.Thread(target=self._run_reader, name="channel-reader", daemon=True).start()
         except RuntimeError:
             self._process.kill()
             raise
 
     def send(self, message: ToWorker) -> None:
-        """What is sent to a process that is gone is lost."""
+        """Send a message. It is lost if the process is gone."""
         self._channel.send(message)
 
     def kill(self) -> None:
-        """At once; also where something else holds its end of the pipe."""
+        """Kill the process at once. `closed` follows even if its child processes hold the pipe open."""
         if not self.ended.is_set():
             self._process.kill()
             self._channel.shut_down()
 
-    def _attend(self) -> None:
-        """In a thread: hand all messages to the event loop, then wait for the end of the process."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+    def _run_reader(self) -> None:
+        """In a thread: pass all messages to the event loop, then wait until the process has exited."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             try:
                 self._receive_all()
                 self._loop.call_soon_threadsafe(self.closed.set)
@@ -76,7 +76,7 @@ class WorkerProcess:
             except EOFError:
                 return
             except Exception:
-                logger.exception("a message of the worker cannot be read")
+                logger.exception("cannot read a message of the worker")
                 return
             self._loop.call_soon_threadsafe(self._on_messages, messages)
 

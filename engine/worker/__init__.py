@@ -1,1 +1,1 @@
-"""The worker process: its loop, the scheduler and what it measures at start."""
+"""The worker process: its step loop and the measurement of its cost model."""

@@ -1,4 +1,4 @@
-"""The worker process: loads one model and runs its step loop. Torch is imported only inside it."""
+"""Entry point of the worker process: loads a model and runs the step loop. Only `main` imports torch."""
 
 import contextlib
 import ctypes
@@ -26,8 +26,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(connection: Connection, config: ModelConfig, options: EngineOptions, device: str | None) -> None:
-    """Entry of the spawned process; ends on Shutdown or when the server's side of the pipe is gone."""
-    _live_and_die_with_parent()
+    """Run the worker until it receives Shutdown or the client's end of the pipe is gone."""
+    _tie_to_parent()
     set_up_environment()
     outbox = Outbox(connection)
     try:
@@ -74,9 +74,9 @@ def _build_runner(config: ModelConfig, options: EngineOptions, device: str | Non
 
 
 def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
-    """Take in all that has come, run one unit of work, again; wait only when there is nothing to do.
+    """Handle all messages, then run one unit of work, repeatedly. Wait for messages only if there is no work.
 
-    Raises EOFError once the server is gone.
+    Raises EOFError once the client is gone.
     """
     while True:
         if not core.has_work:
@@ -98,10 +98,10 @@ def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
         core.step()
 
 
-def _live_and_die_with_parent() -> None:
-    """Signals to the whole group are the server's: it decides when its workers end."""
+def _tie_to_parent() -> None:
+    """Ignore signals to the process group, because the server shuts its workers down, and die if it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
-        # A closed pipe goes unnoticed by a worker that hangs or was stopped.
+        # A worker that hangs or is stopped does not notice the closed pipe.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

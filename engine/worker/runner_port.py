@@ -1,4 +1,4 @@
-"""A model runner as the core sees it. Torch-free."""
+"""The interface of a model runner that the core uses. Torch-free."""
 
 from collections.abc import Generator
 from typing import Protocol
@@ -8,7 +8,7 @@ from engine.runner.request_state import Conditioning, Preview, RequestState, Sam
 
 
 class Device(Protocol):
-    """What the core asks of the device."""
+    """The device of a model runner."""
 
     def synchronize(self) -> None: ...
     def peak_memory_bytes(self) -> int: ...
@@ -18,7 +18,7 @@ class Device(Protocol):
 
 
 class Runner(Protocol):
-    """What the core asks of a model runner. Work that yields may be interrupted there."""
+    """Runs the model. A generator can be paused wherever it yields."""
 
     @property
     def device(self) -> Device: ...

@@ -1,4 +1,4 @@
-"""Measures the model on this machine: the cost model that scheduling and admission go by."""
+"""Measures the cost model that the scheduler and admission control use."""
 
 import time
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 
-# Measuring stops after this many seconds; the smallest of everything is always measured.
+# Seconds after which no further size is measured; the smallest size is always measured.
 BUDGET_SECONDS = 10.0
 _RUNS = 3
 _BATCHES = (1, 4)
 _PROMPT_LENS = (16, 256)
 _GUIDED, _UNGUIDED = (SamplingParams((scale,) * _RUNS, mu=0.0, std=1.5) for scale in (7.0, 1.0))
 
-# How often the fixed cost occurs, the lengths it ran over, seconds.
+# The number of passes (each has the fixed cost), the lengths they ran over, and the seconds they took.
 Point = tuple[int, list[int], float]
 
 
 def measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
-    """Run the smallest and the default size, small batches, a short and a long prompt.
+    """Measure the smallest and the default size, batches of 1 and 4, and a short and a long prompt.
 
-    Raises CheckpointError naming the part whose output is not finite.
+    Raises CheckpointError that names the part whose output is not finite.
     """
     try:
         return _measure(runner, config)
@@ -63,7 +63,7 @@ def _measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
 
 
 def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> str:
-    """The folder of the first part whose output is not finite: features, one pass, both passes, pixels."""
+    """Return the folder of the first part whose output is not finite."""
     length, size = min(_PROMPT_LENS[0], config.limits.max_prompt_tokens), (config.limits.min_size,) * 2
     if not drain(runner.pipeline.text_encoder.encode((0,) * length)).isfinite().all():
         return "text_encoder"
@@ -116,7 +116,7 @@ def _request(size: tuple[int, int], token_ids: tuple[int, ...], sampling: Sampli
 
 
 def _fastest(run: Callable[[], object]) -> float:
-    """The first run pays for kernels and caches, and others for what else the machine does."""
+    """The minimum of several runs: the first one loads kernels, and others may be disturbed."""
     return min(_seconds(run) for _ in range(_RUNS))
 
 
@@ -127,7 +127,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def fit(points: list[Point], squares: bool) -> LinearCost:
-    """Least squares of the relative errors, with no coefficient below zero."""
+    """Minimise the squared relative errors, with no negative coefficient."""
     rows = np.array([[fixed, sum(lens), sum(n * n for n in lens)] for fixed, lens, _ in points], float)
     weighted = rows / np.array([[seconds] for *_, seconds in points])
     candidates = [_solve(weighted, columns) for columns in (_WITH_SQUARES if squares else _LINEAR)]
@@ -135,15 +135,15 @@ def fit(points: list[Point], squares: bool) -> LinearCost:
     return LinearCost(*min(sound)[1])
 
 
-# Which of base, length and square are fitted; the length alone is always possible.
+# Candidates for which of base, length and square are fitted; the length alone always has a solution.
 _LINEAR = [(0, 1), (1,)]
 _WITH_SQUARES = [(0, 1, 2), (0, 2), (1, 2), *_LINEAR]
 
 
 def _solve(rows: NDArray[np.float64], columns: tuple[int, ...]) -> tuple[float, tuple[float, ...]]:
-    """Squared error and coefficients that bring each row nearest to 1; 0 for those left out."""
+    """Fit each row to 1. Returns the squared error and the coefficients, which are 0 for columns left out."""
     chosen = rows[:, columns]
-    scale = chosen.max(axis=0)  # so that tokens and their squares are of one size
+    scale = chosen.max(axis=0)  # tokens and their squares differ by orders of magnitude
     found = np.linalg.lstsq(chosen / scale, np.ones(len(rows)), rcond=None)[0] / scale
     solution = np.zeros(3)
     solution[list(columns)] = found

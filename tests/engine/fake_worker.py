@@ -1,4 +1,4 @@
-"""A worker process without a model: what a request does is in its id."""
+"""Worker processes without a model. A request's id says what it does."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ from tests.engine.fakes import COST, FakeRunner
 
 
 def main(*args: Any) -> None:
-    """Ready at once. A request whose id has one of ACTIONS before a colon does it at its first step."""
+    """Ready at once. A request whose id is `ACTION:...` runs that one of ACTIONS in each of its steps."""
     worker._load = _load
     worker.main(*args)
 
 
 def measured_wrong(*args: Any) -> None:
-    """Predicts eight times what its work takes."""
+    """Predicts eight times the time that its work takes."""
 
     def load(emit: worker.Emit, config: ModelConfig, options: EngineOptions, _: str | None) -> EngineCore:
         runner = FakeRunner()
@@ -63,15 +63,15 @@ def has_no_checkpoint(*args: Any) -> None:
 
 
 def loads_or_has_no_checkpoint(*args: Any) -> None:
-    """Device `slow` loads for ever; others have no checkpoint."""
+    """Device `slow` never becomes ready; others have no checkpoint."""
     (slow_to_start if args[3] == "slow" else has_no_checkpoint)(*args)
 
 
-def as_its_device_says(*args: Any) -> None:
-    """A device `exit:FILE` ends while loading, and `checkpoint:FILE` has none, until FILE exists."""
+def fails_until_file_exists(*args: Any) -> None:
+    """Device `exit:FILE` exits while loading, and `checkpoint:FILE` has no checkpoint, until FILE exists."""
     action, _, file = args[3].partition(":")
-    is_sound = not file or Path(file).exists()
-    (main if is_sound else {"exit": ends_while_loading, "checkpoint": has_no_checkpoint}[action])(*args)
+    is_valid = not file or Path(file).exists()
+    (main if is_valid else {"exit": ends_while_loading, "checkpoint": has_no_checkpoint}[action])(*args)
 
 
 def _load(emit: worker.Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> EngineCore:
@@ -98,14 +98,14 @@ def _act(samples: list[SampleState]) -> None:
 
 
 def _once(path: str) -> bool:
-    """Whether this is the first worker that gets here."""
+    """Whether this is the first worker that calls it with `path`."""
     is_first = not Path(path).exists()
     Path(path).touch()
     return is_first
 
 
 def _leave_a_child(path: str) -> None:
-    """Dies; a child that has the pipe open too lives on. Its process id is in the file."""
+    """Exit, and leave a child process that holds the pipe open. Its process id is in the file."""
     if not _once(path):
         return
     child = os.fork()

@@ -1,4 +1,4 @@
-"""A model runner without a model, on a clock that moves only when it works, and the core around it."""
+"""A fake model runner on a simulated clock, and an engine core that uses it."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler
 from engine.worker.core import EngineCore
 
-# Seconds: a pass is 2 ms and 0.1 ms a token; a prompt token 1 ms; a decoded token 1 ms.
+# A pass takes 2 ms and 0.1 ms per token; encoding and decoding take 1 ms per token.
 COST = CostModel(
     pass_=LinearCost(base=0.002, per_unit=0.0001),
     encode=LinearCost(base=0.0, per_unit=0.001),
@@ -32,7 +32,7 @@ def request(
     prompt_tokens: int = PROMPT_TOKENS,
     **fields: Any,
 ) -> EngineRequest:
-    """A request whose every step is guided."""
+    """A request in which every step is guided."""
     return EngineRequest(
         request_id,
         (0,) * prompt_tokens,
@@ -51,10 +51,10 @@ class OutOfMemoryError(Exception):
 
 @dataclass
 class FakeRunner:
-    """Takes the time that COST predicts, in parts of a millisecond where work can be paused.
+    """Takes the time that COST predicts; encodes and decodes can be paused after each millisecond.
 
-    `steps` are the batches that went well, as request ids; `before_step` may raise. The prompts of requests
-    whose ids begin with a name in `cached` and a colon are in the cache.
+    `steps` are the successful batches, as request ids. `before_step` may raise. The prompt of a request
+    `NAME:...` is cached if NAME is in `cached`.
     """
 
     now: float = 0.0
@@ -127,7 +127,7 @@ def step_seconds(samples: Sequence[SampleState]) -> float:
 
 
 class Engine:
-    """A core on a fake runner; `sent` is all it emitted."""
+    """A core on a fake runner. `sent` are all messages that it has emitted."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Engine:
         max_running: int = 64,
         cost: CostModel = COST,
     ) -> None:
-        """`cost` is what the scheduler is told at first."""
+        """`cost` is the scheduler's initial cost model."""
         self.runner = FakeRunner()
         self.sent: list[FromWorker] = []
         self.limits = BatchLimits(cost, max_batch_size, max_batch_tokens)
@@ -148,22 +148,22 @@ class Engine:
             self.core.add(each)
 
     def step(self) -> list[FromWorker]:
-        """One unit of work, and what came of it."""
+        """Run one unit of work, and return the messages that it emitted."""
         before = len(self.sent)
         self.core.step()
         return self.sent[before:]
 
     def run(self) -> None:
-        """To the end of all work."""
+        """Run until no work is left."""
         while self.core.has_work:
             assert self.step(), "there is work, and nothing ran"
 
     def until(self, condition: Callable[[], object]) -> None:
         while not condition():
-            assert self.step(), "nothing is left to run"
+            assert self.step(), "no work is left"
 
     def of(self, kind: type[Any], request_id: str | None = None) -> list[Any]:
-        """What was emitted of a kind, for one request or all."""
+        """Return the messages of a type, for one request or all."""
         return [
             message
             for message in self.sent
@@ -175,5 +175,5 @@ class Engine:
 
 
 def joined(batches: Iterable[list[str]], request_id: str) -> list[list[str]]:
-    """The batches it was part of."""
+    """Return the batches that a request was in."""
     return [batch for batch in batches if request_id in batch]

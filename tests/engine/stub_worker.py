@@ -1,4 +1,4 @@
-"""Workers without processes, for what the client adds up and predicts: their work goes on when told."""
+"""Workers without processes, whose work advances only on request."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from engine.messages import Abort, FromWorker, ImageDone, RequestDone, StageTime
 from engine.request import EngineRequest, Priority
 
 CONFIG = ModelConfig.load(Path(__file__).parents[2] / "models" / "demo")
-# An unguided step of a sample is one second; nothing else takes time.
+# An unguided step of a sample takes one second; everything else takes no time.
 SECOND = CostModel(LinearCost(1.0, 0.0), LinearCost(0.0, 0.0), LinearCost(0.0, 0.0), 16)
 
 
 @dataclass(eq=False)
 class StubWorker:
-    """Runs what it was sent a step at a time: interactive requests first, one after the other."""
+    """Runs one request at a time, interactive requests first."""
 
     cost_model: CostModel | None = SECOND
     is_ready: bool = True
@@ -38,7 +38,7 @@ class StubWorker:
             self.queue.pop(message.request_id, None)
 
     def seconds(self, priority: Priority) -> float:
-        """What is left of its requests of this priority, as it counts itself."""
+        """Seconds left of its requests of this priority, summed independently of the client."""
         return sum(
             each.sampling.num_inference_steps * len(each.seeds) - self.steps[name]
             for name, each in self.queue.items()
@@ -46,7 +46,7 @@ class StubWorker:
         )
 
     def step(self) -> list[FromWorker]:
-        """One step of one sample."""
+        """Run one step of one sample."""
         if not self.queue:
             return []
         request = min(self.queue.values(), key=lambda each: each.priority == "batch")
@@ -63,14 +63,14 @@ class StubWorker:
 
 
 def client(devices: int = 1, *costs: CostModel) -> EngineClient:
-    """An engine on stub workers, one a device; `costs` where they differ."""
+    """An engine on stub workers: one for each device, or for each of `costs`."""
     made = EngineClient(CONFIG, EngineOptions())
     made._workers[:] = [StubWorker(cost) for cost in costs or [SECOND] * devices]  # type: ignore[list-item]
     return made
 
 
 def work(engine: EngineClient, seconds: int) -> None:
-    """For so many steps on each device."""
+    """Run `seconds` steps on each device."""
     for _ in range(seconds):
         for worker in engine._workers:
             for message in worker.step():  # type: ignore[attr-defined]

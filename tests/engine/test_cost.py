@@ -1,4 +1,4 @@
-"""The cost model, and how it is fitted to what the warm-up measured."""
+"""The cost model, and its fit to the measurements of the warm-up."""
 
 from dataclasses import replace
 
@@ -10,23 +10,23 @@ from engine.worker.warmup import Point, fit
 from tests.engine.fakes import COST, request
 
 
-def test_a_step_is_both_passes_over_the_tokens_they_see() -> None:
+def test_a_step_is_a_pass_over_all_tokens_and_one_over_guided_images() -> None:
     assert COST.step_seconds(16, [10, 20], 1) == pytest.approx(0.002 + 0.0001 * 62 + 0.002 + 0.0001 * 16)
     assert COST.step_seconds(16, [10], 0) == pytest.approx(0.002 + 0.0001 * 26)
 
 
-def test_a_request_is_its_prompt_once_and_steps_and_a_decode_for_each_image() -> None:
+def test_a_request_is_one_encode_and_steps_and_a_decode_per_image() -> None:
     one = COST.request_seconds(request("one", steps=3, images=1))
     assert one == pytest.approx(0.010 + 3 * COST.step_seconds(16, [10], 1) + 0.016)
     assert COST.request_seconds(request("two", steps=3, images=2)) == pytest.approx(2 * one - 0.010)
 
 
-def test_longer_samples_cost_more_by_the_square() -> None:
+def test_the_cost_has_a_quadratic_part() -> None:
     cost = LinearCost(base=1.0, per_unit=0.1, per_square=0.01)
     assert cost.seconds([10, 20]) == pytest.approx(1 + 3 + 5)
 
 
-def test_the_budget_of_tokens_is_where_the_fixed_cost_is_a_twentieth() -> None:
+def test_at_the_token_budget_the_fixed_cost_is_a_twentieth() -> None:
     cost = CostModel(LinearCost(0.002, 0.0001, 1e-8), LinearCost(0, 0), LinearCost(0, 0), 16)
     tokens = cost.batch_tokens(256)
     step = cost.pass_.base + tokens * (0.0001 + 1e-8 * 256)
@@ -50,19 +50,19 @@ def test_the_fit_finds_the_coefficients(cost: LinearCost) -> None:
         assert fitted.seconds(row) == pytest.approx(cost.seconds(row), rel=1e-3)
 
 
-def test_the_fit_has_no_negative_coefficient_whatever_the_noise() -> None:
+def test_the_fit_of_noise_has_no_negative_coefficient() -> None:
     points: list[Point] = [(1, [16], 0.010), (1, [64], 0.002), (1, [256], 0.001), (1, [1024], 0.3)]
     fitted = fit(points, squares=True)
     assert min(fitted.base, fitted.per_unit, fitted.per_square) >= 0
     assert fitted.seconds([100]) > 0
 
 
-def test_the_fit_of_one_point_is_in_proportion() -> None:
+def test_the_fit_of_one_point_is_proportional() -> None:
     assert fit([(1, [50], 0.5)], squares=False).seconds([100]) == pytest.approx(1.0)
 
 
-def test_small_measurements_weigh_as_much_as_large_ones() -> None:
-    """A tenth more on the largest must not take away what the smallest say of the fixed cost."""
+def test_the_fit_minimises_relative_errors() -> None:
+    """An error of a tenth on the largest does not hide the fixed cost that the smallest show."""
     cost = LinearCost(0.004, 4e-5)
     rows = [[32], [64], [256], [16_384]]
     points: list[Point] = [(1, row, cost.seconds(row)) for row in rows]
@@ -70,8 +70,8 @@ def test_small_measurements_weigh_as_much_as_large_ones() -> None:
     assert fit(points, squares=True).base == pytest.approx(0.004, rel=0.15)
 
 
-def test_what_is_left_of_a_request() -> None:
-    """Images may run together; those that are done, and an encoded prompt, cost nothing."""
+def test_the_rest_of_a_request() -> None:
+    """Images may run together. Finished images and an encoded prompt cost nothing."""
     step, decode = COST.step_seconds(16, [10], 1), COST.decode.seconds([16])
     wanted = request("a", steps=4, images=3)
     assert COST.request_seconds(wanted, {2: 1}) == pytest.approx(11 * step + 3 * decode)
@@ -81,7 +81,7 @@ def test_what_is_left_of_a_request() -> None:
     assert COST.request_seconds(again) == pytest.approx(0.010 + 8 * step + 2 * decode)
 
 
-def test_steps_without_guidance_are_one_pass() -> None:
+def test_a_step_without_guidance_is_one_pass() -> None:
     schedule = SamplingParams((1.0, 2.0, 2.0), mu=0.0, std=1.5)
     wanted = replace(request("a"), sampling=schedule)
     one, both = COST.step_seconds(16, [10], 0), COST.step_seconds(16, [10], 1)
@@ -89,7 +89,7 @@ def test_steps_without_guidance_are_one_pass() -> None:
     assert COST.request_seconds(wanted, {0: 1}) == pytest.approx(2 * both + 0.016)
 
 
-def test_each_kind_of_work_has_its_factor() -> None:
+def test_each_kind_of_work_is_scaled_separately() -> None:
     cost = COST.scaled(encode=2, denoise=3, decode=5)
     assert cost.encode.seconds([10]) == pytest.approx(2 * 0.010)
     assert cost.step_seconds(16, [10], 1) == pytest.approx(3 * COST.step_seconds(16, [10], 1))

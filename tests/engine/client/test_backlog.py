@@ -1,4 +1,4 @@
-"""Predicted seconds of the work in flight, over workers without processes."""
+"""Predicted seconds of the requests in flight, on stub workers."""
 
 import asyncio
 import math
@@ -34,7 +34,7 @@ def request(
 
 
 async def start(engine: EngineClient, wanted: EngineRequest) -> "asyncio.Task[None]":
-    """To its worker."""
+    """Generate a request until it is dispatched."""
 
     async def collect() -> None:
         async with aclosing(engine.generate(wanted)) as outputs:
@@ -46,7 +46,7 @@ async def start(engine: EngineClient, wanted: EngineRequest) -> "asyncio.Task[No
     return task
 
 
-# What is left of a request.
+# The rest of a request.
 
 
 @pytest.mark.parametrize("images", [1, 2, 10])
@@ -61,7 +61,7 @@ async def test_each_step_of_any_image_takes_its_share(images: int) -> None:
 
 
 async def test_steps_of_images_that_run_together_are_summed() -> None:
-    """The first step of the tenth image is one of forty, whatever its index."""
+    """A step of any image is one of the request's forty."""
     engine = client()
     task = await start(engine, request("a", seconds=4, images=10))
     for image in (9, 0, 5):
@@ -70,7 +70,7 @@ async def test_steps_of_images_that_run_together_are_summed() -> None:
     task.cancel()
 
 
-async def test_a_request_that_runs_again_costs_again_what_was_lost() -> None:
+async def test_a_request_that_runs_again_costs_again_what_is_left() -> None:
     engine = client()
     task = await start(engine, request("a", seconds=4, images=3))
     work(engine, 6)
@@ -99,7 +99,7 @@ async def test_a_reservation_counts_until_it_is_released() -> None:
     assert engine.stats().waiting == 0
 
 
-async def test_a_reservation_that_is_taken_up_counts_once() -> None:
+async def test_a_reservation_that_is_generated_counts_once() -> None:
     engine = client()
     engine.reserve(request("a", seconds=4))
     task = await start(engine, request("a", seconds=4))
@@ -109,7 +109,7 @@ async def test_a_reservation_that_is_taken_up_counts_once() -> None:
     assert engine.backlog_seconds("interactive") == 0
 
 
-async def test_no_worker_is_sent_what_is_only_reserved() -> None:
+async def test_a_reservation_is_not_sent_to_a_worker() -> None:
     engine = client(2)
     engine.reserve(request("a"))
     for worker in engine._workers:
@@ -137,7 +137,7 @@ async def test_batch_is_not_ahead_of_interactive_on_any_device() -> None:
     assert engine.backlog_seconds("batch") == 8
 
 
-async def test_interactive_goes_where_less_batch_is_if_all_else_is_equal() -> None:
+async def test_interactive_requests_prefer_the_device_with_less_batch_work() -> None:
     engine = client(2)
     tasks = [
         await start(engine, request("batch", seconds=4, priority="batch")),
@@ -148,7 +148,7 @@ async def test_interactive_goes_where_less_batch_is_if_all_else_is_equal() -> No
         task.cancel()
 
 
-async def test_a_priority_that_is_raised_in_flight_counts_at_once() -> None:
+async def test_a_raised_priority_counts_at_once() -> None:
     engine = client()
     in_flight = engine.reserve(request("a", seconds=4, priority="batch"))
     in_flight.request = replace(in_flight.request, priority="interactive")
@@ -214,7 +214,7 @@ def test_the_wait_for_a_deadline(left: float, wait: float) -> None:
 # Several devices.
 
 
-async def test_what_is_reserved_counts_where_it_would_go() -> None:
+async def test_a_reservation_counts_where_it_would_be_dispatched() -> None:
     engine = client(4)
     for index in range(3):
         engine.reserve(request(str(index), seconds=8))
@@ -224,8 +224,18 @@ async def test_what_is_reserved_counts_where_it_would_go() -> None:
     assert engine.backlog_seconds("interactive") == 16
 
 
-async def test_devices_predict_each_for_itself() -> None:
-    """A request goes where it is done first, not where the backlog is least."""
+async def test_requests_go_to_the_device_with_the_least_work() -> None:
+    engine = client(2)
+    tasks = [await start(engine, request("long", seconds=100))]
+    tasks += [await start(engine, request(str(index), seconds=10)) for index in range(3)]
+    assert [list(worker.queue) for worker in engine._workers] == [["long"], ["0", "1", "2"]]  # type: ignore[attr-defined]
+    assert engine.backlog_seconds("batch") == 30
+    for task in tasks:
+        task.cancel()
+
+
+async def test_each_device_has_its_own_cost_model() -> None:
+    """A request goes where it is done first, not where the backlog is smallest."""
     slow = SECOND.scaled(1, 10, 1)
     engine = client(2, slow, SECOND)
     tasks = [await start(engine, request(str(index), seconds=2)) for index in range(9)]
@@ -236,7 +246,7 @@ async def test_devices_predict_each_for_itself() -> None:
         task.cancel()
 
 
-async def test_a_device_that_is_not_ready_takes_nothing() -> None:
+async def test_a_device_that_is_not_ready_gets_no_requests() -> None:
     engine = client(2)
     engine._workers[0].is_ready = False  # type: ignore[misc]
     engine.reserve(request("a", seconds=8))
@@ -244,7 +254,7 @@ async def test_a_device_that_is_not_ready_takes_nothing() -> None:
     assert engine.backlog_seconds("batch") == 8
 
 
-async def test_a_silent_device_takes_nothing_unless_all_are_silent() -> None:
+async def test_a_silent_device_gets_no_requests_unless_all_are_silent() -> None:
     engine = client(2)
     first, second = engine._workers
     first.is_silent = True  # type: ignore[misc]
@@ -254,7 +264,7 @@ async def test_a_silent_device_takes_nothing_unless_all_are_silent() -> None:
     assert sorted(forecast.ahead for forecast in engine.forecast(request("next"))) == [0, 8]
 
 
-async def test_while_no_device_is_ready_what_waits_is_shared_among_all() -> None:
+async def test_while_no_device_is_ready_requests_count_on_all() -> None:
     engine = client(2)
     for worker in engine._workers:
         worker.is_ready = False  # type: ignore[misc]
@@ -286,10 +296,10 @@ async def test_waiting_requests_are_shared_with_a_device_that_becomes_ready_late
         task.cancel()
 
 
-# When one of a caller's requests is done.
+# When the first of a caller's requests is done.
 
 
-async def test_the_first_to_be_done_waits_for_what_is_on_its_device() -> None:
+async def test_the_first_to_finish_waits_for_all_requests_of_its_device() -> None:
     engine = client(2)
     tasks = [
         await start(engine, request(str(index), seconds=seconds)) for index, seconds in enumerate((9, 4, 2))
@@ -302,7 +312,7 @@ async def test_the_first_to_be_done_waits_for_what_is_on_its_device() -> None:
         task.cancel()
 
 
-# Proof.
+# Proven predictions.
 
 
 async def test_predictions_are_proven_by_work_for_a_minute() -> None:

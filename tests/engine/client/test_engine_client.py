@@ -1,4 +1,4 @@
-"""Nothing lost: worker processes that die, hang and cannot start, seen from the client."""
+"""Every request is answered while worker processes die, hang or fail to start."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from tests.engine import fake_worker
 from tests.engine.fakes import COST, request
 
 CONFIG = ModelConfig.load(Path(__file__).parents[3] / "models" / "demo")
-SECONDS = 60  # before a test that waits for ever fails
+SECONDS = 60  # limit of a test
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ def anyio_backend() -> str:
 async def engine(
     target: Callable[..., None] = fake_worker.main, devices: tuple[str, ...] = ("cpu",), **options: Any
 ) -> AsyncIterator[EngineClient]:
-    """A client whose workers have been told to start."""
+    """A client whose workers are starting."""
     client = EngineClient(CONFIG, EngineOptions(devices, **{"hang_seconds": 20.0} | options), target)
     await client.start()
     try:
@@ -56,7 +56,7 @@ async def engine(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """For what no event tells; the engine's own limit of time ends it."""
+    """Poll a condition that has no event. `engine` limits the time."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
@@ -78,8 +78,8 @@ def pid() -> int:
     return process.pid
 
 
-async def began(client: EngineClient, wanted: EngineRequest) -> "asyncio.Task[list[RequestOutput]]":
-    """Asked for, and with a worker."""
+async def dispatched(client: EngineClient, wanted: EngineRequest) -> "asyncio.Task[list[RequestOutput]]":
+    """Generate a request until it is dispatched."""
     task = asyncio.create_task(collect(client, wanted))
     await until(lambda: (each := client._in_flight.get(wanted.request_id)) and each.worker)
     return task
@@ -122,7 +122,7 @@ async def test_images_sent_before_a_kill_are_not_sent_again() -> None:
 
 async def test_all_requests_of_a_killed_worker_are_answered() -> None:
     async with engine() as client:
-        tasks = [await began(client, request(f"slow:{i}", steps=20)) for i in range(5)]
+        tasks = [await dispatched(client, request(f"slow:{i}", steps=20)) for i in range(5)]
         await until(lambda: client.stats().running == 5)
         os.kill(pid(), signal.SIGKILL)
         await until(lambda: client.stats().waiting == 5)
@@ -138,7 +138,7 @@ async def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
         assert client.stats().restarts
 
 
-async def test_a_worker_that_stops_without_work_is_replaced() -> None:
+async def test_an_idle_worker_that_is_stopped_is_replaced() -> None:
     async with engine(hang_seconds=1.0) as client:
         await collect(client, request("a"))
         os.kill(pid(), signal.SIGSTOP)
@@ -146,7 +146,7 @@ async def test_a_worker_that_stops_without_work_is_replaced() -> None:
         assert len(images(await collect(client, request("b")))) == 1
 
 
-async def test_a_stopped_worker_is_replaced_while_requests_come_and_give_up() -> None:
+async def test_a_stopped_worker_is_replaced_while_requests_time_out() -> None:
     async with engine(hang_seconds=1.0) as client:
         await collect(client, request("first"))
         os.kill(pid(), signal.SIGSTOP)
@@ -156,7 +156,7 @@ async def test_a_stopped_worker_is_replaced_while_requests_come_and_give_up() ->
         assert len(images(await collect(client, request("last")))) == 1
 
 
-async def test_an_idle_worker_is_no_hang() -> None:
+async def test_an_idle_worker_does_not_count_as_hung() -> None:
     async with engine(hang_seconds=1.0) as client:
         await collect(client, request("a"))
         (worker,) = client._workers
@@ -165,7 +165,7 @@ async def test_an_idle_worker_is_no_hang() -> None:
         await until(lambda: len(heard) > 2)
 
 
-async def test_the_silence_allowed_scales_with_the_unit_at_work() -> None:
+async def test_the_allowed_silence_scales_with_the_unit_of_work() -> None:
     async with engine(hang_seconds=2.0) as client:
         await collect(client, request("a"))
         (worker,) = client._workers
@@ -193,7 +193,7 @@ async def test_an_engine_whose_only_device_is_silent_is_not_ready_until_it_answe
         assert client.stats().restarts == 0
 
 
-async def test_a_worker_is_replaced_though_its_child_holds_the_pipe(tmp_path: Path) -> None:
+async def test_a_worker_whose_child_holds_the_pipe_is_replaced(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     try:
         async with engine(hang_seconds=1.0) as client:
@@ -207,7 +207,7 @@ async def test_closing_ends_a_stopped_worker_with_a_full_pipe() -> None:
     async with engine(hang_seconds=4.0) as client:
         await collect(client, request("first"))
         os.kill(pid(), signal.SIGSTOP)
-        task = await began(client, request("large", prompt_tokens=1 << 20))
+        task = await dispatched(client, request("large", prompt_tokens=1 << 20))
         await until(lambda: client._workers[0].is_silent)
     with pytest.raises(EngineDeadError):
         await task
@@ -219,24 +219,24 @@ async def test_a_request_that_crashes_the_worker_once_is_answered(tmp_path: Path
         assert len(images(outputs)) == 1
 
 
-async def test_a_request_that_crashes_the_worker_again_and_again_fails_alone() -> None:
+async def test_a_request_that_crashes_every_worker_fails_alone() -> None:
     async with engine() as client:
-        innocent = [await began(client, request(f"slow:{i}", steps=30)) for i in range(3)]
+        bystander = [await dispatched(client, request(f"slow:{i}", steps=30)) for i in range(3)]
         await until(lambda: client.stats().running == 3)
         with pytest.raises(WorkerCrashedError):
             await collect(client, request("exit:"))
         assert client.stats().restarts in (2, 3), "in a batch, then twice alone"
-        for task in innocent:
+        for task in bystander:
             assert len(images(await task)) == 1
         assert len(images(await collect(client, request("after")))) == 1
 
 
 async def test_a_request_that_raises_fails_alone_and_nothing_restarts() -> None:
     async with engine() as client:
-        innocent = await began(client, request("slow:", steps=20))
+        bystander = await dispatched(client, request("slow:", steps=20))
         with pytest.raises(GenerationError, match="ValueError: oops"):
             await collect(client, request("raise:oops"))
-        assert len(images(await innocent)) == 1
+        assert len(images(await bystander)) == 1
         assert client.stats().restarts == 0
 
 
@@ -257,10 +257,10 @@ def resources() -> tuple[int, int]:
     return len(os.listdir("/proc/self/fd")), sum("channel" in t.name for t in threading.enumerate())
 
 
-# Supervision itself.
+# Supervision.
 
 
-def test_after_many_deaths_the_worker_is_still_started_again() -> None:
+def test_a_worker_is_restarted_however_often_it_died() -> None:
     backoff, pauses = RestartBackoff(max_start_failures=3), []
     for _ in range(5000):
         backoff.died(was_ready=True, is_permanent=False)
@@ -320,12 +320,12 @@ async def test_each_request_to_a_dead_engine_raises_a_new_error() -> None:
         assert len({id(error) for error in errors}) == len(errors)
 
 
-async def test_the_reason_of_a_start_failure_is_told() -> None:
+async def test_the_reason_of_a_start_failure_is_reported() -> None:
     async with engine(fake_worker.raises_while_loading, max_start_failures=1) as client:
         assert str(await client.wait_dead()) == "the worker cannot start: RuntimeError: no such device"
 
 
-async def test_a_broken_checkpoint_is_not_tried_again() -> None:
+async def test_a_broken_checkpoint_is_not_retried() -> None:
     async with engine(fake_worker.has_no_checkpoint) as client:
         death = await client.wait_dead()
         assert (str(death), death.exit_code) == ("model.safetensors: missing key x", 2)
@@ -339,10 +339,10 @@ async def test_a_load_that_never_ends_is_a_start_failure() -> None:
         assert "no message for 0 s" in str(await client.wait_dead())
 
 
-async def test_a_device_that_cannot_start_takes_down_no_other_and_is_tried_again(tmp_path: Path) -> None:
+async def test_a_device_that_cannot_start_is_retried_while_others_serve(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     devices = ("cpu", f"exit:{mark}")
-    async with engine(fake_worker.as_its_device_says, devices, max_start_failures=2) as client:
+    async with engine(fake_worker.fails_until_file_exists, devices, max_start_failures=2) as client:
         await until(lambda: client.stats().devices["failed"] and client.is_ready)
         assert len(images(await collect(client, request("a")))) == 1
         process_of(client._workers[0]).kill()
@@ -353,21 +353,21 @@ async def test_a_device_that_cannot_start_takes_down_no_other_and_is_tried_again
 
 async def test_the_engine_is_dead_once_no_device_can_start(tmp_path: Path) -> None:
     devices = (f"exit:{tmp_path / 'a'}", f"exit:{tmp_path / 'b'}")
-    async with engine(fake_worker.as_its_device_says, devices, max_start_failures=2) as client:
+    async with engine(fake_worker.fails_until_file_exists, devices, max_start_failures=2) as client:
         assert (await client.wait_dead()).exit_code == 1
         assert client.stats().devices["failed"] == 2
 
 
-async def test_a_broken_checkpoint_ends_no_device_that_serves(tmp_path: Path) -> None:
+async def test_a_broken_checkpoint_does_not_end_devices_that_serve(tmp_path: Path) -> None:
     devices = ("cpu", f"exit:{tmp_path / 'late'}")
-    async with engine(fake_worker.as_its_device_says, devices) as client:
+    async with engine(fake_worker.fails_until_file_exists, devices) as client:
         await until(lambda: client.is_ready)
         client._workers[1].device = f"checkpoint:{tmp_path / 'none'}"
         await until(lambda: client._workers[1]._is_checkpoint_error and client.stats().devices["failed"])
         assert len(images(await collect(client, request("a")))) == 1
 
 
-async def test_a_broken_checkpoint_ends_an_engine_that_only_loads(tmp_path: Path) -> None:
+async def test_a_broken_checkpoint_ends_an_engine_that_is_still_loading(tmp_path: Path) -> None:
     async with engine(fake_worker.loads_or_has_no_checkpoint, ("slow", "none")) as client:
         assert (await client.wait_dead()).exit_code == 2
 
@@ -382,7 +382,7 @@ async def test_a_deadline_passes_while_the_engine_loads() -> None:
         assert client.stats().waiting == 0
 
 
-async def test_a_deadline_is_put_off_while_the_request_waits_for_it() -> None:
+async def test_a_deadline_is_extended_while_the_request_waits() -> None:
     async with engine(fake_worker.slow_to_start) as client:
         deadline = time.monotonic() + 0.1
         waiting = asyncio.create_task(collect(client, request("a"), deadline))
@@ -395,7 +395,7 @@ async def test_a_deadline_is_put_off_while_the_request_waits_for_it() -> None:
         assert time.monotonic() >= deadline + 0.2
 
 
-async def test_past_its_deadline_a_request_has_no_seat_any_more() -> None:
+async def test_a_request_frees_its_seat_at_its_deadline() -> None:
     async with engine(max_running=1) as client:
         await collect(client, request("first"))
         with pytest.raises(DeadlineExceededError):
@@ -404,18 +404,18 @@ async def test_past_its_deadline_a_request_has_no_seat_any_more() -> None:
         assert client.stats().restarts == 0
 
 
-async def test_a_request_that_is_left_has_no_seat_any_more() -> None:
+async def test_a_request_that_is_closed_frees_its_seat() -> None:
     async with engine(max_running=1) as client:
         outputs = client.generate(request("slow:", steps=10**6))
         assert isinstance(await anext(outputs), StepDone)
-        waiting = await began(client, request("next"))
+        waiting = await dispatched(client, request("next"))
         await outputs.aclose()
         assert len(images(await waiting)) == 1
 
 
-async def test_closing_answers_what_is_still_asked_for() -> None:
+async def test_closing_answers_the_requests_in_flight() -> None:
     async with engine() as client:
-        task = await began(client, request("slow:", steps=10**6))
+        task = await dispatched(client, request("slow:", steps=10**6))
     with pytest.raises(EngineDeadError):
         await task
 
@@ -423,8 +423,8 @@ async def test_closing_answers_what_is_still_asked_for() -> None:
 # Costs.
 
 
-async def test_a_wrong_warm_up_is_corrected_by_the_work_done() -> None:
-    """The machine was busy then: each prediction of the worker is eight times what it takes."""
+async def test_a_wrong_warm_up_is_corrected_by_observed_work() -> None:
+    """The machine was busy during the warm-up: predictions are eight times too high."""
     async with engine(fake_worker.measured_wrong) as client:
         await until(lambda: client.is_ready)
         wanted, right = request("next"), COST.request_seconds(request("next"))
@@ -500,32 +500,32 @@ async def test_one_device_serves_while_another_restarts() -> None:
             assert client.is_ready
 
 
-async def test_what_a_silent_device_has_not_begun_goes_to_another() -> None:
+async def test_requests_that_a_silent_device_has_not_begun_move_to_another() -> None:
     async with engine(devices=("one", "two"), hang_seconds=12.0) as client:
         await until(lambda: all(worker.is_ready for worker in client._workers))
         stopped, healthy = client._workers
         os.kill(process_of(stopped).pid, signal.SIGSTOP)
         assert len(images(await collect(client, request("moved")))) == 1
         assert stopped.is_silent
-        assert stopped.is_ready, "it was passed over late"
-        waiting = await began(client, request("slow:", steps=20))
+        assert stopped.is_ready, "it was preferred until it was not ready"
+        waiting = await dispatched(client, request("slow:", steps=20))
         assert client._in_flight["slow:"].worker is healthy
         assert len(images(await waiting)) == 1
         assert client.stats().restarts == 0
         assert client.is_ready
 
 
-async def test_what_a_silent_device_has_begun_is_answered_after_its_end() -> None:
+async def test_requests_that_a_silent_device_has_begun_run_again_after_it_is_killed() -> None:
     async with engine(devices=("one", "two"), hang_seconds=1.0) as client:
         await until(lambda: all(worker.is_ready for worker in client._workers))
-        task = await began(client, request("slow:", steps=100))
+        task = await dispatched(client, request("slow:", steps=100))
         await until(lambda: client.stats().running)
         os.kill(process_of(client._workers[0]).pid, signal.SIGSTOP)
         assert len(images(await task)) == 1
         assert client._workers[0].backoff.deaths
 
 
-async def test_a_request_that_hangs_its_worker_is_not_passed_on_to_every_device() -> None:
+async def test_a_request_that_hangs_workers_does_not_move_to_every_device() -> None:
     async with engine(devices=("one", "two", "three"), hang_seconds=1.0) as client:
         await until(lambda: all(worker.is_ready for worker in client._workers))
         with pytest.raises(WorkerCrashedError):
@@ -544,17 +544,17 @@ def process_of(worker: WorkerSupervisor) -> Any:
 
 PAUSED = """
 import asyncio, sys
-from tests.engine.client.test_engine_client import began, engine, pid, request, until
+from tests.engine.client.test_engine_client import dispatched, engine, pid, request, until
 
 async def main():
     async with engine(hang_seconds=1.0) as client:
-        task = await began(client, request("slower:", steps=10**6))
-        (ticket,) = client._in_flight.values()
-        await until(lambda: ticket.steps_done)
+        task = await dispatched(client, request("slower:", steps=10**6))
+        (in_flight,) = client._in_flight.values()
+        await until(lambda: in_flight.steps_done)
         print(pid(), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        seen = ticket.steps_done[0]
-        await until(lambda: client.stats().restarts or ticket.steps_done.get(0, 0) > seen + 1)
+        seen = in_flight.steps_done[0]
+        await until(lambda: client.stats().restarts or in_flight.steps_done.get(0, 0) > seen + 1)
         print(client.stats().restarts, flush=True)
         task.cancel()
 
@@ -564,7 +564,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("is_worker_stopped_too", [False, True])
-async def test_a_pause_of_the_server_is_no_hang_of_its_worker(is_worker_stopped_too: bool) -> None:
+async def test_a_pause_of_the_server_does_not_count_as_a_hang(is_worker_stopped_too: bool) -> None:
     command = [sys.executable, "-c", PAUSED]
     with subprocess.Popen(  # noqa: ASYNC220
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -574,10 +574,10 @@ async def test_a_pause_of_the_server_is_no_hang_of_its_worker(is_worker_stopped_
         processes = [server.pid, *[int(server.stdout.readline())] * is_worker_stopped_too]
         for each in processes:
             os.kill(each, signal.SIGSTOP)
-        await asyncio.sleep(1.5)  # longer than a worker may be silent
+        await asyncio.sleep(1.5)  # longer than the allowed silence
         for each in processes:
             os.kill(each, signal.SIGCONT)
-            await asyncio.sleep(0.3)  # the server looks before its worker can speak
+            await asyncio.sleep(0.3)  # the server checks before its worker can send
         server.stdin.write("\n")
         server.stdin.flush()
         assert server.stdout.readline() == "0\n"
@@ -588,7 +588,7 @@ async def test_a_pause_of_the_server_is_no_hang_of_its_worker(is_worker_stopped_
 
 async def test_a_signal_to_the_whole_group_does_not_end_the_worker() -> None:
     async with engine() as client:
-        task = await began(client, request("slow:", steps=30))
+        task = await dispatched(client, request("slow:", steps=30))
         await until(lambda: client.stats().running)
         os.kill(pid(), signal.SIGTERM)
         os.kill(pid(), signal.SIGINT)
@@ -611,7 +611,7 @@ if __name__ == "__main__":
 """
 
 
-async def test_no_worker_outlives_its_parent_not_even_one_that_was_stopped() -> None:
+async def test_a_worker_dies_with_its_parent_even_if_it_is_stopped() -> None:
     command = [sys.executable, "-c", PARENT]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
     assert parent.stdout
@@ -625,7 +625,7 @@ async def test_no_worker_outlives_its_parent_not_even_one_that_was_stopped() -> 
 
 
 def is_gone(process: int) -> bool:
-    """Not running: an orphan may wait for init to take note of its end."""
+    """Whether a process has exited. A zombie may wait for init to reap it."""
     try:
         return "\nState:\tZ" in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the server's process finds in a checkpoint before a worker is spawned."""
+"""Checks of a checkpoint before a worker is spawned."""
 
 import json
 import shutil
@@ -36,7 +36,10 @@ def config(part: str, **changed: Any) -> Callable[[Path], None]:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "half a token": (limits(multiple_of=2), r"ideoserve\.json: limits\.multiple_of: 2, .* 4 pixels"),
+    "half a token": (
+        limits(multiple_of=2),
+        r"ideoserve\.json: limits\.multiple_of: 2 is not a multiple of 4",
+    ),
     "more prompt than positions": (
         limits(max_prompt_tokens=513),
         r"ideoserve\.json: limits\.max_prompt_tokens: 513, .*max_position_embeddings is 512",
@@ -68,23 +71,23 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("fault", "problem"), FAULTS.values(), ids=FAULTS)
-def test_parts_that_do_not_fit(folder: Path, fault: Callable[[Path], object], problem: str) -> None:
+def test_parts_that_do_not_match(folder: Path, fault: Callable[[Path], object], problem: str) -> None:
     fault(folder)
     with pytest.raises(CheckpointError, match=problem):
         open_tokenizer(ModelConfig.load(folder))
 
 
 def test_the_size_of_a_token_is_the_vaes(folder: Path) -> None:
-    """With one more level it doubles, and the same limits do not fit any more."""
+    """One more level doubles it, so that the limits are no longer multiples of it."""
     open_tokenizer(ModelConfig.load(folder))
     config("vae", block_out_channels=[8, 8, 8])(folder)
-    with pytest.raises(CheckpointError, match=r"limits\.multiple_of: 4, .* 8 pixels"):
+    with pytest.raises(CheckpointError, match=r"limits\.multiple_of: 4 is not a multiple of 8"):
         open_tokenizer(ModelConfig.load(folder))
 
 
-def test_the_shortest_limit_that_holds_a_prompt_warms_up(folder: Path) -> None:
+def test_the_warm_up_keeps_to_a_small_prompt_limit(folder: Path) -> None:
     frame = len(open_tokenizer(ModelConfig.load(folder)).encode(""))
-    assert frame < 16, "shorter than what the warm-up would run"
+    assert frame < 16, "shorter than the prompts that the warm-up measures"
     limits(max_prompt_tokens=frame + 1)(folder)
     open_tokenizer(ModelConfig.load(folder))
     assert measure(load_runner(folder, torch.float32), ModelConfig.load(folder)).encode.seconds([1]) > 0

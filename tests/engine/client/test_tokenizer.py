@@ -1,4 +1,4 @@
-"""Prompt to ids, beside transformers' chat template and tokenizer on the same files."""
+"""Token ids of prompts, compared with transformers on the same files."""
 
 import json
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from tests.engine.reference import token_ids
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_ids_are_transformers(checkpoint: Checkpoint, prompt: str) -> None:
+def test_ids_equal_those_of_transformers(checkpoint: Checkpoint, prompt: str) -> None:
     tokenizer = Tokenizer(checkpoint.path / "tokenizer", max_tokens=2048)
     assert list(tokenizer.encode(prompt)) == token_ids(checkpoint.referee, prompt)
 
 
-def test_the_last_token_allowed_and_the_first_that_is_not(checkpoint: Checkpoint) -> None:
+def test_the_limit_of_tokens_is_inclusive(checkpoint: Checkpoint) -> None:
     tokenizer = Tokenizer(checkpoint.path / "tokenizer", max_tokens=2048)
     frame = len(tokenizer.encode(""))
     assert len(tokenizer.encode("?" * (2048 - frame))) == 2048
@@ -30,7 +30,7 @@ def test_the_last_token_allowed_and_the_first_that_is_not(checkpoint: Checkpoint
     assert (caught.value.count, caught.value.limit) == (2049, 2048)
 
 
-def test_the_template_may_lie_in_the_config(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_the_template_may_be_in_the_config(tmp_path: Path, checkpoint: Checkpoint) -> None:
     fast = train_tokenizer()
     fast.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
@@ -62,7 +62,7 @@ def test_no_usable_template(tmp_path: Path, config: str | None) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint's tokenizer of 320 tokens."""
+    """A tokenizer of 320 tokens."""
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     train_tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_sound_one_passes(folder: Path) -> None:
+def test_a_valid_tokenizer_passes(folder: Path) -> None:
     Tokenizer(folder, max_tokens=16).check(vocab_size=320)
 
 
@@ -81,8 +81,8 @@ TEMPLATES = {
     "that Python cannot compile": (b"{% for a in b %}" * 30 + b"{% endfor %}" * 30, "nested"),
     "that raises": (b"{{ raise_exception('no') }}", "UndefinedError"),
     "that divides by zero": (b"{{ 1 // (messages | length - 1) }}", "ZeroDivisionError"),
-    "that leaves the prompt out": (b"<|im_start|>user a red fox<|im_end|>", "leaves the prompt out"),
-    "that is empty": (b"", "leaves the prompt out"),
+    "without the prompt": (b"<|im_start|>user a red fox<|im_end|>", "does not include the prompt"),
+    "that is empty": (b"", "does not include the prompt"),
     "with a lone surrogate": (b"{{ messages[0].content[0].text }}{{ '\\ud800' }}", "tokenizer.json"),
 }
 
@@ -127,9 +127,9 @@ def _no_letters(declared: dict[str, Any]) -> None:
 
 
 VOCABULARIES = {
-    "without special tokens": (_no_special_tokens, r"added_tokens: no <\|im_start\|>"),
-    "that is empty": (_no_vocabulary, r"added_tokens: no <\|im_start\|>"),
-    "of special tokens alone": (_no_letters, "model.vocab"),
+    "without special tokens": (_no_special_tokens, r"added_tokens: <\|im_start\|> is missing"),
+    "that is empty": (_no_vocabulary, r"added_tokens: <\|im_start\|> is missing"),
+    "of special tokens only": (_no_letters, "model.vocab"),
     "without a model": (lambda declared: declared.pop("model"), ""),
 }
 
@@ -140,7 +140,7 @@ def test_a_vocabulary(folder: Path, edit: Callable[[dict[str, Any]], object], pr
     _refused(folder, rf"tokenizer\.json: .*{problem}")
 
 
-def test_what_the_file_says_of_truncation_and_padding_is_for_training(folder: Path) -> None:
+def test_truncation_and_padding_of_the_file_are_ignored(folder: Path) -> None:
     tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
     expected = Tokenizer(folder, 2048).encode("a fox")
     tokenizer.enable_truncation(3)

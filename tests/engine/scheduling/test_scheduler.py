@@ -1,4 +1,4 @@
-"""Fairness, limits, joins and aborts, on a runner without a model."""
+"""Fairness, limits, joins and aborts of the scheduler, on a fake runner."""
 
 import random
 import sys
@@ -19,17 +19,18 @@ from tests.engine.fakes import COST, Engine, joined, request, step_seconds
 SIZES: list[BatchKey] = [(64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (512, 512)]
 
 
-# Between resolutions.
+# Between work queues.
 
 
 class Audit:
-    """Runs a scheduler's units and checks its bound: between two units of a queue, each other one spends no
-    more than two quanta if the queue is interactive, else twelve. To share a step is to have run."""
+    """Runs units of work and checks the scheduler's bound: between two units of a queue, each other queue
+    spends at most two quanta if the waiting one is interactive, else twelve. Sharing a step counts as a
+    unit."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.spent: dict[QueueKey, dict[QueueKey, float]] = {}
-        self.quanta: dict[QueueKey, float] = {}  # the greatest since the queue ran
+        self.quanta: dict[QueueKey, float] = {}  # the greatest since the last unit of the queue
         self.longest_wait = 0.0
 
     def step(self) -> QueueKey:
@@ -60,7 +61,7 @@ class Audit:
 
 
 def costs_by_queue(unit: Unit) -> dict[QueueKey, float]:
-    """The queue whose turn it is pays for its samples, one that shares its step for what it adds."""
+    """Split the seconds of a unit: its own queue pays for its samples, another one for what it adds."""
     if isinstance(unit, Encode):
         return {QueueKey.of(unit.request): unit.seconds}
     if isinstance(unit, Decode):
@@ -71,8 +72,8 @@ def costs_by_queue(unit: Unit) -> dict[QueueKey, float]:
     return {first: own} | {key: cost for key, cost in others.items() if key != first}
 
 
-def test_resolutions_that_come_and_go_do_not_starve_one_that_stays() -> None:
-    """Each adversary leaves with its turn, so that the next in line inherits it, and comes back behind."""
+def test_resolutions_that_come_and_go_do_not_starve_another() -> None:
+    """Each adversary leaves after its unit, in the middle of its turn, and then comes back."""
     engine = Engine()
     audit = Audit(engine)
     names = (str(number) for number in count())
@@ -90,7 +91,7 @@ def test_resolutions_that_come_and_go_do_not_starve_one_that_stays() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_arrivals_and_aborts_keep_the_bound_and_all_are_answered(seed: int) -> None:
+def test_the_bound_holds_with_random_arrivals_and_aborts(seed: int) -> None:
     rng = random.Random(seed)
     engine = Engine(max_running=6)
     audit = Audit(engine)
@@ -125,7 +126,7 @@ def random_request(rng: random.Random, name: str, now: float):  # type: ignore[n
     )
 
 
-def test_a_small_image_is_not_behind_a_queue_of_large_ones() -> None:
+def test_a_small_image_does_not_wait_for_all_large_ones() -> None:
     engine = Engine()
     engine.add(*(request(f"large-{i}", (512, 512), steps=48) for i in range(20)))
     engine.until(lambda: engine.of(StepDone))
@@ -134,7 +135,7 @@ def test_a_small_image_is_not_behind_a_queue_of_large_ones() -> None:
     engine.until(lambda: engine.of(RequestDone))
     assert engine.ids(RequestDone) == ["small"]
     alone = COST.request_seconds(request("small", (64, 64), steps=12))
-    # One large step in each of the turns that its cheap steps take, and few are needed.
+    # A turn of the small one has many cheap steps, and one large step runs between two turns.
     assert engine.runner.now - before < alone + 8 * step_of((512, 512))
 
 
@@ -150,7 +151,7 @@ def test_priority_batch_gets_a_tenth_of_an_interactive_resolutions_share() -> No
     assert spent["batch"] / spent["interactive"] == pytest.approx(0.1, rel=0.2)
 
 
-def test_what_a_lane_saved_for_an_expensive_unit_buys_no_row_of_cheap_ones() -> None:
+def test_a_deficit_saved_for_an_expensive_unit_is_not_spent_on_many_cheap_ones() -> None:
     engine = Engine(max_batch_size=64)
     engine.add(request("victim", SIZES[1], steps=400), request("expensive", SIZES[5], steps=400))
     engine.add(*(request(str(i), steps=400, prompt_tokens=1) for i in range(14)))
@@ -174,7 +175,7 @@ def step_of(size: BatchKey) -> float:
 
 
 class Clients:
-    """Interactive requests of one size, a new one as soon as one is done."""
+    """Clients that each send an interactive request as soon as their previous one is done."""
 
     def __init__(self, engine: Engine, size: BatchKey = (64, 64), steps: int = 4) -> None:
         self._engine = engine
@@ -198,7 +199,7 @@ class Clients:
 def test_batch_is_not_starved_by_interactive_requests_of_its_size(
     max_batch_size: int, max_running: int, number: int
 ) -> None:
-    """Ten times its cost until it has a seat, if all are taken, and ten times until it is done."""
+    """It may take ten times its cost to get a seat, and as long again to finish."""
     engine = Engine(max_batch_size=max_batch_size, max_running=max_running)
     clients = Clients(engine)
     clients.arrive(number)
@@ -226,8 +227,8 @@ def test_batch_gets_a_tenth_of_what_interactive_requests_of_its_size_get(max_bat
     assert spent["batch"] / spent["interactive"] == pytest.approx(0.1, rel=0.1)
 
 
-def test_batch_samples_fill_a_step_as_far_as_their_share_pays() -> None:
-    """The interactive one alone takes steps of 8.2 ms; each other sample adds 4.2 ms."""
+def test_batch_samples_fill_a_step_up_to_their_share() -> None:
+    """A step of the interactive sample takes 8.2 ms, and each other sample adds 4.2 ms."""
     engine = Engine()
     engine.add(*(request(f"batch-{i}", steps=1000, priority="batch") for i in range(8)))
     engine.until(lambda: len(max(engine.runner.steps, default=[], key=len)) == 8)
@@ -238,7 +239,7 @@ def test_batch_samples_fill_a_step_as_far_as_their_share_pays() -> None:
     assert engine.runner.now - interactive.submitted < 1.15 * COST.request_seconds(interactive)
     batches = engine.runner.steps[before:]
     mixed = joined(batches, "interactive")
-    assert sum(len(batch) - 1 for batch in mixed) >= 15, "a tenth of the time buys as many"
+    assert sum(len(batch) - 1 for batch in mixed) >= 15, "a tenth of the time allows as many"
     assert len(batches) - len(mixed) <= 3, "apart from some while it was encoded and decoded"
 
 
@@ -247,7 +248,7 @@ def test_batch_samples_fill_a_step_as_far_as_their_share_pays() -> None:
 def test_batch_does_not_hold_the_seats_of_an_interactive_request(
     max_running: int, slowdown: float, images: int
 ) -> None:
-    """With one seat it waits for the image that has it."""
+    """With a single seat, it waits for one batch image."""
     engine = Engine(max_running=max_running)
     engine.add(*(request(f"b{i}", images=images, steps=20, priority="batch") for i in range(100 // images)))
     engine.until(lambda: len(engine.runner.steps) == 150)
@@ -259,7 +260,7 @@ def test_batch_does_not_hold_the_seats_of_an_interactive_request(
     assert took < slowdown * COST.request_seconds(interactive)
 
 
-# Within one.
+# Within a work queue.
 
 
 def test_a_short_request_passes_long_ones() -> None:
@@ -278,11 +279,11 @@ def test_a_stream_of_short_requests_passes_a_long_one_only_until_it_is_due() -> 
     short = request("short", steps=1)
     for name in map(str, range(1000)):
         engine.add(replace(short, request_id=name, submitted=engine.runner.now))
-        # There are always two of them, so the long one would never run if they always passed.
+        # There are always two short ones, so if they always passed, the long one would never run.
         engine.until(lambda: len(engine.scheduler._requests) == 2 or "long" in engine.ids(RequestDone))
         if "long" in engine.ids(RequestDone):
             break
-    # Once due it is first; only other prompts and pictures come between its steps, one slice each.
+    # Once it is due, only slices of encodes and decodes run between its steps.
     bound = (STRETCH + 2) * COST.request_seconds(long) + 2 * COST.request_seconds(short)
     assert STRETCH * COST.request_seconds(long) / 2 < engine.runner.now < bound
 
@@ -296,20 +297,20 @@ def test_a_request_joins_at_the_next_step_and_leaves_when_done() -> None:
     engine.until(lambda: "second" in engine.ids(RequestDone))
     theirs = joined(engine.runner.steps, "second")
     assert [sorted(batch) for batch in theirs] == [["first", "second"]] * 3
-    # A step ran beside each slice of its prompt; the next had it in.
+    # A step ran after each slice of its encode; it joined the next one.
     assert engine.runner.steps[before:].index(theirs[0]) <= 2
     engine.run()
     assert engine.runner.steps[-1] == ["first"]
 
 
-def test_requests_whose_prompts_take_no_longer_than_a_step_join_together() -> None:
+def test_requests_whose_encodes_fit_in_a_step_join_together() -> None:
     engine = Engine()
     engine.add(*(request(name, steps=3, prompt_tokens=1) for name in "abcdefgh"))
     engine.run()
     assert [sorted(batch) for batch in engine.runner.steps] == [list("abcdefgh")] * 3
 
 
-def test_steps_guidance_sizes_of_prompts_and_progress_mix_in_a_batch() -> None:
+def test_requests_of_different_lengths_and_progress_share_a_batch() -> None:
     engine = Engine()
     engine.add(request("a", steps=9, prompt_tokens=1), request("b", steps=3, prompt_tokens=20))
     engine.run()
@@ -318,7 +319,7 @@ def test_steps_guidance_sizes_of_prompts_and_progress_mix_in_a_batch() -> None:
     assert len(joined(engine.runner.steps, "b")) == 3
 
 
-def test_images_of_one_request_encode_the_prompt_once() -> None:
+def test_the_prompt_is_encoded_once_for_all_images() -> None:
     engine = Engine()
     engine.add(request("four", images=4))
     engine.run()
@@ -330,14 +331,14 @@ def test_images_of_one_request_encode_the_prompt_once() -> None:
 # Limits.
 
 
-def test_batches_have_at_most_so_many_samples() -> None:
+def test_the_number_of_samples_in_a_batch_is_limited() -> None:
     engine = Engine(max_batch_size=3)
     engine.add(*(request(str(i), steps=40) for i in range(10)))
     engine.run()
     assert max(map(len, engine.runner.steps)) == 3
 
 
-def test_batches_have_at_most_so_many_tokens_unless_one_sample_alone_has_more() -> None:
+def test_the_number_of_tokens_in_a_batch_is_limited() -> None:
     engine = Engine(max_batch_tokens=60)
     engine.add(*(request(str(i), prompt_tokens=10) for i in range(5)))  # 16 + 10 tokens each
     engine.add(request("long", prompt_tokens=100, submitted=1e-6))
@@ -347,8 +348,8 @@ def test_batches_have_at_most_so_many_tokens_unless_one_sample_alone_has_more() 
     assert len(engine.of(RequestDone)) == 6
 
 
-def test_a_batch_ends_where_another_sample_costs_what_it_brings() -> None:
-    """The fixed cost is a twentieth of 380 tokens: 14 samples of 64 x 64, one of 512 x 512."""
+def test_a_batch_does_not_grow_once_it_gains_nothing() -> None:
+    """With 380 tokens the fixed cost is a twentieth: 14 samples of 64 x 64, or one of 512 x 512."""
     engine = Engine(max_batch_size=64)
     engine.add(*(request(f"s{i}", (64, 64), steps=60) for i in range(30)))
     engine.add(*(request(f"l{i}", (512, 512)) for i in range(3)))
@@ -358,7 +359,7 @@ def test_a_batch_ends_where_another_sample_costs_what_it_brings() -> None:
     assert (max(map(len, small)), max(map(len, large))) == (14, 1)
 
 
-def test_no_more_samples_are_in_memory_than_allowed() -> None:
+def test_the_number_of_samples_in_memory_is_limited() -> None:
     engine = Engine(max_running=4)
     engine.add(*(request(str(i), SIZES[i % 3], images=2) for i in range(9)))
     while engine.core.has_work:
@@ -367,8 +368,8 @@ def test_no_more_samples_are_in_memory_than_allowed() -> None:
     assert len(engine.of(RequestDone)) == 9
 
 
-def test_seats_are_kept_for_a_request_of_many_images() -> None:
-    """Single images of other sizes would take each seat as it gets free."""
+def test_single_images_do_not_starve_a_request_of_many_images() -> None:
+    """Later single images of other sizes wait until it has its seats."""
     engine = Engine(max_running=4)
     engine.add(*(request(f"before-{i}", SIZES[1]) for i in range(4)))
     engine.until(lambda: engine.scheduler.num_running == 4)
@@ -383,7 +384,7 @@ def test_seats_are_kept_for_a_request_of_many_images() -> None:
 
 @pytest.mark.parametrize("priority", ["interactive", "batch"])
 @pytest.mark.parametrize("max_running", [1, 2, 4])
-def test_more_images_than_seats_take_them_as_they_come_free(max_running: int, priority: Priority) -> None:
+def test_a_request_may_have_more_images_than_there_are_seats(max_running: int, priority: Priority) -> None:
     engine = Engine(max_running=max_running)
     engine.add(request("many", images=10, priority=priority), request("one", SIZES[1], submitted=9.0))
     while engine.core.has_work:
@@ -394,7 +395,7 @@ def test_more_images_than_seats_take_them_as_they_come_free(max_running: int, pr
     assert len(engine.of(RequestDone)) == 2
 
 
-def test_many_images_do_not_keep_single_ones_from_the_seats() -> None:
+def test_a_request_of_many_images_does_not_starve_single_ones() -> None:
     engine = Engine(max_running=4)
     engine.add(request("many", images=10, steps=40))
     engine.until(lambda: engine.scheduler.num_running == 4)
@@ -406,7 +407,7 @@ def test_many_images_do_not_keep_single_ones_from_the_seats() -> None:
 # Encoding and decoding.
 
 
-def test_encoding_and_decoding_hold_a_running_step_up_by_one_steps_time_at_most() -> None:
+def test_encodes_and_decodes_delay_running_samples_by_a_step_at_most() -> None:
     engine = Engine()
     engine.add(request("running", steps=60))
     engine.until(lambda: engine.runner.steps)
@@ -415,7 +416,7 @@ def test_encoding_and_decoding_hold_a_running_step_up_by_one_steps_time_at_most(
         request("prompt", SIZES[4], prompt_tokens=round(long * 1000)), request("same", prompt_tokens=300)
     )
     gaps = list(gaps_between_steps(engine, "running"))
-    # The unit is indivisible below a part: a millisecond here.
+    # A slice ends with a part, which takes a millisecond here.
     assert max(gaps) <= 4 * quantum_of(engine) + 0.002
     assert "prompt" not in engine.ids(RequestDone)
 
@@ -425,7 +426,7 @@ def quantum_of(engine: Engine) -> float:
 
 
 def gaps_between_steps(engine: Engine, request_id: str) -> Iterator[float]:
-    """Seconds between the end of one of its steps and the start of the next."""
+    """Yield the seconds between the end of each of its steps and the start of the next."""
     ended = engine.runner.now
     while request_id not in engine.ids(RequestDone):
         before, now = len(joined(engine.runner.steps, request_id)), engine.runner.now
@@ -446,7 +447,7 @@ def test_a_long_decode_in_the_same_resolution_is_sliced() -> None:
     assert "short" in engine.ids(RequestDone)
 
 
-def test_a_sample_that_shares_steps_does_not_keep_the_pictures_of_its_lane_waiting() -> None:
+def test_a_sample_that_shares_steps_does_not_block_decodes_of_its_queue() -> None:
     engine = Engine()
     engine.add(request("interactive", steps=5000), request("long", steps=3000, priority="batch"))
     engine.until(lambda: "long" in engine.ids(StepDone))
@@ -455,7 +456,7 @@ def test_a_sample_that_shares_steps_does_not_keep_the_pictures_of_its_lane_waiti
     assert engine.ids(StepDone).count("long") < 30
 
 
-def test_what_held_up_samples_that_are_gone_counts_for_nothing() -> None:
+def test_the_delay_is_reset_when_the_delayed_samples_are_gone() -> None:
     engine = Engine()
     engine.add(request("aborted", steps=100))
     engine.until(lambda: engine.runner.steps)
@@ -471,7 +472,7 @@ def test_what_held_up_samples_that_are_gone_counts_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("units", range(0, 60, 3))
-def test_an_aborted_request_costs_nothing_more_whatever_its_stage(units: int) -> None:
+def test_a_request_can_be_aborted_in_any_phase(units: int) -> None:
     engine = Engine()
     engine.add(request("aborted", steps=5, prompt_tokens=50, images=2), request("other", SIZES[1], steps=40))
     for _ in range(units):
@@ -484,7 +485,7 @@ def test_an_aborted_request_costs_nothing_more_whatever_its_stage(units: int) ->
     assert engine.scheduler.num_running == 0
 
 
-def test_an_aborted_requests_seats_are_given_to_the_next() -> None:
+def test_an_aborted_request_frees_its_seats() -> None:
     engine = Engine(max_running=2)
     engine.add(request("first", images=2), request("next", submitted=1.0))
     engine.until(lambda: engine.runner.steps)
@@ -494,17 +495,17 @@ def test_an_aborted_requests_seats_are_given_to_the_next() -> None:
     assert joined(engine.runner.steps, "first") == [["first", "first"]]
 
 
-def test_a_request_that_is_not_known_may_be_aborted() -> None:
+def test_aborting_an_unknown_request_is_ignored() -> None:
     engine = Engine()
     engine.core.abort("nobody")
     assert not engine.core.has_work
     assert not engine.step()
 
 
-# What the worker died on.
+# Suspects.
 
 
-def test_suspects_run_alone_and_the_others_together() -> None:
+def test_suspects_run_alone_and_other_requests_together() -> None:
     engine = Engine()
     engine.add(
         *(request(f"suspect-{i}", is_suspect=True) for i in range(2)), *(request(str(i)) for i in range(3))
@@ -517,22 +518,22 @@ def test_suspects_run_alone_and_the_others_together() -> None:
 
 
 @pytest.mark.parametrize("priority", ["interactive", "batch"])
-def test_suspects_and_the_others_do_not_wait_for_each_other(priority: Priority) -> None:
+def test_suspects_and_other_requests_share_the_device(priority: Priority) -> None:
     engine = Engine()
     engine.add(*(request(f"suspect-{i}", steps=100, images=2, is_suspect=True) for i in range(2)))
     engine.add(*(request(str(i), steps=100, submitted=1.0, priority=priority) for i in range(3)))
     engine.until(lambda: len(joined(engine.runner.steps, "0")) >= 4)
     steps = [len(joined(engine.runner.steps, f"suspect-{i}")) for i in range(2)]
-    assert all(steps), "they run as well"
+    assert all(steps), "suspects run too"
     engine.until(lambda: all(len(joined(engine.runner.steps, f"suspect-{i}")) == 200 for i in range(2)))
-    assert sum(steps) < 400, "they were not first"
+    assert sum(steps) < 400, "suspects are not preferred"
 
 
 # Promotion.
 
 
 @pytest.mark.parametrize("units", range(14))
-def test_a_promoted_request_profits_at_once_whatever_its_stage(units: int) -> None:
+def test_a_request_can_be_promoted_in_any_phase(units: int) -> None:
     engine = Engine(max_batch_size=1, max_running=8)
     engine.add(request("promoted", steps=3, images=2, prompt_tokens=20, priority="batch"))
     engine.add(*(request(f"batch-{i}", steps=40, priority="batch", submitted=1.0) for i in range(8)))
@@ -548,7 +549,7 @@ def test_a_promoted_request_profits_at_once_whatever_its_stage(units: int) -> No
     assert engine.runner.now - promoted < 2 * whole
 
 
-def test_a_promoted_request_gets_a_seat_before_those_that_wait_behind_batch() -> None:
+def test_a_promoted_request_gets_a_seat_before_other_batch_requests() -> None:
     engine = Engine(max_running=4)
     engine.add(*(request(f"batch-{i}", steps=200, priority="batch") for i in range(8)))
     engine.until(lambda: len(engine.runner.steps) > 5)
@@ -557,22 +558,22 @@ def test_a_promoted_request_gets_a_seat_before_those_that_wait_behind_batch() ->
     assert engine.ids(RequestDone)[0] == "batch-7"
 
 
-def test_a_request_that_is_not_known_may_be_promoted() -> None:
+def test_promoting_an_unknown_request_is_ignored() -> None:
     engine = Engine()
     engine.core.promote("nobody", "interactive")
     assert not engine.core.has_work
 
 
-# What it costs.
+# Complexity.
 
 
-def test_the_next_unit_is_found_as_quickly_with_thousands_of_requests_waiting() -> None:
+def test_the_cost_of_scheduling_does_not_depend_on_the_number_of_waiting_requests() -> None:
     few, many = calls_for_the_next_unit(100), calls_for_the_next_unit(2000)
     assert many < 1.2 * few
 
 
 def calls_for_the_next_unit(waiting: int) -> int:
-    """Of Python functions and generators, on average, with requests of 50 sizes."""
+    """Average number of Python calls for `next_unit`, with requests of 50 sizes."""
     engine = Engine()
     for i in range(waiting):
         size = (64 + 16 * (i % 50), 64)

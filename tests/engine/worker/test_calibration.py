@@ -1,4 +1,4 @@
-"""The correction of costs by what work really takes."""
+"""Correction of the cost model by observed work."""
 
 from typing import get_args
 
@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.messages import CostCorrected, UnitKind, UnitStarted
-from engine.worker.calibration import MOST, WINDOW, Calibration
+from engine.worker.calibration import MAX_FACTOR, WINDOW, Calibration
 from tests.engine.fakes import COST, Engine, request
 
 KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
-# Every kind of work once, as the model predicts it.
+# Predicted seconds of one unit of each kind.
 UNITS: dict[UnitKind, float] = {
     "encode": COST.encode.seconds([10]),
     "denoise": COST.step_seconds(16, [10], 1),
@@ -37,7 +37,7 @@ def observe(calibration: Calibration, kind: UnitKind, *seconds: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [0.125, 8.0])
-def test_each_kind_of_work_is_corrected_for_itself(kind: UnitKind, factor: float) -> None:
+def test_each_kind_of_work_is_corrected_separately(kind: UnitKind, factor: float) -> None:
     calibration = Calibration(COST)
     observe(calibration, kind, *[factor * UNITS[kind]] * WINDOW)
     for _ in range(3 * WINDOW):
@@ -47,13 +47,13 @@ def test_each_kind_of_work_is_corrected_for_itself(kind: UnitKind, factor: float
             assert predicted(calibration, each) == pytest.approx(expected)
 
 
-def test_a_device_that_changes_again_is_followed_back() -> None:
+def test_a_correction_is_reverted_when_the_device_recovers() -> None:
     calibration = Calibration(COST)
     observe(calibration, "denoise", *[8 * UNITS["denoise"]] * WINDOW, *[UNITS["denoise"]] * WINDOW)
     assert predicted(calibration, "denoise") == pytest.approx(UNITS["denoise"])
 
 
-def test_outliers_change_nothing() -> None:
+def test_outliers_have_no_effect() -> None:
     calibration = Calibration(COST)
     for _ in range(10):
         observe(calibration, "denoise", *[1000 * UNITS["denoise"]] * (WINDOW // 2))
@@ -62,7 +62,7 @@ def test_outliers_change_nothing() -> None:
     assert calibration.cost == COST
 
 
-def test_noise_is_not_told() -> None:
+def test_noise_does_not_change_the_cost_model() -> None:
     calibration = Calibration(COST)
     assert not any(
         calibration.observe("decode", UNITS["decode"], UNITS["decode"] * noise)
@@ -70,17 +70,18 @@ def test_noise_is_not_told() -> None:
     )
 
 
-def test_work_that_costs_nothing_says_nothing() -> None:
+def test_work_that_is_predicted_to_be_free_is_ignored() -> None:
     calibration = Calibration(COST)
     assert not any(calibration.observe("encode", 0.0, 1.0) for _ in range(3 * WINDOW))
 
 
 @given(st.lists(st.tuples(st.sampled_from(KINDS), st.floats(0, 1e6)), max_size=60))
-def test_predictions_stay_within_the_greatest_correction(observed: list[tuple[UnitKind, float]]) -> None:
+def test_corrections_are_limited(observed: list[tuple[UnitKind, float]]) -> None:
     calibration = Calibration(COST)
     for kind, seconds in observed:
         observe(calibration, kind, seconds)
-        assert UNITS[kind] / MOST * 0.999 <= predicted(calibration, kind) <= UNITS[kind] * MOST * 1.001
+        factor = predicted(calibration, kind) / UNITS[kind]
+        assert 0.999 / MAX_FACTOR <= factor <= 1.001 * MAX_FACTOR
 
 
 # In the core.
@@ -88,7 +89,7 @@ def test_predictions_stay_within_the_greatest_correction(observed: list[tuple[Un
 
 @pytest.mark.parametrize("factor", [8.0, 0.125])
 def test_the_core_corrects_a_wrong_warm_up(factor: float) -> None:
-    """The scheduler, the announcements that the watchdog goes by, and what is sent to the client."""
+    """In the scheduler, in the predictions that the watchdog uses, and in the client."""
     engine = Engine(cost=COST.scaled(factor, factor, factor))
     for index in range(WINDOW):
         engine.add(request(str(index)))
@@ -101,7 +102,7 @@ def test_the_core_corrects_a_wrong_warm_up(factor: float) -> None:
 
 
 def test_slices_of_one_prompt_or_image_are_one_observation() -> None:
-    """Interrupted by the steps of others, each slice is a part of the whole."""
+    """Steps of other requests run between the slices."""
     engine = Engine()
     engine.add(request("running", steps=2000, images=2))
     engine.until(lambda: engine.runner.steps)
@@ -111,7 +112,7 @@ def test_slices_of_one_prompt_or_image_are_one_observation() -> None:
     assert not engine.of(CostCorrected)
 
 
-def test_prompts_in_the_cache_do_not_make_prompts_cheap() -> None:
+def test_cached_prompts_are_no_observations() -> None:
     engine = Engine()
     engine.runner.cached = {"again"}
     for index in range(3 * WINDOW):
@@ -121,7 +122,7 @@ def test_prompts_in_the_cache_do_not_make_prompts_cheap() -> None:
     assert not engine.of(CostCorrected)
 
 
-def test_a_pause_is_not_believed() -> None:
+def test_a_pause_has_no_effect() -> None:
     engine = Engine()
     pauses = [5.0] * (WINDOW // 2)
 
@@ -135,8 +136,8 @@ def test_a_pause_is_not_believed() -> None:
     assert not engine.of(CostCorrected)
 
 
-def test_a_device_that_returns_a_step_late_is_measured_right() -> None:
-    """Of steps of two resolutions in turn, each returns when the other one's is done."""
+def test_steps_are_measured_correctly_on_an_asynchronous_device() -> None:
+    """Each step returns when the previous one, of another resolution, is done."""
     engine = Engine()
     pending = [0.0]
 

@@ -1,4 +1,4 @@
-"""Isolation, outputs and stage times of EngineCore, on a runner without a model."""
+"""Isolation of failures, outputs and stage times of EngineCore, on a fake runner."""
 
 from collections.abc import Callable
 
@@ -20,8 +20,8 @@ from tests.engine.fakes import COST, Engine, OutOfMemoryError, joined, request
 KEY = (64, 64)
 
 
-def guilty(name: str, error: Exception) -> Callable[[list[SampleState]], None]:
-    """Steps of any batch with this request in it raise, from its third on."""
+def failing(name: str, error: Exception) -> Callable[[list[SampleState]], None]:
+    """Steps of batches with this request raise, from its third step on."""
 
     def before_step(samples: list[SampleState]) -> None:
         if any(sample.request.request_id == name and sample.step_index >= 2 for sample in samples):
@@ -38,9 +38,9 @@ def eight() -> Engine:
 
 @pytest.mark.parametrize("error", [ValueError("bad"), FloatingPointError("NaN"), OutOfMemoryError("full")])
 @pytest.mark.parametrize("name", ["0", "3", "7"])
-def test_only_the_guilty_member_of_a_batch_fails(error: Exception, name: str) -> None:
+def test_only_the_failing_member_of_a_batch_fails(error: Exception, name: str) -> None:
     engine = eight()
-    engine.runner.before_step = guilty(name, error)
+    engine.runner.before_step = failing(name, error)
     engine.run()
     assert engine.ids(RequestFailed) == [name]
     assert engine.of(RequestFailed)[0].message == f"{type(error).__name__}: {error}"
@@ -50,28 +50,28 @@ def test_only_the_guilty_member_of_a_batch_fails(error: Exception, name: str) ->
 
 def test_no_sample_takes_a_step_twice_when_a_batch_is_split() -> None:
     engine = eight()
-    engine.runner.before_step = guilty("3", ValueError())
+    engine.runner.before_step = failing("3", ValueError())
     engine.run()
     for name in {*"01234567"} - {"3"}:
         assert len(joined(engine.runner.steps, name)) == 40
         assert [step.step for step in engine.of(StepDone, name)] == list(range(1, 41))
 
 
-def test_several_guilty_members_and_a_request_of_several_images() -> None:
+def test_several_failing_members_and_a_request_of_several_images() -> None:
     engine = Engine()
-    engine.add(request("guilty", images=3), request("innocent", images=2), request("other", images=3))
+    engine.add(request("failing", images=3), request("bystander", images=2), request("other", images=3))
 
     def before_step(samples: list[SampleState]) -> None:
-        if {sample.request.request_id for sample in samples} & {"guilty", "other"}:
+        if {sample.request.request_id for sample in samples} & {"failing", "other"}:
             raise ValueError
 
     engine.runner.before_step = before_step
     engine.run()
-    assert sorted(engine.ids(RequestFailed)) == ["guilty", "other"]
-    assert engine.ids(ImageDone) == ["innocent"] * 2
+    assert sorted(engine.ids(RequestFailed)) == ["failing", "other"]
+    assert engine.ids(ImageDone) == ["bystander"] * 2
 
 
-def test_a_failure_that_does_not_come_again_fails_nobody() -> None:
+def test_a_transient_failure_fails_no_request() -> None:
     engine = eight()
     failures = [ValueError()]
 
@@ -85,7 +85,7 @@ def test_a_failure_that_does_not_come_again_fails_nobody() -> None:
     assert len(engine.of(RequestDone)) == 8
 
 
-def test_after_out_of_memory_the_limit_halves_and_recovers_slowly() -> None:
+def test_the_limit_halves_when_memory_runs_out_and_recovers_slowly() -> None:
     engine = Engine(max_batch_size=8)
     engine.add(*(request(str(number), steps=40) for number in range(8)))
 
@@ -98,7 +98,7 @@ def test_after_out_of_memory_the_limit_halves_and_recovers_slowly() -> None:
     assert not engine.of(RequestFailed)
     assert max(map(len, engine.runner.steps)) <= 6
     assert engine.limits.samples(KEY) == 4, "half of 8"
-    assert engine.limits.samples((128, 64)) == 8, "other resolutions are as before"
+    assert engine.limits.samples((128, 64)) == 8, "other resolutions are unchanged"
     for expected in (4, 5):
         assert engine.limits.samples(KEY) == expected
         for _ in range(RECOVERY_STEPS):
@@ -114,7 +114,7 @@ def test_steps_of_small_batches_do_not_raise_a_lowered_limit() -> None:
     assert engine.limits.samples(KEY) == 4
 
 
-def test_a_limit_recovers_to_the_full_size_and_not_beyond() -> None:
+def test_a_limit_recovers_up_to_the_configured_size() -> None:
     engine = Engine(max_batch_size=2)
     engine.limits.ran_out_of_memory(KEY, 2)
     for _ in range(5 * RECOVERY_STEPS):
@@ -123,9 +123,7 @@ def test_a_limit_recovers_to_the_full_size_and_not_beyond() -> None:
 
 
 @pytest.mark.parametrize("stage", ["encode_prompt", "new_sample", "decode"])
-def test_a_failure_outside_the_batch_ends_its_request_alone(
-    stage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_outside_a_step_fails_only_its_request(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = eight()
     original = getattr(engine.runner, stage)
 
@@ -140,22 +138,22 @@ def test_a_failure_outside_the_batch_ends_its_request_alone(
     assert len(engine.of(RequestDone)) == 7
 
 
-def test_a_failing_preview_ends_its_request_alone() -> None:
+def test_a_failing_preview_fails_only_its_request() -> None:
     engine = Engine()
-    engine.add(request("guilty", images=2, num_previews=1), request("other"))
+    engine.add(request("failing", images=2, num_previews=1), request("other"))
 
     def before_preview(sample: SampleState) -> None:
         raise ValueError("no preview")
 
     engine.runner.before_preview = before_preview
     engine.run()
-    assert engine.ids(RequestFailed) == ["guilty"]
+    assert engine.ids(RequestFailed) == ["failing"]
     assert engine.ids(RequestDone) == ["other"]
 
 
-def test_a_device_error_ends_the_worker() -> None:
+def test_a_fatal_device_error_ends_the_worker() -> None:
     engine = eight()
-    engine.runner.before_step = guilty("3", SystemError())
+    engine.runner.before_step = failing("3", SystemError())
     with pytest.raises(SystemError):
         engine.run()
 
@@ -195,7 +193,7 @@ def test_previews_are_spread_over_the_steps() -> None:
     assert [each.preview_index for each in engine.of(PreviewReady)] == [0, 1, 2]
 
 
-def test_a_second_run_makes_only_the_images_that_were_not_sent() -> None:
+def test_a_second_run_skips_the_images_already_sent() -> None:
     engine = Engine()
     engine.add(
         request("some", images=3, skip=frozenset({1})), request("all", images=2, skip=frozenset({0, 1}))
