@@ -182,6 +182,14 @@ def test_the_ipv6_wildcard_serves_both_families(start: Start) -> None:
         assert httpx.get(f"http://{host}:{server.port}/healthz", timeout=HANG).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid"])
+def test_an_address_of_another_machine_is_one_line(host: str) -> None:
+    result = run("--model", "x", "--host", host)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"ideoserve: --host {host}")
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("host", ["::", "127.0.0.1"])
 def test_a_port_in_use_is_one_line(start: Start, host: str) -> None:
     port = str(start("--host", host).port)
