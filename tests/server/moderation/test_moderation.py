@@ -577,7 +577,10 @@ def test_a_disconnect_cancels_the_call(images: World) -> None:
         ({"image_moderation": "deny-list"}, "--image-moderation: unknown moderator"),
         ({"prompt_moderation": " , "}, "--prompt-moderation: names no moderator"),
         ({"image_moderation": ","}, "--image-moderation: names no moderator"),
-        ({"prompt_moderation": "hive", "hive_key": "a\nb"}, "--hive-key-file: the secret has line breaks"),
+        (
+            {"prompt_moderation": "hive", "hive_key": "a\nb"},
+            "--hive-key-file: the secret contains line breaks",
+        ),
     ],
 )
 def test_incomplete_settings(given: dict[str, Any], said: str) -> None:
