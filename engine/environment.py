@@ -1,4 +1,7 @@
-"""The process's environment: variables that libraries read while torch is loaded, and CPUs. Torch-free."""
+"""The environment of the process: variables that libraries read while torch is imported, and CPUs.
+
+Torch-free.
+"""
 
 import math
 import os
@@ -6,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _VARIABLES = {
-    # Threads share the rows of the weights. By default MKL divides the tokens, and where they are few, every
-    # thread reads all weights.
+    # Divide the rows of the weights among the threads. By default MKL divides the tokens; if there are few of
+    # them, every thread reads all weights.
     "MKL_NUM_STRIPES": "2",
-    # Threads that wait at a barrier sleep. By default they spin, and two processes that share cores slow
-    # each other down a hundredfold.
+    # Threads sleep at barriers. By default they spin, and two processes that share cores are up to a hundred
+    # times slower.
     "OMP_WAIT_POLICY": "passive",
 }
 CGROUPS = Path("/sys/fs/cgroup")
@@ -18,7 +21,7 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def set_up_environment() -> None:
-    """Set the variables that the operator has not set. Call this before torch is imported."""
+    """Set the variables that are not set yet. Call this before torch is imported."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
 
