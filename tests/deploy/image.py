@@ -103,7 +103,7 @@ def test_it_runs_as_a_user_that_can_write_only_to_the_volumes(container: Contain
 @pytest.mark.parametrize(("user", "code"), [("1000660000:0", 0), ("1000660000:1000", 1)])
 def test_any_user_of_group_0_can_write_to_the_cache(container: Container, user: str, code: int) -> None:
     """OpenShift assigns such a user."""
-    touch = ["podman", "exec", "--user", user, container.name, "touch", "/cache/openshift"]
+    touch = ["podman", "exec", "--user", user, container.name, "touch", f"/cache/{user}"]
     assert subprocess.run(touch, capture_output=True).returncode == code
 
 
