@@ -10,6 +10,7 @@ from server.engine_port import Engine
 from server.generation.generations import Generations
 from server.generation.idempotency import IdempotencyCache
 from server.generation.image_encoder import ImageEncoder
+from server.generation.parameters import ServedModel
 from server.integrations import Integrations
 from server.observability import logs
 from server.observability.metrics import Metrics
@@ -46,6 +47,7 @@ class Service:
             self.encoder,
             self.integrations,
         )
+        self.model = ServedModel(engine.config, settings.model_aliases, settings.size_policy)
         self.request_model = limited_to(engine.config, settings.max_n)
         self._spans = _spans(settings.otlp_endpoint)
 

@@ -1,7 +1,6 @@
 """Resolve a valid request to the parameters of its images: defaults filled in, conflicts refused."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.config.model_config import ModelConfig
@@ -51,40 +50,43 @@ class Parameters:
         return QUALITY_OF_PRESET.get(self.preset, "medium")
 
 
-def resolve(
-    wanted: ImageRequest,
-    config: ModelConfig,
-    accepted: OutputFormat | None = None,
-    aliases: Sequence[str] = (),
-    size_policy: SizePolicy = "strict",
-) -> Parameters:
-    """Raises ApiError where fields contradict each other or the model.
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The served model, its aliases, and how to treat sizes outside its limits by default."""
 
-    `accepted` is the format that `Accept` asks for, `aliases` are other names of the model, and `size_policy`
-    applies where the request has none.
-    """
+    config: ModelConfig
+    aliases: tuple[str, ...] = ()
+    size_policy: SizePolicy = "strict"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.config.model_id, *self.aliases)
+
+    def require(self, name: str | None) -> None:
+        """Raises ApiError 404 unless `name` is absent or one of the model's."""
+        if name is not None and name not in self.names:
+            known = ", ".join(f"`{known}`" for known in self.names)
+            message = f"Unknown model; this server serves {known}."
+            raise ApiError(404, "model_not_found", message, param="model")
+
+
+def resolve(wanted: ImageRequest, model: ServedModel, accepted: OutputFormat | None = None) -> Parameters:
+    """Raises ApiError where fields contradict each other or the model. `accepted` is the format of Accept."""
     try:
-        require_model(wanted.model, config, aliases)
-        return _resolve(wanted, config, accepted, wanted.size_policy or size_policy)
+        model.require(wanted.model)
+        return _resolve(wanted, model.config, accepted, wanted.size_policy or model.size_policy)
     except ApiError as error:
         raise wanted.named_as_sent(error) from None
-
-
-def require_model(name: str | None, config: ModelConfig, aliases: Sequence[str] = ()) -> None:
-    """Raises ApiError 404 unless `name` is absent, the served model's id or an alias."""
-    if name is not None and name != config.model_id and name not in aliases:
-        known = ", ".join(f"`{known}`" for known in (config.model_id, *aliases))
-        raise ApiError(404, "model_not_found", f"Unknown model; this server serves {known}.", param="model")
 
 
 def _resolve(
     wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | None, policy: SizePolicy
 ) -> Parameters:
     size, size_warnings = _allowed_size(wanted, config, policy)
-    seed_warnings = _seed_warnings(wanted.seed)
     preset = _preset(wanted, config)
+    warnings = (*wanted.warnings, *size_warnings, *_seed_warnings(wanted.seed))
     return Parameters(
-        prompt=read_prompt(wanted).with_warnings(*wanted.warnings, *size_warnings, *seed_warnings),
+        prompt=read_prompt(wanted).with_warnings(*warnings),
         width=size.width,
         height=size.height,
         seeds=_seeds(wanted.seed, wanted.n or 1),

@@ -46,9 +46,8 @@ async def _read(
     wanted = await offload(len(body), lambda: parse(body, service.request_model))
     response_format = negotiate(headers, wanted)
     opt_outs = OptOuts.of(wanted, caller, service.integrations.configured)
-    model, output_format = service.engine.config, response_format.output_format
-    aliases, size_policy = service.settings.model_aliases, service.settings.size_policy
-    parameters = await offload(len(body), lambda: resolve(wanted, model, output_format, aliases, size_policy))
+    model, output_format = service.model, response_format.output_format
+    parameters = await offload(len(body), lambda: resolve(wanted, model, output_format))
     record.mode, record.parameters = response_format.kind, parameters
     record.priority = caller.priority(headers)
     key = headers.get("idempotency-key")

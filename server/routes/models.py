@@ -3,7 +3,6 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from server.generation.parameters import require_model
 from server.schemas.models import Model, ModelList
 from server.service import Service
 
@@ -15,8 +14,8 @@ async def list_models(request: Request) -> JSONResponse:
     """List the served model, once under its id and once under each alias."""
     service: Service = request.app.state.service
     service.authenticate(request, request.state.record)
-    names = (service.engine.config.model_id, *service.settings.model_aliases)
-    return JSONResponse(ModelList(data=[_model(service, name) for name in names]).model_dump())
+    models = [_model(service, name) for name in service.model.names]
+    return JSONResponse(ModelList(data=models).model_dump())
 
 
 @router.get("/v1/models/{model_id:path}", operation_id="retrieve_model")
@@ -25,7 +24,7 @@ async def retrieve_model(request: Request) -> JSONResponse:
     service: Service = request.app.state.service
     service.authenticate(request, request.state.record)
     name = request.path_params["model_id"]
-    require_model(name, service.engine.config, service.settings.model_aliases)
+    service.model.require(name)
     return JSONResponse(_model(service, name).model_dump())
 
 

@@ -7,7 +7,7 @@ from server.access.admission import Admission
 from server.access.api_keys import Caller
 from server.generation.generation import Generation
 from server.generation.image_encoder import ImageEncoder
-from server.generation.parameters import Parameters, resolve
+from server.generation.parameters import Parameters, ServedModel, resolve
 from server.generation.processing import OptOuts, Processing
 from server.integrations import Integrations
 from server.schemas.images import ImageRequest
@@ -28,7 +28,9 @@ def generate(
 ) -> Generation:
     """Start a generation of priority `batch`, to be subscribed to."""
     engine, encoder = engine or FakeEngine(seconds_per_step=0), ImageEncoder(SETTINGS, CONFIG)
-    parameters = resolve(ImageRequest.model_validate({"prompt": prompt, "seed": 1, **fields}), CONFIG)
+    parameters = resolve(
+        ImageRequest.model_validate({"prompt": prompt, "seed": 1, **fields}), ServedModel(CONFIG)
+    )
     slot = Admission(engine, 86400, 1).admit(_request(engine, prompt, parameters), Caller(), deadline)
     processing = processing or _processing(engine, encoder)
     generation = Generation(engine, slot, processing, encoder, parameters)
