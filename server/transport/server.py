@@ -134,7 +134,10 @@ def _raise_descriptor_limit() -> int:
 
 
 def listen(settings: Settings) -> list[socket.socket]:
-    """Listen on each address of the host; `::` serves IPv4 too. Raises ConfigError."""
+    """Listen on each address of the host. `::` serves IPv4 too, and IPv4 alone where IPv6 is disabled.
+
+    Raises ConfigError.
+    """
     host, port = settings.host, settings.port
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -142,6 +145,8 @@ def listen(settings: Settings) -> list[socket.socket]:
     except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: {error.strerror}") from None
     sockets = [each for each in opened if each]
+    if not sockets and host == "::":
+        return listen(settings.model_copy(update={"host": "0.0.0.0"}))
     if not sockets:
         raise ConfigError(f"--host {host}: this machine does not have the address")
     return sockets

@@ -1,9 +1,12 @@
 """Flags, environment variables, --help and startup failures."""
 
+import errno
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +15,7 @@ from pydantic import SecretStr
 from server.settings.config_error import ConfigError
 from server.settings.secrets import read_token
 from server.settings.settings import Settings, read_settings
+from server.transport.server import listen
 from tests.server.process import HANG, REPOSITORY, ServerProcess
 
 Start = Callable[..., ServerProcess]
@@ -188,6 +192,20 @@ def test_an_address_of_another_machine_is_one_line(host: str) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(f"ideoserve: --host {host}")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_ipv6_wildcard_serves_ipv4_where_ipv6_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.create_server
+
+    def without_ipv6(address: Any, *, family: int, **options: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create(address, family=family, **options)
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    (listening,) = listen(Settings(model="unused", host="::", port=0))
+    with listening:
+        assert listening.getsockname()[0] == "0.0.0.0"
 
 
 @pytest.mark.parametrize("host", ["::", "127.0.0.1"])
