@@ -39,7 +39,7 @@ NUM_REQUESTS = 40
 # (answers before the signal, signal): far enough apart for the affected requests to be answered.
 DISTURBANCES = ((4, signal.SIGKILL), (13, signal.SIGSTOP), (22, signal.SIGKILL), (31, signal.SIGKILL))
 
-Picture = NDArray[np.int16]
+Pixels = NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Wanted:
 @dataclass(frozen=True)
 class Answer:
     status: int
-    pictures: dict[int, list[Picture]]
+    pixels: dict[int, list[Pixels]]
 
 
 def requests(rng: random.Random) -> list[Wanted]:
@@ -136,26 +136,26 @@ def ask(server: ServerProcess, chaos: Chaos, wanted: Wanted) -> Answer:
 
 
 def streamed(text: str) -> Answer:
-    pictures: dict[int, list[Picture]] = {}
+    pixels: dict[int, list[Pixels]] = {}
     for name, data in sse.named(text.splitlines()):
         if name == "error":
-            return Answer(500, pictures)
+            return Answer(500, pixels)
         if name == "image_generation.completed":
-            pictures.setdefault(data["image_index"], []).append(decoded(data["b64_json"]))
-    return Answer(200, pictures)
+            pixels.setdefault(data["image_index"], []).append(decoded(data["b64_json"]))
+    return Answer(200, pixels)
 
 
-def decoded(b64: str) -> Picture:
+def decoded(b64: str) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")).astype(np.int16)
 
 
-def expected_pictures(kinds: set[Wanted]) -> dict[Wanted, list[Picture]]:
+def expected_pixels(kinds: set[Wanted]) -> dict[Wanted, list[Pixels]]:
     """Generate each request alone, in this process."""
     runner = ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
     return {wanted: alone(runner, wanted) for wanted in kinds}
 
 
-def alone(runner: ModelRunner, wanted: Wanted) -> list[Picture]:
+def alone(runner: ModelRunner, wanted: Wanted) -> list[Pixels]:
     preset = ModelConfig.load(DEMO).presets[wanted.preset]
     sent: list[FromWorker] = []
     core = EngineCore(runner, Scheduler(COST, BatchLimits(COST, 1, 1), 1), sent.append)
@@ -186,15 +186,15 @@ def test_every_accepted_request_gets_the_right_pixels_once(server: ServerProcess
         answer.status for each, answer in zip(wanted, answers, strict=True) if each.fails_at is not None
     ]
     assert failing == [500] * (NUM_REQUESTS // 8)
-    sound = [(each, answer) for each, answer in zip(wanted, answers, strict=True) if each.fails_at is None]
-    assert [answer.status for _, answer in sound] == [200] * len(sound)
-    right = expected_pictures({kind(each) for each, _ in sound})
-    for each, answer in sound:
+    served = [(each, answer) for each, answer in zip(wanted, answers, strict=True) if each.fails_at is None]
+    assert [answer.status for _, answer in served] == [200] * len(served)
+    right = expected_pixels({kind(each) for each, _ in served})
+    for each, answer in served:
         expected = right[kind(each)]
-        assert sorted(answer.pictures) == list(range(each.images))
-        for index, pictures in answer.pictures.items():
-            (picture,) = pictures
-            assert np.abs(picture - expected[index]).max() <= 1
+        assert sorted(answer.pixels) == list(range(each.images))
+        for index, pixels in answer.pixels.items():
+            (image,) = pixels
+            assert np.abs(image - expected[index]).max() <= 1
     until(lambda: is_ready(server))
     chaos.workers.add(server.worker_pid())
     assert len(chaos.workers) == len(DISTURBANCES) + 1
