@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.server.clients.programs import run_node
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, until
 
 PNG, JPEG = "image/png", "image/jpeg"
 
@@ -72,4 +72,4 @@ def test_the_client_retries_every_error_of_500_and_above(seen: Any, server: Serv
     """It does not read `x-should-retry`; `maxRetries: 0` is the way out."""
     assert seen["deadline"]["isRetryable"]
     assert seen["retried"] == {"name": "AI_RetryError", "reason": "maxRetriesExceeded"}
-    assert len(server.logged(outcome="deadline_exceeded")) == 1 + 2
+    until(lambda: len(server.log_lines(outcome="deadline_exceeded")) == 1 + 2)
