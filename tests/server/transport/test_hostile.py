@@ -107,7 +107,7 @@ BODIES = {
     "exponent": (b'"mu":1e' + DIGITS, "invalid_value", "mu"),
     "digits": (b'"seed":' + b"9" * 1_000_000, "invalid_json", None),
     "model": (b'"model":"' + b"9" * 1_000_000 + b'"', "model_not_found", "model"),
-    "size": (b'"size":"' + b"9" * 1_000_000 + b'"', "invalid_value", "size"),
+    "size": (b'"size":"' + b"9" * 1_000_000 + b'"', "string_above_max_length", "size"),
     "numbers": (b'"json_prompt":{"a":[' + DIGITS + (b"," + DIGITS) * 250 + b"]}", *TOO_LONG),
 }
 
