@@ -8,7 +8,9 @@ from pydantic import BaseModel, Field
 class EngineSettings(BaseModel):
     """What is served and on which devices."""
 
-    model: str = Field(description="Checkpoint folder or Hugging Face repository id")
+    model: str = Field(
+        description="Checkpoint folder, or Hugging Face repository as [hf://]owner/name[@revision]"
+    )
     model_name: str | None = Field(
         None, description="Model id in the API; if unset, the id that the checkpoint gives"
     )

@@ -1,17 +1,22 @@
 """Probes while the checkpoint is downloaded, from a hub that does not answer until it is told to."""
 
+import asyncio
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
+from server.settings.settings import read_settings
+from server.transport.server import listen
+from server.transport.startup import answering_probes
 from tests.server.process import HANG, REPOSITORY
 from tests.server.routes.test_errors import check
 
@@ -76,6 +81,35 @@ def test_probes_are_answered(server: tuple[str, subprocess.Popen[str]], hub: Hub
     _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 2
     assert errors.splitlines()[-1].startswith("ideoserve: nobody/nothing: ")
+
+
+def test_a_request_on_its_way_is_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a client that has connected, and sends the rest of its request after the listener has closed."""
+    settings = read_settings(["--model", "x", "--port", "0", "--log-level", "error"])
+    sockets = listen(settings)
+    closed, close = threading.Event(), asyncio.Server.close
+
+    def note(server: asyncio.Server) -> None:
+        close(server)
+        closed.set()
+
+    monkeypatch.setattr(asyncio.Server, "close", note)
+    monkeypatch.setattr("server.observability.logs.configure", lambda level: None)  # of the tests' process
+    address = sockets[0].getsockname()
+    with socket.create_connection(address, HANG) as client, ThreadPoolExecutor() as pool:
+        client.sendall(b"GET /healthz HTTP/1.1\r\n")
+
+        def finish() -> bytes:
+            assert closed.wait(HANG)
+            client.sendall(b"Host: x\r\n\r\n")
+            return client.recv(12)
+
+        with answering_probes(settings, sockets):
+            assert httpx.get(f"http://127.0.0.1:{address[1]}/healthz", timeout=HANG).status_code == 200
+            answer = pool.submit(finish)
+        assert answer.result() == b"HTTP/1.1 200"
+    for each in sockets:
+        each.close()
 
 
 def test_sigterm_ends_the_download(server: tuple[str, subprocess.Popen[str]]) -> None:

@@ -1,0 +1,47 @@
+"""Downloads a repository of the Hugging Face Hub into the cache of its client."""
+
+import io
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from tqdm import tqdm
+
+from engine.errors import CheckpointError
+from server.hub.repository import Repository
+
+PROGRESS_SECONDS = 10.0  # between two log lines
+MAX_ERROR_CHARACTERS = 500
+TRANSFER_BAR = "Downloading bytes"  # compressed bytes, of which the total is a guess
+
+logger = logging.getLogger(__name__)
+
+
+def download(repository: Repository) -> Path:
+    """Return the folder of the snapshot. Raises CheckpointError."""
+    try:
+        path = snapshot_download(repository.name, revision=repository.revision, tqdm_class=ProgressLog)
+    except Exception as error:  # the client raises exceptions of several libraries
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR_CHARACTERS]
+        raise CheckpointError(
+            f"{repository}: no such folder, and the download from the hub failed: {reason}"
+        ) from error
+    logger.info("downloaded", extra={"fields": {"model": str(repository), "path": path}})
+    return Path(path)
+
+
+class ProgressLog(tqdm):  # type: ignore[misc]
+    """Logs the bytes written instead of drawing bars. The total is that of the files begun so far."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._next_line = 0.0
+        super().__init__(*args, **{**options, "file": io.StringIO()})
+
+    def display(self, *_: Any, **__: Any) -> bool:
+        is_bytes = self.unit == "B" and self.desc != TRANSFER_BAR
+        if is_bytes and self.total and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + PROGRESS_SECONDS
+            logger.info("downloading", extra={"fields": {"bytes": self.n, "total_bytes": self.total}})
+        return True
