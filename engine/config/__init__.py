@@ -1,1 +1,1 @@
-"""What the checkpoint and the operator declare. Torch-free."""
+"""Configuration of the checkpoint and the engine. Torch-free."""

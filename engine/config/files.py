@@ -1,4 +1,4 @@
-"""The small files of a checkpoint. Every problem is a CheckpointError that names file and key. Torch-free."""
+"""Reads the small files of a checkpoint. Every error names the file and the key. Torch-free."""
 
 import json
 import stat
@@ -11,7 +11,7 @@ from engine.errors import CheckpointError
 
 T = TypeVar("T")
 
-# The published tokenizer.json, the largest of them, has 11 MiB.
+# The largest published one, tokenizer.json, has 11 MiB.
 MAX_BYTES = 64 << 20
 _SHOWN_CHARACTERS = 60
 
@@ -25,10 +25,10 @@ def list_files(folder: Path, suffix: str) -> list[Path]:
 
 
 def require_file(file: Path) -> int:
-    """Size in bytes. Raises CheckpointError unless `file` is a regular file or a link to one."""
+    """Return the size in bytes. Raises CheckpointError unless `file` is a regular file or a link to one."""
     try:
         status = file.stat()
-    except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise unreadable(file, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{file}: not a regular file")
@@ -36,7 +36,7 @@ def require_file(file: Path) -> int:
 
 
 def read_bytes(file: Path) -> bytes:
-    """Raises CheckpointError unless `file` can be read and has at most MAX_BYTES."""
+    """Read a file of at most MAX_BYTES. Raises CheckpointError."""
     if require_file(file) > MAX_BYTES:
         raise CheckpointError(f"{file}: larger than {MAX_BYTES >> 20} MiB")
     try:
@@ -46,7 +46,7 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_text(file: Path) -> str:
-    """Raises CheckpointError unless `file` is UTF-8."""
+    """Read a UTF-8 file. Raises CheckpointError."""
     try:
         return read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -54,7 +54,7 @@ def read_text(file: Path) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises CheckpointError unless `file` holds a JSON object."""
+    """Read a JSON object. Raises CheckpointError."""
     try:
         value = json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
@@ -65,7 +65,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_as(kind: type[T], file: Path) -> T:
-    """The JSON of `file` as `kind`, types strict. Raises CheckpointError naming the first wrong key."""
+    """Validate a JSON file as `kind`, with strict types. Raises CheckpointError for the first invalid key."""
     try:
         return TypeAdapter(kind).validate_json(read_bytes(file), strict=True)
     except ValidationError as error:
@@ -77,7 +77,7 @@ def unreadable(file: Path, error: Exception) -> CheckpointError:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """`key: what is wrong with it, not the value`."""
+    """Format the first error as `key: message, not value`."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(map(str, problem["loc"]))
     message = problem["msg"].removeprefix("Value error, ")

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.config.files import list_files, read_bytes, require_file, unreadable
 
 FOLDERS = ("", "scheduler", "text_encoder", "tokenizer", "transformer", "unconditional_transformer", "vae")
-# Of each tensor: its first and last bytes, and as many at every stride between them.
+# Bytes of a sample. Each tensor is sampled at its start, at every stride, and at its end.
 SAMPLE_BYTES = 4 << 10
 STRIDE_BYTES = 16 << 20
 MAX_HEADER_BYTES = 100 << 20  # of the safetensors format
@@ -39,7 +39,7 @@ def _samples(file: Path) -> Iterator[bytes]:
     try:
         with file.open("rb", buffering=0) as stream:
             size = os.fstat(stream.fileno()).st_size
-            if hasattr(os, "posix_fadvise"):  # read no more than the samples
+            if hasattr(os, "posix_fadvise"):  # disables read-ahead
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             start = 8 + int.from_bytes(os.pread(stream.fileno(), 8, 0), "little")
             header = os.pread(stream.fileno(), start - 8, 8) if start <= min(size, MAX_HEADER_BYTES) else b""

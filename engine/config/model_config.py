@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: limits, default size and presets. Torch-free."""
+"""The configuration of a checkpoint: id, limits, default size and presets. Torch-free."""
 
 import os
 import re
@@ -22,23 +22,23 @@ from engine.config.fingerprint import fingerprint
 from engine.errors import CheckpointError
 from engine.request import SamplingParams
 
-# Bounds of a request, and so of a preset.
+# Bounds of sampling parameters, in requests and presets.
 MAX_STEPS = 100
 MIN_GUIDANCE, MAX_GUIDANCE = 1, 20
 MAX_STD = 10
 
-Side = Annotated[int, Field(ge=1, le=16_383)]  # the most that WebP holds
+Side = Annotated[int, Field(ge=1, le=16_383)]  # the limit of WebP
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a request. Sizes in pixels, each side; the defaults are the published model's."""
+    """Limits of a request, with the published model's as defaults. Sizes are pixels of a side."""
 
     min_size: Side = 256
     max_size: Side = 2048
     multiple_of: Side = 16
     max_aspect_ratio: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 6.0
-    # Image tokens have the rotary positions from 65536 on.
+    # Rotary positions from 65536 on belong to image tokens.
     max_prompt_tokens: Annotated[int, Field(ge=1, le=65_536)] = 2048
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -46,12 +46,12 @@ class Limits:
     def __post_init__(self) -> None:
         for key, size in (("min_size", self.min_size), ("max_size", self.max_size)):
             if size % self.multiple_of:
-                raise ValueError(f"{key}: {size} is no multiple of multiple_of, {self.multiple_of}")
+                raise ValueError(f"{key}: {size} is not a multiple of multiple_of, {self.multiple_of}")
         if self.min_size > self.max_size:
             raise ValueError(f"min_size: {self.min_size} is above max_size, {self.max_size}")
 
     def allow_sides(self, width: int, height: int) -> bool:
-        """Whether both sides, in pixels, are within the bounds and multiples."""
+        """Whether both sides, in pixels, are in range and multiples of `multiple_of`."""
         sides = (width, height)
         return all(self.min_size <= side <= self.max_size and side % self.multiple_of == 0 for side in sides)
 
@@ -68,7 +68,10 @@ PUBLISHED_PRESETS: Mapping[str, SamplingParams] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One served checkpoint: its folder, name, fingerprint, limits, default size (pixels) and presets."""
+    """A checkpoint: its folder, id, fingerprint, limits, default size in pixels and presets.
+
+    `created` is a Unix time in seconds.
+    """
 
     path: Path
     model_id: str
@@ -81,18 +84,18 @@ class ModelConfig:
 
     @property
     def default_preset(self) -> str:
-        """V4_DEFAULT_20 where the checkpoint has it, else its first preset."""
+        """V4_DEFAULT_20 if the checkpoint has it, else its first preset."""
         return "V4_DEFAULT_20" if "V4_DEFAULT_20" in self.presets else next(iter(self.presets))
 
     @classmethod
     def load(cls, path: Path, model_id: str | None = None) -> "ModelConfig":
-        """Read `ideoserve.json` (optional) and the identity of the checkpoint in `path`.
+        """Read the optional `ideoserve.json` of the checkpoint in `path`, and compute its fingerprint.
 
-        Raises CheckpointError if the folder is no checkpoint or the file is malformed.
+        `model_id` overrides the checkpoint's id. Raises CheckpointError if a file is missing or malformed.
         """
         index, file = path / "model_index.json", path / "ideoserve.json"
         if not os.path.isdir(path):
-            raise CheckpointError(f"{path}: no such folder; --model takes that of a checkpoint")
+            raise CheckpointError(f"{path}: no such folder")
         read_json(index)
         declared = read_as(_Declared, file) if os.path.lexists(file) else _Declared()
         width, height = declared.size
@@ -114,11 +117,11 @@ Scale = Annotated[float, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, allow_inf_nan=F
 
 
 class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
-    """`guidance_schedule` as pairs of a scale and how many steps have it."""
+    """A preset in `ideoserve.json`, whose `guidance_schedule` has pairs of a scale and a number of steps."""
 
     num_inference_steps: Steps
     guidance_schedule: Annotated[list[tuple[Scale, Steps]], Field(max_length=MAX_STEPS)]
-    # Beyond these every step lies at one end of the schedule, or nearly all at one time.
+    # Beyond these bounds all steps are at one end of the schedule, or almost all at the same time.
     mu: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
     std: Annotated[float, Field(ge=0.1, le=MAX_STD, allow_inf_nan=False)]
 
@@ -137,9 +140,9 @@ class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
 
 
 def _check_id(name: str) -> str:
-    """It is part of a URL, of logs and of metrics."""
+    """Check that the id can be used in URLs, logs and metrics."""
     if not name.isprintable() or name != name.strip() or name != name.strip("/"):
-        raise ValueError("must be printable, with neither a space nor a slash at its ends")
+        raise ValueError("must be printable, without a space or slash at either end")
     return name
 
 
@@ -148,7 +151,7 @@ PresetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class _Declared(BaseModel, extra="forbid", strict=True):
-    """The contents of `ideoserve.json`; what it leaves out is the published model's."""
+    """The contents of `ideoserve.json`, with the published model's values as defaults."""
 
     id: ModelId | None = None
     limits: Limits = Limits()
@@ -177,5 +180,5 @@ def _default_id(path: Path) -> str:
         return TypeAdapter(ModelId).validate_python(name)
     except ValidationError as error:
         raise CheckpointError(
-            f"{path / 'ideoserve.json'}: id: missing, and the folder's name cannot be one"
+            f"{path / 'ideoserve.json'}: id: missing, and the name of the folder is not a valid id"
         ) from error

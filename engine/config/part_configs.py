@@ -1,6 +1,6 @@
-"""The `config.json` of each part of a checkpoint: its bounds, and how the parts fit. Torch-free.
+"""The `config.json` of each part of a checkpoint: bounds, and consistency between parts. Torch-free.
 
-The defaults are the published model's; unknown keys are ignored.
+The published model's values are the defaults. Unknown keys are ignored.
 """
 
 import os
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 PUBLISHED_TAPS = (0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 35)
 
-# Far beyond any model, so that nothing built from a config grows without end.
+# Upper bounds far above any model, which limit what a config can allocate.
 Count = Annotated[int, Field(ge=1, le=1024)]
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 Length = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -100,7 +100,7 @@ class TextConfig:
 
 @dataclass(frozen=True, slots=True)
 class TextEncoderConfig:
-    """`text_encoder/config.json`; a model of another depth names the layers it is tapped at."""
+    """`text_encoder/config.json`. A model of another depth lists the tapped layers in `tap_layers`."""
 
     text_config: TextConfig
     tap_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = PUBLISHED_TAPS
@@ -108,9 +108,9 @@ class TextEncoderConfig:
     def __post_init__(self) -> None:
         layers = self.text_config.num_hidden_layers
         if beyond := [tap for tap in self.tap_layers if tap >= layers]:
-            raise ValueError(f"tap_layers: {beyond[0]} is none of num_hidden_layers: {layers}")
+            raise ValueError(f"tap_layers: {beyond[0]} is not below num_hidden_layers, {layers}")
         if list(self.tap_layers) != sorted(set(self.tap_layers)):
-            raise ValueError(f"tap_layers: {self.tap_layers} does not rise")
+            raise ValueError(f"tap_layers: {self.tap_layers} is not strictly increasing")
 
     @property
     def features_dim(self) -> int:
@@ -142,17 +142,17 @@ class VAEConfig:
 
     @property
     def scale_factor(self) -> int:
-        """Pixels per latent, each side."""
+        """Pixels per latent, along each side."""
         return int(2 ** (len(self.decoder_channels) - 1))
 
     @property
     def pixels_per_token(self) -> int:
-        """Of each side."""
+        """Pixels per token, along each side."""
         return self.patch_size[0] * self.scale_factor
 
     @property
     def token_channels(self) -> int:
-        """Channels of a token: those of its patch of latents."""
+        """Channels of a token, which is a patch of latents."""
         return self.patch_size[0] * self.patch_size[1] * self.latent_channels
 
     @property
@@ -162,7 +162,7 @@ class VAEConfig:
 
 @dataclass(frozen=True, slots=True)
 class LatentRGBConfig:
-    """`vae/latent_rgb.json`: a linear map from a latent to RGB in [-1, 1]."""
+    """`vae/latent_rgb.json`: a linear map from latents to RGB in [-1, 1]."""
 
     weight: list[tuple[Colour, Colour, Colour]]
     bias: tuple[Colour, Colour, Colour]
@@ -170,7 +170,10 @@ class LatentRGBConfig:
 
 @dataclass(frozen=True, slots=True)
 class PartConfigs:
-    """The configs of a checkpoint whose parts fit; `unconditional` is None if `transformer` is both."""
+    """Configs of all parts, checked against each other.
+
+    `unconditional` is None if `transformer` runs both passes.
+    """
 
     text_encoder: TextEncoderConfig
     transformer: DiTConfig
@@ -179,7 +182,7 @@ class PartConfigs:
 
     @classmethod
     def read(cls, path: Path) -> "PartConfigs":
-        """Raises CheckpointError naming file and key."""
+        """Read and check the configs in the checkpoint folder `path`. Raises CheckpointError."""
         configs = cls(
             text_encoder=read_config(path / "text_encoder", TextEncoderConfig),
             transformer=read_config(path / "transformer", DiTConfig),
@@ -194,12 +197,12 @@ class PartConfigs:
 
 
 def read_config(folder: Path, kind: type[T]) -> T:
-    """The folder's `config.json`. Raises CheckpointError naming file and key."""
+    """Read `config.json` of `folder`. Raises CheckpointError naming file and key."""
     return read_as(kind, folder / "config.json")
 
 
 def read_latent_rgb(folder: Path, config: VAEConfig) -> LatentRGBConfig | None:
-    """None without a `latent_rgb.json`. Raises CheckpointError naming file and key."""
+    """Read the optional `latent_rgb.json` of `folder`. Raises CheckpointError naming file and key."""
     file = folder / "latent_rgb.json"
     if not os.path.lexists(file):
         return None
@@ -221,7 +224,7 @@ def _read_unconditional(folder: Path) -> DiTConfig | None:
 
 
 def _check_widths(folder: Path, dit: DiTConfig, configs: PartConfigs) -> None:
-    """Raises CheckpointError where the other parts do not fit the transformer in `folder`."""
+    """Raises CheckpointError unless the transformer in `folder` fits the text encoder and the VAE."""
     features, channels = configs.text_encoder.features_dim, configs.vae.token_channels
     file = folder / "config.json"
     if dit.llm_features_dim != features:
@@ -238,4 +241,4 @@ def _check_widths(folder: Path, dit: DiTConfig, configs: PartConfigs) -> None:
 
 def _check_head_dim(key: str, head_dim: int) -> None:
     if head_dim % 2:
-        raise ValueError(f"{key}: {head_dim} is odd: rotary positions turn pairs")
+        raise ValueError(f"{key}: {head_dim} is odd; rotary embeddings need an even number")

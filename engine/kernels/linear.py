@@ -70,5 +70,5 @@ def gains_from_prepacking(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 def prepack(weight: Tensor) -> Tensor:
     """The weight (out, in) in oneDNN's blocked format."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-    return packed
+    prepacked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+    return prepacked

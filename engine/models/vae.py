@@ -121,7 +121,7 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Decodes latents (B, C, h, w) to pixels (B, 3, h * scale, w * scale), about [-1, 1]."""
+    """Decodes latents (B, C, h, w) of any dtype to pixels (B, 3, h * scale, w * scale), about [-1, 1]."""
 
     # Larger latents are decoded in strips: images above 1024 x 1024 at the published scale of 8.
     max_whole_area = 128 * 128
@@ -138,7 +138,8 @@ class VAE(nn.Module):
 
     def decode_parts(self, z: Tensor) -> Parts:
         """Like `decode`, yielding after each block or strip."""
-        z = z.contiguous(memory_format=torch.channels_last)  # matches the weights, and every layer keeps it
+        # The memory format of the weights, which every layer preserves.
+        z = z.to(self.decoder.conv_in.weight.dtype, memory_format=torch.channels_last)
         x = self.decoder.conv_in(z if self.post_quant_conv is None else self.post_quant_conv(z))
         x = self.decoder.mid_block(x)
         yield

@@ -1,9 +1,8 @@
 """CUDA graphs: records a transformer's forward pass once per shape and replays it from then on."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT, Modulation
 
-KEPT = 32  # recordings per transformer; least recently used first out
+KEPT = 32  # shapes per transformer; the least recently used is dropped first
 MAX_TOKENS = 1024  # passes with more tokens are not recorded
 
 
@@ -72,6 +71,14 @@ class _Recorded:
         return self.recording.replay().clone()
 
 
+@dataclass(slots=True)
+class _Slot:
+    """What is known of a shape: whether a pass of it has run, and its recording."""
+
+    is_seen: bool = False
+    recorded: _Recorded | None = None
+
+
 class RecordedPass:
     """A transformer's forward pass with the signature of `DiT.forward`.
 
@@ -81,27 +88,21 @@ class RecordedPass:
 
     def __init__(self, dit: DiT, record: Recorder) -> None:
         self._dit, self._record = dit, record
-        self._recorded: OrderedDict[Shape, _Recorded | None] = OrderedDict()
+        self._slot: Callable[[Shape], _Slot] = lru_cache(KEPT)(lambda _: _Slot())
 
     def __call__(
         self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
     ) -> Tensor:
         """See `DiT.forward`."""
-        shape = packing.text_lens, packing.image_lens
-        if packing.tokens.offsets[-1] > MAX_TOKENS or not self._seen(shape):
+        if packing.tokens.offsets[-1] > MAX_TOKENS:
+            return self._dit(latents, text, modulation, rotary, packing)
+        slot = self._slot((packing.text_lens, packing.image_lens))
+        if not slot.is_seen:
+            slot.is_seen = True
             return self._dit(latents, text, modulation, rotary, packing)
         inputs = (latents, modulation.blocks, modulation.final, rotary, *text)
-        recorded = self._recorded[shape] = self._recorded[shape] or self._new(inputs, packing)
-        return recorded.replay(inputs)
-
-    def _seen(self, shape: Shape) -> bool:
-        """Whether the shape was seen before. Marks it as the most recently used and evicts the oldest."""
-        seen = shape in self._recorded
-        self._recorded.setdefault(shape, None)
-        self._recorded.move_to_end(shape)
-        if len(self._recorded) > KEPT:
-            self._recorded.popitem(last=False)
-        return seen
+        slot.recorded = slot.recorded or self._new(inputs, packing)
+        return slot.recorded.replay(inputs)
 
     def _new(self, inputs: tuple[Tensor, ...], packing: Packing) -> _Recorded:
         own = tuple(given.clone() for given in inputs)

@@ -123,8 +123,7 @@ class ModelRunner:
         Raises FloatingPointError on NaN or infinity.
         """
         latents = self._to_vae_latents(sample.latents, *sample.request.resolution)
-        vae = self.pipeline.vae
-        parts = vae.decode_parts(latents.unsqueeze(0).to(vae.decoder.conv_in.weight.dtype))
+        parts = self.pipeline.vae.decode_parts(latents.unsqueeze(0))
         pixels = (yield from self._paced(parts))[0].float()
         if not pixels.isfinite().all():
             raise FloatingPointError("the pixels are not finite")

@@ -45,7 +45,7 @@ def _fit_rgb(vae: VAE, std: Tensor, mean: Tensor) -> LatentRGB:
     flat = torch.randn(_FIT_IMAGES, c, 1, 1, generator=generator)
     noise = torch.randn(_FIT_IMAGES, c, _FIT_SIZE, _FIT_SIZE, generator=generator)
     z = (flat + 0.5 * noise).to(mean.device) * std.view(1, c, 1, 1) + mean.view(1, c, 1, 1)
-    pixels = vae.decode(z.to(vae.decoder.conv_in.weight.dtype)).float().clamp(-1, 1)
+    pixels = vae.decode(z).float().clamp(-1, 1)
     rgb = torch.nn.functional.avg_pool2d(pixels, vae.config.scale_factor)
     return least_squares(z.movedim(1, -1).flatten(0, -2), rgb.movedim(1, -1).flatten(0, -2))
 

@@ -16,14 +16,14 @@ JOBS = (
 
 
 @pytest.mark.parametrize(
-    ("layout", "packed"),
+    ("layout", "prepacked"),
     [("diffusers", True), ("diffusers", False), ("official-fp8", False), ("official-nf4", False)],
 )
 def test_compiled_blocks_make_the_same_latents(
-    monkeypatch: pytest.MonkeyPatch, checkpoints: Checkpoints, runners: Runners, layout: str, packed: bool
+    monkeypatch: pytest.MonkeyPatch, checkpoints: Checkpoints, runners: Runners, layout: str, prepacked: bool
 ) -> None:
     checkpoint, eager = checkpoints(layout), runners(layout)
-    monkeypatch.setattr("engine.runner.model_runner.wants_prepacked_weights", lambda _: packed)
+    monkeypatch.setattr("engine.runner.model_runner.wants_prepacked_weights", lambda _: prepacked)
     monkeypatch.setattr("engine.kernels.linear.MIN_WEIGHTS", 0)
     torch.compiler.reset()
     compiled = ModelRunner(load_pipeline(checkpoint.path, "cpu", torch.float32), "cpu", compiled=True)

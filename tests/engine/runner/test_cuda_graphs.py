@@ -77,10 +77,13 @@ def test_a_batch_has_a_recording_of_its_own(
     assert [made.replays for made in recorder.made] == [1, 1, 3, 3]
 
 
-def test_the_oldest_recording_is_forgotten(
-    checkpoint: Checkpoint, recording: ModelRunner, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_the_least_recently_used_recording_is_dropped(
+    checkpoint: Checkpoint, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "KEPT", 1)
+    recording = ModelRunner(
+        load_pipeline(checkpoint.path, "cpu", torch.float32), "cpu", recorder=lambda _: recorder
+    )
     larger = Job("a", 96, 96, (7.0, 7.0), seed=4)
     for job in (WIDE, larger, WIDE):
         finish(recording, start(recording, checkpoint, job))

@@ -1,0 +1,42 @@
+"""Choices by the instruction sets of the device."""
+
+import pytest
+import torch
+
+from engine.kernels.capabilities import choose_dtype, wants_prepacked_weights
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "instructions", "asked", "expected"),
+    [
+        (CPU, {"avx2": True, "avx512_bf16": False}, None, torch.float32),
+        (CPU, {"avx2": True, "avx512_bf16": False}, "bfloat16", torch.float32),
+        (CPU, {"avx512_bf16": True}, None, torch.bfloat16),
+        (CPU, {"amx_bf16": True}, None, torch.bfloat16),
+        (CPU, {"avx512_bf16": True}, "float32", torch.float32),
+        (CUDA, {}, None, torch.bfloat16),
+        (CUDA, {}, "float32", torch.float32),
+    ],
+)
+def test_bfloat16_where_the_device_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+    device: torch.device,
+    instructions: dict[str, bool],
+    asked: str | None,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert choose_dtype(device, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "instructions", "expected"),
+    [("cpu", {"avx512_f": True}, True), ("cpu", {"avx2": True}, False), ("cuda", {"avx512_f": True}, False)],
+)
+def test_the_format_is_chosen_by_the_processor(
+    monkeypatch: pytest.MonkeyPatch, device: str, instructions: dict[str, bool], expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert wants_prepacked_weights(torch.device(device)) == expected
