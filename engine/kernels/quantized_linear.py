@@ -39,7 +39,7 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)  # exact: every e4m3 value is one of any wider dtype
-        if x.dtype == torch.float32:  # as published, to the bit
+        if x.dtype == torch.float32:  # the published arithmetic, bit for bit
             return F.linear(x, weight * self.weight_scale.unsqueeze(1), self.bias)
         # Scaling the outputs reads and writes far less than scaling the weights, and rounds no more.
         y = F.linear(x, weight) * self.weight_scale

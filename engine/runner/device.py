@@ -1,4 +1,4 @@
-"""A device: its dtype, synchronisation, memory and errors."""
+"""Synchronisation, memory and errors of a device, and the set-up of a CPU."""
 
 import ctypes
 import os
@@ -26,7 +26,7 @@ class Device:
         self.torch = torch.device(name)
         self._is_cuda = self.torch.type == "cuda"
         if self._is_cuda:
-            torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+            torch.backends.cudnn.allow_tf32 = False  # compute float32 in full precision
             torch.backends.cuda.enable_cudnn_sdp(False)  # `kernels.attention` enables it per call
         self._step_done: torch.cuda.Event | None = None
 

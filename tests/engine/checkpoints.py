@@ -1,7 +1,7 @@
-"""Small random checkpoints, written from nothing in every published layout.
+"""Writes small random checkpoints in each published layout.
 
-Each comes with a referee: diffusers' own pipeline holding the same weights (after quantisation, widened).
-The text model has all 36 layers, both DiTs have weights of their own, the vision tower is in the file.
+Each has a referee: the pipeline of diffusers with the same weights, dequantised where they are quantised. The
+text model has all 36 layers, the two DiTs have different weights, and the files include the vision tower.
 """
 
 import copy
@@ -109,7 +109,7 @@ TINY_DECLARED: dict[str, Any] = {
     },
 }
 
-# Its lines and indents vanish only as transformers renders templates.
+# Its line breaks and indents vanish only with the settings of transformers.
 CHAT_TEMPLATE = """{% for message in messages %}
 {{ '<|im_start|>' + message['role'] }}
     {% for part in message['content'] %}
@@ -124,7 +124,7 @@ CHAT_TEMPLATE = """{% for message in messages %}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder to load, and diffusers' pipeline with the weights the engine must arrive at."""
+    """A folder to load, and the pipeline of diffusers with the weights that the engine must have."""
 
     path: Path
     referee: Any
@@ -150,7 +150,7 @@ def write_checkpoint(folder: Path, layout: str) -> Checkpoint:
 def random_pipeline(
     text: dict[str, Any] = TEXT_CONFIG, dit: dict[str, Any] = DIT_CONFIG, vae: dict[str, Any] = VAE_CONFIG
 ) -> Any:
-    """diffusers' pipeline with random weights; every weight matters (norms are not one, biases not zero)."""
+    """A pipeline of diffusers with random weights, including norms and biases."""
     vision = VISION_CONFIG | {"out_hidden_size": text["hidden_size"]}
     text_config = Qwen3VLConfig(text_config=text, vision_config=vision)
     pipeline = Ideogram4Pipeline(
@@ -192,7 +192,7 @@ def randomise(module: Any, seed: int) -> Any:
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with Qwen's chat tokens, learned from a few sentences: any text can be written in it."""
+    """Byte-level BPE with Qwen's chat tokens, trained on a few sentences. It can encode any text."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -214,7 +214,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _publish_latent_norm(vae: Any) -> None:
-    """Give the referee the constants of the official layout; the file's statistics are to be ignored."""
+    """Give the referee the constants of the official layout, in which the file's statistics are ignored."""
     published = json.loads(LATENT_NORM.read_text("utf-8"))
     vae.bn.running_mean.copy_(torch.tensor(published["shift"]))
     vae.bn.running_var.copy_(torch.tensor(published["scale"]) ** 2 - vae.config.batch_norm_eps)
@@ -229,7 +229,7 @@ def _rewrite(
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     quantise: Quantise | None,
 ) -> None:
-    """Rewrite the folder's file in official names, quantised; leave the widened values in `module`."""
+    """Rewrite the folder's file with official keys, quantised, and put the dequantised values in `module`."""
     (file,) = folder.glob("*.safetensors")
     stored: dict[str, Tensor] = {}
     for key, tensor in rename(load_file(file)).items():
@@ -247,7 +247,7 @@ def _is_linear(key: str, tensor: Tensor) -> bool:
 
 
 def to_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a DiT in diffusers' names -> in the official ones."""
+    """Map tensors of a DiT from the keys of diffusers to the official keys."""
     official: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if ".to_q." in key:

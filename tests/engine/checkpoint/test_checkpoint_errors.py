@@ -1,4 +1,4 @@
-"""Every way a checkpoint can be broken ends in a CheckpointError that names the file and the key."""
+"""Broken checkpoints raise a CheckpointError that names the file and the key."""
 
 import json
 import math
@@ -35,7 +35,7 @@ STATE = "quant_state.bitsandbytes__nf4"
 
 @dataclass(frozen=True)
 class Fault:
-    """What to do to a good checkpoint's folder, and the words the error must have."""
+    """A change to the folder of a valid checkpoint, and words that the error must contain."""
 
     layout: str
     do: Callable[[Path], object]
@@ -106,7 +106,7 @@ def fill_byte(key: str, byte: int) -> Callable[[Path], object]:
 
 
 def header(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
-    """Change the JSON at the head of the transformer's file, and leave the data where it was."""
+    """Change the JSON header of the transformer's file without moving the data."""
 
     def edit(folder: Path) -> None:
         content = (folder / DIT).read_bytes()
@@ -127,7 +127,7 @@ def header_length(length: int) -> Callable[[Path], object]:
 
 
 def relist(name: str) -> Callable[[Path], object]:
-    """Have the index name another file for W1."""
+    """List another file for W1 in the index."""
     return lambda folder: edit_json(folder / INDEX, lambda index: index["weight_map"].update({W1: name}))
 
 

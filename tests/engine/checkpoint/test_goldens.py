@@ -1,7 +1,7 @@
-"""The engine beside stored outputs of the published implementation.
+"""Compares the engine with stored outputs of the published implementation.
 
-They are too large for this repository: see `REFERENCE` in conftest. Where the folder is not, this file is
-not collected (nothing is skipped); `test_parity` proves the same live.
+They are too large for this repository: see `REFERENCE` in conftest. Without that folder this file is not
+collected; `test_parity` compares the same stages with modules of diffusers.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""With the real configuration on `meta`: names and shapes of every tensor, and how many there are."""
+"""Keys, shapes and number of all tensors, with the published configuration on `meta`."""
 
 from typing import Any
 

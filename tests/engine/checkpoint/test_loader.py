@@ -1,4 +1,4 @@
-"""What is in memory after loading: quantised weights as stored, no vision tower, one copy of each."""
+"""Memory after loading: quantised weights as stored, no vision tower, no second copies."""
 
 import json
 import math
@@ -166,7 +166,7 @@ def _parameter_bytes(pipeline: Pipeline) -> int:
 
 
 def _stored_bytes(folder: Path) -> int:
-    """Of what must be kept: w3 shares w1's code book, and a quantisation's state is a few words."""
+    """Bytes of the tensors that are kept. w3 shares the code book of w1; quantisation states are not kept."""
     total = 0
     for file in folder.glob("*.safetensors"):
         for key, tensor in load_file(file).items():

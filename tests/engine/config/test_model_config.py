@@ -1,4 +1,4 @@
-"""`ideoserve.json`: what a checkpoint says about itself, and every way to say it wrongly."""
+"""`ideoserve.json`: valid and invalid values, the model id and unreadable files."""
 
 import json
 import math
@@ -20,7 +20,7 @@ TURBO = {"num_inference_steps": 3, "guidance_schedule": [[5, 2], [1, 1]], "mu": 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The least that counts as a checkpoint's folder."""
+    """A minimal checkpoint folder."""
     folder = tmp_path / "some-model"
     folder.mkdir()
     (folder / "model_index.json").write_text("{}", "utf-8")
@@ -32,7 +32,7 @@ def declare(folder: Path, declared: Any) -> Path:
     return folder
 
 
-def test_without_a_file_it_is_the_published_model(folder: Path) -> None:
+def test_the_published_model_is_the_default(folder: Path) -> None:
     config = ModelConfig.load(folder)
     assert (config.model_id, config.default_preset) == ("some-model", "V4_DEFAULT_20")
     assert (config.default_width, config.default_height) == (1024, 1024)
@@ -154,7 +154,7 @@ def test_a_fault_names_file_and_key(folder: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"", b"[" * 100_000])
-def test_what_is_not_json_names_the_file(folder: Path, content: bytes) -> None:
+def test_invalid_json_names_the_file(folder: Path, content: bytes) -> None:
     (folder / "ideoserve.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"ideoserve\.json"):
         ModelConfig.load(folder)
@@ -208,7 +208,7 @@ def test_a_folder_whose_name_is_no_id(folder: Path) -> None:
 
 @pytest.mark.parametrize("given", ["snapshot", "a link to it"])
 def test_the_id_of_a_model_from_the_hub_is_its_repository(folder: Path, given: str) -> None:
-    """Also where the cache is mounted and given by its path: the folder is called after the commit."""
+    """Also for the path of a snapshot in a mounted cache, a folder whose name is a commit."""
     snapshots = folder.parent / "models--owner--name" / "snapshots"
     snapshots.mkdir(parents=True)
     path = folder.rename(snapshots / ("0123456789abcdef" * 3)[:40])

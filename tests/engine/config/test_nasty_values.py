@@ -1,4 +1,4 @@
-"""Every field of every config with every nasty value: a CheckpointError, or an engine that works."""
+"""Extreme values in each field of each config: a CheckpointError, or an engine that works."""
 
 import json
 import math
@@ -113,7 +113,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Several wait for each other longer than they compute so little."""
+    """With so little work, several threads would mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -135,7 +135,7 @@ def test_an_error_or_a_working_engine(tiny: Path, tmp_path: Path, file: str, key
 
 
 def refusal(folder: Path, value: Any) -> str | None:
-    """The message of the CheckpointError, None where the engine works; nothing else may come of it."""
+    """The message of the CheckpointError, or None if the engine works. Raises any other exception."""
     try:
         use(folder)
     except CheckpointError as error:
@@ -150,7 +150,7 @@ def test_the_tiny_checkpoint_serves(tiny: Path) -> None:
 
 
 def _each_nasty(declared: Any, keys: Keys) -> Iterator[tuple[Any, Any]]:
-    """Each nasty value, and `declared` with it at `keys`."""
+    """Yield each extreme value, and `declared` with this value at `keys`."""
     owner = declared
     for key in keys[:-1]:
         owner = owner[key]
@@ -160,7 +160,7 @@ def _each_nasty(declared: Any, keys: Keys) -> Iterator[tuple[Any, Any]]:
 
 
 def use(folder: Path) -> None:
-    """What the server and its worker do with a checkpoint, down to an image of each preset."""
+    """Load the checkpoint as the server and its worker do, and generate an image with each preset."""
     config = ModelConfig.load(folder)
     json.dumps(config.model_id).encode()
     ids = open_tokenizer(config).encode("a fox")

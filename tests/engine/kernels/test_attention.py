@@ -1,4 +1,4 @@
-"""The ways a CPU attends, against softmax attention in float64."""
+"""Attention implementations on a CPU, compared with softmax attention in float64."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @pytest.fixture
 def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many samples each attention by products was for."""
+    """Records the number of samples of each attention by matrix products."""
     seen: list[int] = []
     plain = attention._by_products
 
@@ -42,7 +42,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
 )
 @pytest.mark.parametrize("image_alone", [False, True])
-def test_every_way_is_attention(
+def test_each_implementation_is_attention(
     products: list[int],
     dtype: torch.dtype,
     head_dim: int,

@@ -20,7 +20,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
         (CUDA, {}, "float32", torch.float32),
     ],
 )
-def test_bfloat16_where_the_device_has_it(
+def test_bfloat16_needs_instructions_of_the_device(
     monkeypatch: pytest.MonkeyPatch,
     device: torch.device,
     instructions: dict[str, bool],
@@ -35,7 +35,7 @@ def test_bfloat16_where_the_device_has_it(
     ("device", "instructions", "expected"),
     [("cpu", {"avx512_f": True}, True), ("cpu", {"avx2": True}, False), ("cuda", {"avx512_f": True}, False)],
 )
-def test_the_format_is_chosen_by_the_processor(
+def test_prepacked_weights_need_avx512(
     monkeypatch: pytest.MonkeyPatch, device: str, instructions: dict[str, bool], expected: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)

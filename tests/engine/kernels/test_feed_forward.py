@@ -1,4 +1,4 @@
-"""The MLP in pieces, as a CPU computes it, and whole."""
+"""The feed-forward network in pieces, as on a CPU, compared with the whole."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Weights in oneDNN's blocked format: the same products, and chosen by what the processor has."""
+"""Layers with prepacked weights compute the same products, and replace only layers that gain."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Each stage of the engine beside diffusers' own modules, live, on random weights in float32."""
+"""Each stage of the engine compared with modules of diffusers, on random weights in float32."""
 
 import numpy as np
 import pytest
@@ -157,8 +157,8 @@ PACK = (
 )
 
 
-def test_samples_in_one_pack_equal_each_alone(runner: ModelRunner, checkpoint: Checkpoint) -> None:
-    """Other prompt lengths, presets, guidance and progress: samples join late and leave early."""
+def test_samples_in_a_packed_row_equal_each_alone(runner: ModelRunner, checkpoint: Checkpoint) -> None:
+    """With different prompt lengths, presets, guidance and progress: samples join late and leave early."""
     samples = [start(runner, checkpoint, job) for job in PACK]
     runner.denoise_step(samples[:1])
     finish_all(runner, samples)
@@ -168,7 +168,9 @@ def test_samples_in_one_pack_equal_each_alone(runner: ModelRunner, checkpoint: C
         assert _distance(sample.latents, reference.sample(checkpoint.referee, job)) < 1e-3
 
 
-def test_a_pack_is_diffusers_padded_batch(runner: ModelRunner, checkpoint: Checkpoint) -> None:
+def test_a_packed_row_equals_the_padded_batch_of_diffusers(
+    runner: ModelRunner, checkpoint: Checkpoint
+) -> None:
     prompts = ["a", PROMPT * 3]
     jobs = [Job(prompt, 96, 64, TURBO.guidance_schedule, seed=seed) for seed, prompt in enumerate(prompts)]
     samples = [start(runner, checkpoint, job) for job in jobs]
@@ -193,7 +195,7 @@ def _pipeline_latents(
     prompts: list[str] | None = None,
     generators: list[torch.Generator] | None = None,
 ) -> Tensor:
-    """Final latents of diffusers' pipeline itself, (N, C), or (B, N, C) of several prompts."""
+    """Final latents of diffusers' pipeline, (N, C), or (B, N, C) for several prompts."""
     texts = prompts or [job.prompt]
     images: Tensor = checkpoint.referee(
         texts,
@@ -211,7 +213,7 @@ def _pipeline_latents(
 
 
 def _prompt_of(checkpoint: Checkpoint, tokens: int) -> str:
-    """A prompt of exactly so many tokens, the chat template's own counted."""
+    """A prompt with exactly this number of tokens, including the chat template."""
     frame = reference.count_tokens(checkpoint.referee, "")
     prompt = "日" * ((tokens - frame) // 3)  # three bytes, none of them ever merged
     prompt += "é"[: (tokens - frame) % 3 // 2] + "?" * ((tokens - frame) % 3 % 2)

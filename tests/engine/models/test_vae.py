@@ -1,4 +1,4 @@
-"""The VAE beside diffusers', and decoding in strips beside decoding whole."""
+"""The VAE compared with that of diffusers, and decoding in strips with decoding at once."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_pixels_are_diffusers(vae: VAE, referee: Any) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("strip_elements", [1, 1 << 13])
 def test_strips_are_the_whole(vae: VAE, strip_elements: int) -> None:
-    """Strips of one row, and of several that do not divide the height: no seam, to float rounding."""
+    """Strips of one row, and of several rows that do not divide the height; equal up to float rounding."""
     x = _mid(vae, _latents(vae, 11, 14))
     whole = drain(vae.decoder.decode_whole(x))
     assert (whole - drain(decode_strips(vae.decoder, x, strip_elements))).abs().max() < 1e-4
@@ -62,7 +62,7 @@ def test_strips_in_bfloat16_are_as_near_to_float32_as_the_whole(checkpoint: Chec
 
 @torch.inference_mode()
 def test_the_largest_image_takes_half_the_memory_in_strips() -> None:
-    """The published VAE at 2048 x 2048 in bfloat16, without data: 256 channels are the widest."""
+    """The published VAE at 2048 x 2048 in bfloat16, on `meta`; the widest activation has 256 channels."""
     with torch.device("meta"):
         decoder = Decoder(VAEConfig()).bfloat16()
     widest = 256 * 2048 * 2048 * 2  # bytes
@@ -76,7 +76,7 @@ def test_the_largest_image_takes_half_the_memory_in_strips() -> None:
 
 
 @torch.inference_mode()
-def test_large_latents_are_decoded_in_strips_and_no_others(
+def test_only_large_latents_are_decoded_in_strips(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vae = _load(checkpoint, torch.float32)
@@ -91,7 +91,7 @@ def test_large_latents_are_decoded_in_strips_and_no_others(
     assert striped
 
 
-def test_the_published_size_still_decoded_whole() -> None:
+def test_the_largest_size_that_is_decoded_at_once() -> None:
     assert VAE.max_whole_area * 8**2 == 1024 * 1024
 
 

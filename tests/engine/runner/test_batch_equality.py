@@ -1,4 +1,4 @@
-"""Same seed, same image, whatever runs beside it: equal to within 1 of 255, on the demo model in float32."""
+"""A seed gives the same image alone and in any batch: within 1 of 255, on the demo model in float32."""
 
 import asyncio
 import multiprocessing
@@ -68,12 +68,12 @@ def runner() -> ModelRunner:
 
 @pytest.fixture(scope="module")
 def alone(runner: ModelRunner) -> dict[str, Picture]:
-    """Each wanted request's image, run with nothing beside it."""
+    """The image of each request, generated alone."""
     return {each.request_id: run(runner, [each])[each.request_id, 0] for each in WANTED}
 
 
 class Engine:
-    """The real runner in a core of its own."""
+    """A separate core with the real runner."""
 
     def __init__(self, runner: ModelRunner, cost: CostModel = COST) -> None:
         self.sent: list[FromWorker] = []
@@ -107,7 +107,7 @@ def assert_same(picture: Picture, expected: Picture) -> None:
 
 
 def test_different_seeds_and_prompts_make_different_images(alone: dict[str, Picture]) -> None:
-    """Else the rest would show nothing."""
+    """Otherwise the other tests would prove nothing."""
     first, second, third = alone.values()
     assert np.abs(first - second).max() > 20
     assert np.abs(first - third).max() > 20
@@ -144,7 +144,7 @@ def test_images_of_one_request_are_those_of_their_seeds(
     assert_same(several["several", 2], alone["V4_TURBO_12-7"])
 
 
-def test_sizes_beside_each_other(runner: ModelRunner, alone: dict[str, Picture]) -> None:
+def test_several_sizes_at_the_same_time(runner: ModelRunner, alone: dict[str, Picture]) -> None:
     wide = request(3, size=(128, 64))
     pictures = run(runner, [wide, *WANTED])
     assert_same(pictures[wide.request_id, 0], run(runner, [wide])[wide.request_id, 0])
@@ -159,7 +159,7 @@ def test_a_cached_prompt_makes_no_difference(runner: ModelRunner, alone: dict[st
     assert (runner.cache_hits, runner.cache_misses) == (1, 1)
 
 
-def test_the_unconditional_pass_on_a_device_of_its_own(alone: dict[str, Picture]) -> None:
+def test_the_unconditional_pass_on_a_separate_device(alone: dict[str, Picture]) -> None:
     beside = ModelRunner(load_pipeline(DEMO, "cpu", torch.float32, "cpu"), "cpu", uncond_device="cpu")
     pictures = run(beside, WANTED)
     for name, expected in alone.items():
@@ -167,7 +167,7 @@ def test_the_unconditional_pass_on_a_device_of_its_own(alone: dict[str, Picture]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_nan_fails_its_request_alone(runner: ModelRunner, alone: dict[str, Picture], value: float) -> None:
+def test_a_nan_fails_only_its_request(runner: ModelRunner, alone: dict[str, Picture], value: float) -> None:
     engine = Engine(runner)
     guilty = CROWD[0]
     for each in (*WANTED, guilty):
@@ -201,7 +201,7 @@ async def ready(client: EngineClient) -> None:
 
 
 def test_two_workers_and_one_that_was_killed_make_the_same_images(alone: dict[str, Picture]) -> None:
-    """Each with the unconditional pass on a device of its own."""
+    """With the unconditional pass on a separate device in both."""
 
     async def main() -> list[Picture]:
         client = EngineClient(CONFIG, EngineOptions(("cpu", "cpu"), uncond_device="cpu", dtype="float32"))

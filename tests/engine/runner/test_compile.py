@@ -1,4 +1,4 @@
-"""Compiled blocks: the same latents, and one compilation for all prompt lengths and sizes."""
+"""Compiled blocks give the same latents, with one compilation for all prompt lengths and sizes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Recorded passes, with a recording that runs the pass again on its own inputs, as a CUDA graph does."""
+"""Recorded passes, with a fake recording that runs the pass again on the recorded addresses."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ TALL = Job("a poster that says HELLO", 64, 96, (7.0, 3.0, 7.0, 3.0), seed=2)
 
 
 class Rerun:
-    """Keeps its addresses: every replay writes the same result."""
+    """Like a CUDA graph, writes each result to the same address."""
 
     def __init__(self, run: Callable[[], Tensor]) -> None:
         self.run, self.result, self.replays = run, run().clone(), 0
@@ -51,7 +51,7 @@ def recording(checkpoint: Checkpoint, recorder: Recorder) -> ModelRunner:
 def test_the_latents_are_the_same_and_one_recording_serves_all_of_a_shape(
     checkpoint: Checkpoint, runner: ModelRunner, recording: ModelRunner, recorder: Recorder
 ) -> None:
-    """Both jobs have 24 image tokens, on other grids and with prompts of other lengths."""
+    """Both jobs have 24 image tokens, with different grids and prompt lengths."""
     for job in (WIDE, TALL):
         wanted = finish(runner, start(runner, checkpoint, job)).latents
         assert torch.equal(finish(recording, start(recording, checkpoint, job)).latents, wanted)
@@ -60,7 +60,7 @@ def test_the_latents_are_the_same_and_one_recording_serves_all_of_a_shape(
     assert unconditional == 7  # of both jobs
 
 
-def test_a_batch_has_a_recording_of_its_own(
+def test_a_batch_has_a_separate_recording(
     checkpoint: Checkpoint, runner: ModelRunner, recording: ModelRunner, recorder: Recorder
 ) -> None:
     jobs = (WIDE, Job("b", 96, 64, WIDE.guidance, seed=3))
@@ -93,7 +93,7 @@ def test_the_least_recently_used_recording_is_dropped(
 def test_a_large_pass_is_not_recorded(
     checkpoint: Checkpoint, recording: ModelRunner, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 24 image tokens alone the unconditional pass is small enough, with a prompt it is not."""
+    """Only the unconditional pass, of 24 image tokens without a prompt, is small enough."""
     monkeypatch.setattr(graphs, "MAX_TOKENS", 24)
     finish(recording, start(recording, checkpoint, WIDE))
     assert [made.replays for made in recorder.made] == [3]

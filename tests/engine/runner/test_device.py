@@ -1,4 +1,4 @@
-"""What the engine computes in, by what the device has."""
+"""Devices, and the set-up of a CPU: threads, freed memory and environment."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import torch
 from engine.runner.device import choose_device, set_up_cpu
 
 
-def test_the_device_asked_for_is_taken() -> None:
+def test_the_requested_device_is_used() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -56,7 +56,7 @@ print(kept >> 20, resident() - before >> 20)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
-def test_memory_that_is_kept_can_be_given_back() -> None:
+def test_kept_memory_can_be_released() -> None:
     run = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
     kept, left = map(int, run.stdout.split())
     assert kept > 90
@@ -74,7 +74,7 @@ worker.main(multiprocessing.Pipe()[0], None, None, None)
 """
 
 
-def test_a_worker_sets_its_environment_up_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_sets_up_its_environment_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MKL_NUM_STRIPES", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name)
     run = subprocess.run([sys.executable, "-c", SEEN_BY_TORCH], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Previews against the VAE's own pictures, on the demo model."""
+"""Previews compared with images that the VAE decodes, on the demo model."""
 
 import dataclasses
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_previews_look_like_the_decoded_image(runner: ModelRunner, width: int, h
     assert error < 0.9 * (preview.flip(1) - small).abs().mean()
 
 
-def test_without_a_map_of_its_own_a_checkpoint_gets_a_fitted_one(runner: ModelRunner) -> None:
+def test_a_map_is_fitted_if_the_checkpoint_has_none(runner: ModelRunner) -> None:
     plain = ModelRunner(dataclasses.replace(runner.pipeline, latent_rgb=None), "cpu")
     generator = torch.Generator().manual_seed(1)
     flat = torch.randn(runner.pipeline.vae.config.latent_channels, generator=generator).repeat(4)
