@@ -93,7 +93,9 @@ class Tokenizer:
         return self._template.render(messages=messages, add_generation_prompt=True)
 
     def _ids(self, text: str) -> Sequence[int]:
-        ids: Sequence[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # Unlike `encode`, `encode_batch_fast` releases the GIL, and so does not stop the event loop.
+        encodings = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: Sequence[int] = encodings[0].ids
         return ids
 
 

@@ -16,6 +16,9 @@ LEAST_BYTES_PER_SECOND = 4096
 SPARE_CONNECTIONS = 64
 SPARE_HEADER_SECONDS = 1.0
 LINGER_SECONDS = 2.0
+# Least bytes of a body per piece on average, not counting so many bytes' worth of pieces.
+LEAST_PIECE_BYTES = 64
+FREE_PIECES_BYTES = 128 << 10
 
 
 class GuardedConnection(H11Protocol):
@@ -30,6 +33,8 @@ class GuardedConnection(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        assert self.config.h11_max_incomplete_event_size is not None
+        self.conn = PieceLimit(h11.SERVER, self.config.h11_max_incomplete_event_size)
         self.app_state = {**self.app_state, "connection": self}
         self.half_closed = asyncio.Event()
         self.is_surplus = False
@@ -105,6 +110,7 @@ class GuardedConnection(H11Protocol):
     def _reason(self, hint: int) -> str | None:
         limit = self.config.h11_max_incomplete_event_size
         reasons = {
+            413: "The body was sent in too many small chunks.",
             431: f"The request line and headers exceed {limit} bytes.",
             501: "The only supported Transfer-Encoding is chunked.",
         }
@@ -173,6 +179,22 @@ class GuardedConnection(H11Protocol):
                 break
             unsent -= oldest.transport.get_write_buffer_size()
             oldest.transport.abort()
+
+
+class PieceLimit(h11.Connection):
+    """Refuses bodies in many tiny chunks: parsing them would stop the event loop for seconds."""
+
+    _missing = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._missing = 0
+        elif isinstance(event, h11.Data):
+            self._missing += LEAST_PIECE_BYTES - len(event.data)
+            if self._missing > FREE_PIECES_BYTES:
+                raise h11.RemoteProtocolError("small chunks", error_status_hint=413)
+        return event
 
 
 class LingeringTransport:

@@ -1,6 +1,8 @@
 """Token ids of prompts, compared with transformers on the same files."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,26 @@ def test_truncation_and_padding_of_the_file_are_ignored(folder: Path) -> None:
     tokenizer.enable_padding(length=100)
     tokenizer.save(str(folder / "tokenizer.json"))
     assert Tokenizer(folder, 2048).encode("a fox") == expected
+
+
+def test_other_threads_run_while_a_long_prompt_is_encoded(folder: Path) -> None:
+    tokenizer = Tokenizer(folder, max_tokens=1_000_000)
+    tokenizer.encode("warm up")
+    ticks: list[float] = []
+    is_done = threading.Event()
+
+    def tick() -> None:
+        while not is_done.wait(0.001):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    started = time.monotonic()
+    tokenizer.encode("\U0001f468\u200d" * 32_000)
+    ended = time.monotonic()
+    is_done.set()
+    thread.join()
+    assert sum(started < at < ended for at in ticks) >= 5
 
 
 def _refused(folder: Path, problem: str, max_tokens: int = 2048, vocab: int = 320) -> None:

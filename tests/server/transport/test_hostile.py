@@ -14,9 +14,11 @@ from server.schemas.errors import ApiError
 from server.schemas.images import ImageRequest
 from server.transport.body import parse
 from tests.server.process import HANG, ServerProcess, until
-from tests.server.raw import HEAD, connection, everything
+from tests.server.raw import BODY, HEAD, connection, everything
 from tests.server.routes.test_errors import check
 
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+TINY_CHUNKS = b"1\r\n \r\n" * 40_000
 TOO_LONG = ("string_above_max_length", "json_prompt")
 Start = Callable[..., ServerProcess]
 
@@ -52,6 +54,37 @@ def test_body_that_never_ends(start: Start) -> None:
         received = everything(client)
     assert received.startswith(b"HTTP/1.1 413 ")
     check_alive(server)
+
+
+def test_a_body_of_tiny_chunks_does_not_block_the_event_loop(start: Start) -> None:
+    server = start()
+    server.http.get("/_fake/stall")
+    with connection(server, HEAD + CHUNKED) as client:
+        with suppress(OSError):
+            client.sendall(TINY_CHUNKS)
+        received = everything(client)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert b"too many small chunks" in received
+    assert server.http.get("/_fake/stall").json()["own"] < 0.1
+    check_alive(server)
+
+
+def test_tiny_chunks_after_a_refusal_close_the_connection(start: Start) -> None:
+    server = start("--header-timeout-seconds", "600")
+    with connection(server, HEAD.replace(b"json", b"xml") + CHUNKED) as client:
+        assert client.recv(65536).startswith(b"HTTP/1.1 415 ")
+        with suppress(OSError):
+            client.sendall(TINY_CHUNKS)
+        everything(client)
+    check_alive(server)
+
+
+def test_a_short_body_may_have_tiny_chunks(start: Start) -> None:
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b" " * 1900 + BODY)
+    ending = b"0\r\n\r\n"
+    with connection(start(), HEAD + b"Connection: close\r\n" + CHUNKED) as client:
+        client.sendall(chunks + ending)
+        assert everything(client).startswith(b"HTTP/1.1 200 ")
 
 
 def test_rest_of_a_refused_body_has_a_timeout(start: Start) -> None:
