@@ -489,7 +489,7 @@ FAULTS = {
     "35 layers": Fault(
         "diffusers",
         text_config(num_hidden_layers=35),
-        ("text_encoder/config.json", "tap_layers: 35", "num_hidden_layers: 35"),
+        ("text_encoder/config.json", "tap_layers: 35", "num_hidden_layers, 35"),
     ),
     "no text model": Fault(
         "diffusers",
