@@ -29,7 +29,7 @@ def test_schemathesis(start: Callable[..., ServerProcess], tmp_path: Path) -> No
         f"{server.url}/openapi.json",
         "--phases=examples,coverage,fuzzing",
         f"--checks={','.join(CHECKS)}",
-        "--max-examples=25",
+        "--max-examples=60",
         "--exclude-path=/drain",
         "--seed=1",
         "--continue-on-failure",
