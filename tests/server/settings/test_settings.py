@@ -208,6 +208,12 @@ def test_the_ipv6_wildcard_serves_ipv4_where_ipv6_is_disabled(monkeypatch: pytes
         assert listening.getsockname()[0] == "0.0.0.0"
 
 
+def test_connections_send_without_delay() -> None:
+    (listening,) = listen(Settings(model="unused", host="127.0.0.1", port=0))
+    with listening, socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize("host", ["::", "127.0.0.1"])
 def test_a_port_in_use_is_one_line(start: Start, host: str) -> None:
     port = str(start("--host", host).port)
