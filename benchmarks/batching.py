@@ -22,6 +22,7 @@ from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
+from engine.config.part_folders import PartFolders
 from engine.messages import FromWorker, RequestDone, StepDone
 from engine.models.resumable import drain
 from engine.request import EngineRequest
@@ -72,7 +73,7 @@ class Bench:
         self.config = ModelConfig.load(path)
         self.clock = time.process_time if device == "cpu" and threads == 1 else time.perf_counter
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        self.runner = ModelRunner(load_pipeline(path, device, dtype), device)
+        self.runner = ModelRunner(load_pipeline(PartFolders.of(path), device, dtype), device)
         self.cost = measure(self.runner, self.config)
         self._tokenizer = Tokenizer(path / "tokenizer", self.config.limits.max_prompt_tokens)
 

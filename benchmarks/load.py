@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.random_checkpoint import Layout, write_checkpoint
 from engine.checkpoint.loader import Pipeline, load_pipeline
+from engine.config.part_folders import PartFolders
 from engine.models.dit import DiTConfig
 from engine.models.resumable import drain
 from engine.models.vae import VAEConfig
@@ -113,7 +114,7 @@ def measure(path: Path, with_image: bool) -> Loaded:
     """Load `path` in this process, whose libraries are already imported."""
     _reset_peak()
     before, started = _resident("VmRSS"), time.perf_counter()
-    pipeline = load_pipeline(path, "cpu", torch.bfloat16)
+    pipeline = load_pipeline(PartFolders.of(path), "cpu", torch.bfloat16)
     seconds = time.perf_counter() - started
     peak = _resident("VmHWM") - before
     image = make_image(pipeline) if with_image else ()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import PUBLISHED_PRESETS
+from engine.config.part_folders import PartFolders
 from engine.kernels.capabilities import choose_dtype
 from engine.models.resumable import drain
 from engine.request import EngineRequest
@@ -101,7 +102,9 @@ class Ours:
         """Load a checkpoint on the CPU as a worker does."""
         if set_up:
             set_up_cpu(workers=1)
-        return cls(load_pipeline(path, CPU, choose_dtype(CPU, dtype)), load_tokenizer(path), compiled)
+        return cls(
+            load_pipeline(PartFolders.of(path), CPU, choose_dtype(CPU, dtype)), load_tokenizer(path), compiled
+        )
 
     def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
         """A sample before its first step; encodes the prompt if it is not cached."""

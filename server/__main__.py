@@ -1,7 +1,6 @@
 """`python -m server`: reads the settings and serves a checkpoint."""
 
 import sys
-from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -10,7 +9,7 @@ from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.errors import CheckpointError
 from server.app import create_app, run
-from server.hub.repository import Repository
+from server.hub.sources import ModelSources
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
 from server.transport.server import listen
@@ -23,25 +22,19 @@ def main(argv: list[str]) -> int:
     """Return the exit code."""
     settings = read_settings(argv)
     try:
-        repository = Repository.parse(settings.model)
+        sources = ModelSources.parse(settings.model, settings.transformer)
         sockets = listen(settings)
-        if repository is None:
-            return run(_app(settings, Path(settings.model)), sockets)
+        if not sources.need_download:
+            return run(_app(settings, sources), sockets)
         with answering_probes(settings, sockets):
-            app = _app(settings, _download(repository))
+            app = _app(settings, sources)
         return run(app, sockets)
     except (CheckpointError, ConfigError) as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return UNUSABLE
 
 
-def _download(repository: Repository) -> Path:
-    from server.hub.download import download  # importing the Hub's client takes a second
-
-    return download(repository)
-
-
-def _app(settings: Settings, checkpoint: Path) -> FastAPI:
+def _app(settings: Settings, sources: ModelSources) -> FastAPI:
     options = EngineOptions(
         devices=settings.device_list,
         uncond_device=settings.uncond_device,
@@ -51,7 +44,8 @@ def _app(settings: Settings, checkpoint: Path) -> FastAPI:
         max_batch_size=settings.max_batch_size,
         max_running=settings.max_running,
     )
-    config = ModelConfig.load(checkpoint, settings.model_name)
+    checkpoint, transformer = sources.fetch()
+    config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)
     return create_app(settings, EngineClient(config, options))
 
 

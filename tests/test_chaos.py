@@ -23,6 +23,7 @@ from PIL import Image
 from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
+from engine.config.part_folders import PartFolders
 from engine.messages import FromWorker, ImageDone
 from engine.request import EngineRequest
 from engine.runner.model_runner import ModelRunner
@@ -151,7 +152,7 @@ def decoded(b64: str) -> Pixels:
 
 def expected_pixels(kinds: set[Wanted]) -> dict[Wanted, list[Pixels]]:
     """Generate each request alone, in this process."""
-    runner = ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
+    runner = ModelRunner(load_pipeline(PartFolders.of(DEMO), "cpu", torch.float32), "cpu")
     return {wanted: alone(runner, wanted) for wanted in kinds}
 
 

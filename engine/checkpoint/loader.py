@@ -21,6 +21,7 @@ from engine.config.part_configs import (
     read_config,
     read_latent_rgb,
 )
+from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
@@ -61,27 +62,27 @@ class Pipeline:
 
 
 def load_pipeline(
-    path: Path,
+    folders: PartFolders,
     device: torch.device | str,
     dtype: torch.dtype,
     uncond_device: torch.device | str | None = None,
 ) -> Pipeline:
-    """Load all parts of the checkpoint folder `path`. Raises CheckpointError naming file and key.
+    """Load all parts of a model. Raises CheckpointError naming file and key.
 
     Configs, keys, shapes and dtypes of all parts are checked before the first weight is read.
     """
-    configs = PartConfigs.read(path)
-    transformer, layout = _open_dit(path / "transformer", configs.transformer)
-    separate = configs.unconditional and _open_dit(path / "unconditional_transformer", configs.unconditional)
-    text_encoder = _open_text_encoder(path / "text_encoder", configs.text_encoder)
-    vae = _open_vae(path / "vae", configs.vae)
-    norm = _load_latent_norm(path / "vae", configs.vae, layout, device)
-    rgb = _load_latent_rgb(path / "vae", configs.vae, device)
+    configs = PartConfigs.read(folders)
+    transformer, layout = _open_dit(folders.transformer, configs.transformer)
+    separate = _open_unconditional(folders.unconditional, configs.unconditional)
+    text_encoder = _open_text_encoder(folders.text_encoder, configs.text_encoder)
+    vae = _open_vae(folders.vae, configs.vae)
+    norm = _load_latent_norm(folders.vae, configs.vae, layout, device)
+    rgb = _load_latent_rgb(folders.vae, configs.vae, device)
     conditional = transformer.load(device, dtype)
-    unconditional = separate[0].load(uncond_device or device, dtype) if separate else conditional
+    unconditional = separate.load(uncond_device or device, dtype) if separate else conditional
     encoder, decoder = text_encoder.load(device, dtype), _channels_last(vae.load(device, dtype))
     pipeline = Pipeline(encoder, conditional, unconditional, decoder, norm, rgb)
-    _check_decoder(path / "vae", pipeline)
+    _check_decoder(folders.vae, pipeline)
     return pipeline
 
 
@@ -100,6 +101,10 @@ def _open_dit(folder: Path, config: DiTConfig) -> tuple[Part[DiT], str]:
     files = WeightFiles(folder)
     layout = dit_layout(files)
     return Part.open(DiT, config, files, DIT_SOURCES[layout]), layout
+
+
+def _open_unconditional(folder: Path | None, config: DiTConfig | None) -> Part[DiT] | None:
+    return _open_dit(folder, config)[0] if folder and config else None
 
 
 def _open_text_encoder(folder: Path, config: TextEncoderConfig) -> Part[TextEncoder]:

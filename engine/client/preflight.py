@@ -11,9 +11,9 @@ def open_tokenizer(config: ModelConfig) -> Tokenizer:
 
     Raises CheckpointError that names the file and the key.
     """
-    parts = PartConfigs.read(config.path)
+    parts = PartConfigs.read(config.folders)
     _check_limits(config, parts)
-    tokenizer = Tokenizer(config.path / "tokenizer", config.limits.max_prompt_tokens)
+    tokenizer = Tokenizer(config.folders.tokenizer, config.limits.max_prompt_tokens)
     tokenizer.check(parts.text_encoder.text_config.vocab_size)
     return tokenizer
 

@@ -15,16 +15,21 @@ STRIDE_BYTES = 16 << 20
 MAX_HEADER_BYTES = 100 << 20  # of the safetensors format
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, transformer: Path | None = None) -> str:
     """12 hex digits over every config, tokenizer and template, and over samples of every tensor.
 
-    Names, shapes and dtypes of the tensors are included. Raises CheckpointError naming the file.
+    Names, shapes and dtypes of the tensors are included. `transformer` is the folder that replaces the one in
+    `path`. Raises CheckpointError naming the file.
     """
+    folders = {name: path / name for name in FOLDERS}
+    if transformer:
+        folders["transformer"] = transformer
     digest = hashlib.sha256()
     for suffix in (".json", ".jinja", ".safetensors"):
         read = _samples if suffix == ".safetensors" else _whole
-        for file in (file for folder in FOLDERS for file in list_files(path / folder, suffix)):
-            digest.update(f"{file.relative_to(path)}:{require_file(file)}".encode())
+        files = ((name, file) for name, folder in folders.items() for file in list_files(folder, suffix))
+        for name, file in files:
+            digest.update(f"{Path(name, file.name)}:{require_file(file)}".encode())
             for sample in read(file):
                 digest.update(sample)
     return digest.hexdigest()[:12]

@@ -19,6 +19,7 @@ from pydantic import (
 
 from engine.config.files import read_as, read_json
 from engine.config.fingerprint import fingerprint
+from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.request import SamplingParams
 
@@ -68,12 +69,12 @@ PUBLISHED_PRESETS: Mapping[str, SamplingParams] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A checkpoint: its folder, id, fingerprint, limits, default size in pixels and presets.
-
-    `created` is a Unix time in seconds.
+    """A checkpoint: its folder, the folders of its parts, id, fingerprint, limits, default size in pixels and
+    presets. `created` is a Unix time in seconds.
     """
 
     path: Path
+    folders: PartFolders
     model_id: str
     created: int
     fingerprint: str
@@ -87,29 +88,47 @@ class ModelConfig:
         """V4_DEFAULT_20 if the checkpoint has it, else its first preset."""
         return "V4_DEFAULT_20" if "V4_DEFAULT_20" in self.presets else next(iter(self.presets))
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether any preset needs the unconditional pass."""
+        return _is_guided(self.presets)
+
     @classmethod
-    def load(cls, path: Path, model_id: str | None = None) -> "ModelConfig":
+    def load(
+        cls,
+        path: Path,
+        model_id: str | None = None,
+        transformer: Path | None = None,
+        presets_file: Path | None = None,
+    ) -> "ModelConfig":
         """Read the optional `ideoserve.json` of the checkpoint in `path`, and compute its fingerprint.
 
-        `model_id` overrides the checkpoint's id. Raises CheckpointError if a file is missing or malformed.
+        `model_id` overrides the checkpoint's id. `transformer` is a folder with another conditional
+        transformer; presets in its `ideoserve.json` replace those of the checkpoint, and those of
+        `presets_file` replace both. Raises CheckpointError if a file is missing or malformed.
         """
-        index, file = path / "model_index.json", path / "ideoserve.json"
-        if not os.path.isdir(path):
-            raise CheckpointError(f"{path}: no such folder")
+        index = path / "model_index.json"
+        _require_folder(path)
         read_json(index)
-        declared = read_as(_Declared, file) if os.path.lexists(file) else _Declared()
+        declared = _declared(path)
         width, height = declared.size
-        presets = {name: preset.to_params() for name, preset in (declared.presets or {}).items()}
+        presets = _presets(declared, transformer, presets_file)
+        folders = PartFolders.of(path, transformer, _is_guided(presets))
         return cls(
             path=path,
+            folders=folders,
             model_id=model_id or declared.id or _default_id(path),
             created=int(index.stat().st_mtime),
-            fingerprint=fingerprint(path),
+            fingerprint=fingerprint(path, folders.transformer if transformer else None),
             limits=declared.limits,
             default_width=width,
             default_height=height,
-            presets=presets or PUBLISHED_PRESETS,
+            presets=presets,
         )
+
+
+def _is_guided(presets: Mapping[str, SamplingParams]) -> bool:
+    return any(scale != 1 for preset in presets.values() for scale in preset.guidance_schedule)
 
 
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
@@ -150,13 +169,16 @@ ModelId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_ch
 PresetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+_Presets = Annotated[dict[PresetName, _DeclaredPreset], Field(min_length=1, max_length=64)]
+
+
 class _Declared(BaseModel, extra="forbid", strict=True):
     """The contents of `ideoserve.json`, with the published model's values as defaults."""
 
     id: ModelId | None = None
     limits: Limits = Limits()
     default_size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] = "1024x1024"
-    presets: Annotated[dict[PresetName, _DeclaredPreset], Field(min_length=1, max_length=64)] | None = None
+    presets: _Presets | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -168,6 +190,29 @@ class _Declared(BaseModel, extra="forbid", strict=True):
         if not self.limits.allow_sides(*self.size) or not self.limits.allow_ratio(*self.size):
             raise ValueError(f"default_size: {self.default_size} is outside limits")
         return self
+
+
+def _require_folder(path: Path) -> None:
+    if not os.path.isdir(path):
+        raise CheckpointError(f"{path}: no such folder")
+
+
+def _declared(folder: Path) -> _Declared:
+    file = folder / "ideoserve.json"
+    return read_as(_Declared, file) if os.path.lexists(file) else _Declared()
+
+
+def _presets(
+    base: _Declared, transformer: Path | None, presets_file: Path | None
+) -> Mapping[str, SamplingParams]:
+    """The presets with the highest precedence: of the file, the transformer, the checkpoint, as published."""
+    declared = base.presets
+    if transformer:
+        _require_folder(transformer)
+        declared = _declared(transformer).presets or declared
+    if presets_file:
+        declared = read_as(_Presets, presets_file)
+    return {name: preset.to_params() for name, preset in (declared or {}).items()} or PUBLISHED_PRESETS
 
 
 def _default_id(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from engine.config.files import read_as
+from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 
 T = TypeVar("T")
@@ -181,18 +182,18 @@ class PartConfigs:
     vae: VAEConfig
 
     @classmethod
-    def read(cls, path: Path) -> "PartConfigs":
-        """Read and check the configs in the checkpoint folder `path`. Raises CheckpointError."""
+    def read(cls, folders: PartFolders) -> "PartConfigs":
+        """Read and check the configs of all parts. Raises CheckpointError."""
         configs = cls(
-            text_encoder=read_config(path / "text_encoder", TextEncoderConfig),
-            transformer=read_config(path / "transformer", DiTConfig),
-            unconditional=_read_unconditional(path / "unconditional_transformer"),
-            vae=read_config(path / "vae", VAEConfig),
+            text_encoder=read_config(folders.text_encoder, TextEncoderConfig),
+            transformer=read_config(folders.transformer, DiTConfig),
+            unconditional=_read_unconditional(folders.unconditional),
+            vae=read_config(folders.vae, VAEConfig),
         )
-        _check_widths(path / "transformer", configs.transformer, configs)
-        read_latent_rgb(path / "vae", configs.vae)
-        if configs.unconditional:
-            _check_widths(path / "unconditional_transformer", configs.unconditional, configs)
+        _check_widths(folders.transformer, configs.transformer, configs)
+        read_latent_rgb(folders.vae, configs.vae)
+        if folders.unconditional and configs.unconditional:
+            _check_widths(folders.unconditional, configs.unconditional, configs)
         return configs
 
 
@@ -215,8 +216,8 @@ def read_latent_rgb(folder: Path, config: VAEConfig) -> LatentRGBConfig | None:
     return declared
 
 
-def _read_unconditional(folder: Path) -> DiTConfig | None:
-    if not os.path.lexists(folder):
+def _read_unconditional(folder: Path | None) -> DiTConfig | None:
+    if folder is None:
         return None
     if not os.path.isdir(folder):
         raise CheckpointError(f"{folder}: not a folder")

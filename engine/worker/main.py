@@ -67,7 +67,7 @@ def _build_runner(config: ModelConfig, options: EngineOptions, device: str | Non
     if chosen.type == "cpu":
         set_up_cpu(max(1, len(options.devices)))
     dtype = choose_dtype(chosen, options.dtype)
-    pipeline = load_pipeline(config.path, chosen, dtype, options.uncond_device)
+    pipeline = load_pipeline(config.folders, chosen, dtype, options.uncond_device)
     compiled = options.compile if options.compile is not None else chosen.type == "cuda"
     recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
     return ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,7 @@ def measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
         return _measure(runner, config)
     except FloatingPointError as error:
         part = _overflowing_part(runner, config)
-        raise CheckpointError(
-            f"{config.path / part}: the weights turn a prompt into NaN or infinity"
-        ) from error
+        raise CheckpointError(f"{part}: the weights turn a prompt into NaN or infinity") from error
 
 
 def _measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
@@ -62,20 +61,20 @@ def _measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
     )
 
 
-def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> str:
+def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> Path:
     """Return the folder of the first part whose output is not finite."""
+    folders = config.folders
     length, size = min(_PROMPT_LENS[0], config.limits.max_prompt_tokens), (config.limits.min_size,) * 2
     if not drain(runner.pipeline.text_encoder.encode((0,) * length)).isfinite().all():
-        return "text_encoder"
-    is_separate = runner.pipeline.unconditional is not runner.pipeline.conditional
-    second = "unconditional_transformer" if is_separate else "transformer"
-    for part, sampling in (("transformer", _UNGUIDED), (second, _GUIDED)):
+        return folders.text_encoder
+    second = folders.unconditional or folders.transformer
+    for part, sampling in ((folders.transformer, _UNGUIDED), (second, _GUIDED)):
         samples = _samples(runner, size, 1, sampling, length)
         for _ in range(_RUNS):
             runner.denoise_step(samples)
         if not samples[0].latents.isfinite().all():
             return part
-    return "vae"
+    return folders.vae
 
 
 def _encode(runner: ModelRunner, length: int) -> Point:

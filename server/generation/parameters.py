@@ -91,7 +91,7 @@ def _resolve(
         height=size.height,
         seeds=_seeds(wanted.seed, wanted.n or 1),
         preset=preset,
-        sampling=_sampling(wanted, config.presets[preset]),
+        sampling=_sampling(wanted, config, config.presets[preset]),
         output_format=wanted.output_format or accepted or "png",
         compression=100 if wanted.output_compression is None else wanted.output_compression,
         num_previews=wanted.partial_images or 0,
@@ -161,9 +161,13 @@ def _preset(wanted: ImageRequest, config: ModelConfig) -> str:
     return next(iter(given.values()), config.default_preset)
 
 
-def _sampling(wanted: ImageRequest, preset: SamplingParams) -> SamplingParams:
+def _sampling(wanted: ImageRequest, config: ModelConfig, preset: SamplingParams) -> SamplingParams:
+    guidance = _guidance(wanted, preset.guidance_schedule)
+    if not config.is_guided and any(scale != 1 for scale in guidance):
+        param = "guidance_scale" if wanted.guidance_schedule is None else "guidance_schedule"
+        raise invalid(f"`{param}` must be 1: this model was made to run without guidance.", param)
     return SamplingParams(
-        guidance_schedule=_guidance(wanted, preset.guidance_schedule),
+        guidance_schedule=guidance,
         mu=preset.mu if wanted.mu is None else wanted.mu,
         std=preset.std if wanted.std is None else wanted.std,
     )

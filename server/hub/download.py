@@ -3,6 +3,7 @@
 import io
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ TRANSFER_BAR = "Downloading bytes"  # compressed bytes, of which the total is a 
 logger = logging.getLogger(__name__)
 
 
-def download(repository: Repository) -> Path:
-    """Return the folder of the snapshot. Raises CheckpointError."""
+def download(repository: Repository, without: Sequence[str] = ()) -> Path:
+    """Return the folder of the snapshot, `without` the folders of some parts. Raises CheckpointError."""
+    ignored = [f"{folder}/*" for folder in without]
     try:
-        path = snapshot_download(repository.name, revision=repository.revision, tqdm_class=ProgressLog)
+        path = snapshot_download(
+            repository.name, revision=repository.revision, ignore_patterns=ignored, tqdm_class=ProgressLog
+        )
     except Exception as error:  # the client raises exceptions of several libraries
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR_CHARACTERS]
         raise CheckpointError(

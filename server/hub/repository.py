@@ -18,7 +18,7 @@ class Repository:
     revision: str | None = None
 
     @classmethod
-    def parse(cls, model: str) -> "Repository | None":
+    def parse(cls, model: str, flag: str = "--model") -> "Repository | None":
         """Parse `owner/name[@revision]`, with or without `hf://`; None for the path of a folder.
 
         Without `hf://` a folder of that name takes precedence, and so does a folder `owner`. Raises
@@ -27,7 +27,7 @@ class Repository:
         found = _REPOSITORY.fullmatch(model.removeprefix(SCHEME))
         if model.startswith(SCHEME):
             if not found:
-                raise ConfigError(f"--model {model}: must be {SCHEME}owner/name[@revision]")
+                raise ConfigError(f"{flag} {model}: must be {SCHEME}owner/name[@revision]")
         # `os.path.exists` is False where `Path.exists` raises: for a name that is too long, say.
         elif not found or os.path.exists(model) or os.path.exists(model.partition("/")[0]):
             return None

@@ -1,5 +1,6 @@
 """Settings of the model and its devices."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -10,6 +11,16 @@ class EngineSettings(BaseModel):
 
     model: str = Field(
         description="Checkpoint folder, or Hugging Face repository as [hf://]owner/name[@revision]"
+    )
+    transformer: str | None = Field(
+        None,
+        description="Folder or repository, as for --model, of a transformer that replaces the one of the "
+        "checkpoint, with its presets",
+    )
+    presets: Path | None = Field(
+        None,
+        description="JSON file with the presets, an object as `presets` of ideoserve.json; replaces those of "
+        "the checkpoint and of --transformer",
     )
     model_name: str | None = Field(
         None, description="Model id in the API; if unset, the id that the checkpoint gives"

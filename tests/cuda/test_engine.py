@@ -11,6 +11,7 @@ import torch
 
 from engine.checkpoint.loader import load_pipeline
 from engine.config.model_config import PUBLISHED_PRESETS
+from engine.config.part_folders import PartFolders
 from engine.kernels.attention import attend, packed_attention
 from engine.kernels.capabilities import choose_dtype
 from engine.kernels.packing import Rows
@@ -33,7 +34,7 @@ JOBS = (
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype, compiled: bool = False) -> ModelRunner:
-    return ModelRunner(load_pipeline(checkpoint.path, CUDA, dtype), CUDA, compiled=compiled)
+    return ModelRunner(load_pipeline(PartFolders.of(checkpoint.path), CUDA, dtype), CUDA, compiled=compiled)
 
 
 def test_a_gpu_with_bfloat16_is_the_default() -> None:
@@ -112,7 +113,7 @@ def test_attention_over_a_packed_row(lens: list[int], image_alone: bool) -> None
 @pytest.mark.parametrize("compiled", [False, True])
 def test_cuda_graphs_give_the_same_latents(checkpoint: Checkpoint, compiled: bool) -> None:
     plain = load(checkpoint, torch.bfloat16, compiled)
-    pipeline = load_pipeline(checkpoint.path, CUDA, torch.bfloat16)
+    pipeline = load_pipeline(PartFolders.of(checkpoint.path), CUDA, torch.bfloat16)
     recording = ModelRunner(pipeline, CUDA, compiled=compiled, recorder=cuda_recorder)
     tall = Job(PROMPT, 64, 96, (7.0, 3.0, 7.0, 3.0), seed=2)  # the same number of tokens on a different grid
     for job in (*JOBS, tall, Job("b", 176, 96, TURBO), JOBS[0]):
@@ -151,7 +152,7 @@ def test_a_step_does_not_synchronize_with_the_device(checkpoint: Checkpoint, com
 
 
 def test_the_unconditional_pass_on_a_separate_device(checkpoint: Checkpoint, runner: ModelRunner) -> None:
-    pipeline = load_pipeline(checkpoint.path, CUDA, torch.float32, uncond_device="cuda:0")
+    pipeline = load_pipeline(PartFolders.of(checkpoint.path), CUDA, torch.float32, uncond_device="cuda:0")
     beside = ModelRunner(pipeline, CUDA, uncond_device="cuda:0")
     wanted, sample = (finish(each, start(each, checkpoint, JOBS[0])) for each in (runner, beside))
     assert relative(sample.latents, wanted.latents) < 1e-4

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.checkpoint.loader import load_pipeline
+from engine.config.part_folders import PartFolders
 from engine.models.resumable import drain
 from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
@@ -59,7 +60,7 @@ def runner(runners: Runners) -> ModelRunner:
 
 
 def load_runner(path: Path, dtype: torch.dtype) -> ModelRunner:
-    return ModelRunner(load_pipeline(path, "cpu", dtype), "cpu")
+    return ModelRunner(load_pipeline(PartFolders.of(path), "cpu", dtype), "cpu")
 
 
 def start(runner: ModelRunner, checkpoint: Checkpoint, job: Job) -> SampleState:

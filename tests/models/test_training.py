@@ -14,6 +14,7 @@ import torch
 
 from engine.checkpoint.loader import load_pipeline
 from engine.config.model_config import ModelConfig
+from engine.config.part_folders import PartFolders
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT, DiTConfig
 from models.training import captions, dit, pool, scenes, text, tokenizer, vae
@@ -139,7 +140,7 @@ def test_a_finished_run_exports_a_checkpoint_that_the_engine_loads(tmp_path: Pat
     command = [sys.executable, "-m", "models.training", "--work-dir", str(tmp_path)]
     subprocess.run([*command, "--out", str(tmp_path / "demo")], check=True, cwd=Path(__file__).parents[2])
     assert all(file.stat().st_mode & 0o004 for file in (tmp_path / "demo").rglob("*.*"))
-    pipeline = load_pipeline(tmp_path / "demo", "cpu", torch.float32)
+    pipeline = load_pipeline(PartFolders.of(tmp_path / "demo"), "cpu", torch.float32)
     assert pipeline.conditional.config == dit.CONDITIONAL
     assert ModelConfig.load(tmp_path / "demo").limits.max_size == 128
 

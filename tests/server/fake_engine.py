@@ -15,6 +15,7 @@ from pathlib import Path
 
 from engine.client.backlog import Forecast
 from engine.config.model_config import Limits, ModelConfig
+from engine.config.part_folders import PartFolders
 from engine.errors import (
     DeadlineExceededError,
     EngineDeadError,
@@ -35,6 +36,7 @@ from engine.request import EngineRequest, Priority
 
 CONFIG = ModelConfig(
     path=Path("fake"),
+    folders=PartFolders.of(Path("fake")),
     model_id="fake-model",
     created=1_750_000_000,
     fingerprint="0123456789ab",

@@ -17,6 +17,7 @@ from engine.checkpoint.loader import load_pipeline
 from engine.checkpoint.weight_files import WeightFiles
 from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
+from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.worker.warmup import measure
 from tests.engine.checkpoints import Checkpoint, edit_json, edit_tensors, write_tiny
@@ -653,7 +654,7 @@ def test_a_broken_checkpoint_says_where(checkpoints: Checkpoints, tmp_path: Path
     shutil.copytree(checkpoints(fault.layout).path, folder)
     fault.do(folder)
     with pytest.raises(CheckpointError) as caught:
-        load_pipeline(folder, "cpu", torch.float32)
+        load_pipeline(PartFolders.of(folder), "cpu", torch.float32)
     message = str(caught.value)
     assert str(folder) in message
     assert [word for word in fault.words if word not in message] == [], message
@@ -682,7 +683,7 @@ def test_the_last_part_is_compared_before_the_first_is_loaded(
     tensors(VAE, lambda held: held.pop("decoder.conv_out.bias"))(folder)
     monkeypatch.delattr(WeightFiles, "copy")
     with pytest.raises(CheckpointError, match=r"decoder\.conv_out\.bias: missing"):
-        load_pipeline(folder, "cpu", torch.float32)
+        load_pipeline(PartFolders.of(folder), "cpu", torch.float32)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "sharded"])
@@ -699,10 +700,10 @@ def test_files_that_other_systems_leave_are_ignored(
             (part / name).write_bytes(b"")
         (part / ".cache" / "huggingface").mkdir(parents=True)
     open_tokenizer(ModelConfig.load(folder))
-    load_pipeline(folder, "cpu", torch.float32)
+    load_pipeline(PartFolders.of(folder), "cpu", torch.float32)
 
 
 def test_the_head_of_the_text_model_is_left_unread(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
     tensors(TEXT, lambda held: held.update({"lm_head.weight": torch.full((512, 64), math.nan)}))(folder)
-    load_pipeline(folder, "cpu", torch.float32)
+    load_pipeline(PartFolders.of(folder), "cpu", torch.float32)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from engine.checkpoint.loader import LATENT_NORM, Pipeline, load_dit, load_pipeline
 from engine.checkpoint.weight_files import WeightFiles
+from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.kernels.quantized_linear import Fp8Linear, NF4Linear
+from engine.runner.model_runner import ModelRunner
 from tests.engine import reference
 from tests.engine.checkpoints import DIT_CONFIG, Checkpoint, edit_tensors
 from tests.engine.conftest import Checkpoints, Runners, finish, load_runner, start
@@ -36,7 +38,7 @@ UNREAD = ("visual.", "encoder.", "quant_conv.", "bn.", "language_model.norm.")
 def test_quantised_weights_are_kept_as_stored(
     checkpoints: Checkpoints, layout: str, dtype: torch.dtype
 ) -> None:
-    pipeline = load_pipeline(checkpoints(layout).path, "cpu", dtype)
+    pipeline = load_pipeline(PartFolders.of(checkpoints(layout).path), "cpu", dtype)
     kind, stored, bytes_each = QUANTISED[layout]
     for part in (pipeline.text_encoder, pipeline.conditional, pipeline.unconditional):
         assert not [name for name, module in part.named_modules() if type(module) is nn.Linear]
@@ -53,7 +55,7 @@ def test_quantised_weights_are_kept_as_stored(
 
 
 def test_as_many_bytes_in_memory_as_in_the_files(checkpoints: Checkpoints, layout: str) -> None:
-    pipeline = load_pipeline(checkpoints(layout).path, "cpu", torch.float32)
+    pipeline = load_pipeline(PartFolders.of(checkpoints(layout).path), "cpu", torch.float32)
     for part, module in (
         ("transformer", pipeline.conditional),
         ("unconditional_transformer", pipeline.unconditional),
@@ -67,7 +69,7 @@ def test_as_many_bytes_in_memory_as_in_the_files(checkpoints: Checkpoints, layou
 @pytest.mark.parametrize("layout", ["diffusers", *QUANTISED])
 def test_loading_holds_no_second_copy(checkpoints: Checkpoints, layout: str) -> None:
     with PeakMemory() as peak:
-        pipeline = load_pipeline(checkpoints(layout).path, "cpu", torch.float32)
+        pipeline = load_pipeline(PartFolders.of(checkpoints(layout).path), "cpu", torch.float32)
     assert peak.bytes < 1.15 * _parameter_bytes(pipeline)
 
 
@@ -76,7 +78,7 @@ def test_the_vision_tower_is_never_read(checkpoint: Checkpoint, monkeypatch: pyt
     used: list[str] = []
     for name in ("read", "copy"):
         monkeypatch.setattr(WeightFiles, name, _noting(used, getattr(WeightFiles, name)))
-    pipeline = load_pipeline(checkpoint.path, "cpu", torch.float32)
+    pipeline = load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32)
     assert "language_model.layers.35.mlp.down_proj.weight" in used
     assert not [key for key in used if key.startswith(("visual.", "encoder.", "language_model.norm."))]
     assert not [name for name, _ in pipeline.text_encoder.named_modules() if "visual" in name]
@@ -94,6 +96,20 @@ def test_without_an_unconditional_transformer_the_first_is_both(
     monkeypatch.setattr(checkpoint.referee, "unconditional_transformer", checkpoint.referee.transformer)
     expected = reference.sample(checkpoint.referee, job)
     assert (sample.latents - expected).abs().max() < 1e-3
+
+
+def test_a_replaced_transformer_without_guidance(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It draws what diffusers draws with it, and no unconditional weights are loaded."""
+    base, other = checkpoints("diffusers"), checkpoints("sharded")
+    folders = PartFolders.of(base.path, other.path, is_guided=False)
+    runner = ModelRunner(load_pipeline(folders, "cpu", torch.float32), "cpu")
+    assert runner.pipeline.unconditional is runner.pipeline.conditional
+    job = Job("a fox", 96, 64, guidance=(1.0, 1.0))
+    sample = finish(runner, start(runner, base, job))
+    monkeypatch.setattr(base.referee, "transformer", other.referee.transformer)
+    assert (sample.latents - reference.sample(base.referee, job)).abs().max() < 1e-3
 
 
 def test_the_official_layout_has_published_latent_statistics(runners: Runners) -> None:

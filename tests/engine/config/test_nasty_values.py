@@ -14,6 +14,7 @@ import torch
 from engine.checkpoint.loader import load_pipeline
 from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
+from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.models.resumable import drain
 from engine.request import EngineRequest
@@ -164,7 +165,7 @@ def use(folder: Path) -> None:
     config = ModelConfig.load(folder)
     json.dumps(config.model_id).encode()
     ids = open_tokenizer(config).encode("a fox")
-    runner = ModelRunner(load_pipeline(folder, "cpu", torch.float32), "cpu")
+    runner = ModelRunner(load_pipeline(PartFolders.of(folder), "cpu", torch.float32), "cpu")
     measure(runner, config)
     for sampling in config.presets.values():
         request = EngineRequest("1", ids, config.default_width, config.default_height, (1,), sampling, 1)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from engine.checkpoint.loader import load_pipeline
+from engine.config.part_folders import PartFolders
 from engine.kernels import linear
 from engine.kernels.feed_forward import FeedForward, PrepackedFeedForward, prepacked
 from engine.kernels.linear import PrepackedLinear
@@ -52,7 +53,7 @@ def test_a_runner_prepacks_every_plain_weight_of_the_transformers_and_the_text_e
     monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, wanted: bool
 ) -> None:
     monkeypatch.setattr("engine.runner.model_runner.wants_prepacked_weights", lambda _: wanted)
-    pipeline = load_pipeline(checkpoint.path, "cpu", torch.float32)
+    pipeline = load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32)
     ModelRunner(pipeline, "cpu")
     for part in (pipeline.conditional, pipeline.unconditional, pipeline.text_encoder):
         kinds = {type(module) for module in part.modules()}

@@ -14,6 +14,7 @@ from engine.client.engine_client import EngineClient
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
+from engine.config.part_folders import PartFolders
 from engine.cost import CostModel
 from engine.messages import FromWorker, ImageDone, RequestFailed, UnitStarted
 from engine.request import EngineRequest
@@ -63,7 +64,7 @@ CROWD = [
 
 @pytest.fixture(scope="module")
 def runner() -> ModelRunner:
-    return ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
+    return ModelRunner(load_pipeline(PartFolders.of(DEMO), "cpu", torch.float32), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,9 @@ def test_a_cached_prompt_makes_no_difference(runner: ModelRunner, alone: dict[st
 
 
 def test_the_unconditional_pass_on_a_separate_device(alone: dict[str, Picture]) -> None:
-    beside = ModelRunner(load_pipeline(DEMO, "cpu", torch.float32, "cpu"), "cpu", uncond_device="cpu")
+    beside = ModelRunner(
+        load_pipeline(PartFolders.of(DEMO), "cpu", torch.float32, "cpu"), "cpu", uncond_device="cpu"
+    )
     pictures = run(beside, WANTED)
     for name, expected in alone.items():
         assert_same(pictures[name, 0], expected)

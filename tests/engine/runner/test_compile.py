@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from engine.checkpoint.loader import load_pipeline
+from engine.config.part_folders import PartFolders
 from engine.runner.model_runner import ModelRunner
 from tests.engine.conftest import Checkpoints, Runners, finish, start
 from tests.engine.reference import Job
@@ -26,7 +27,9 @@ def test_compiled_blocks_make_the_same_latents(
     monkeypatch.setattr("engine.runner.model_runner.wants_prepacked_weights", lambda _: prepacked)
     monkeypatch.setattr("engine.kernels.linear.MIN_WEIGHTS", 0)
     torch.compiler.reset()
-    compiled = ModelRunner(load_pipeline(checkpoint.path, "cpu", torch.float32), "cpu", compiled=True)
+    compiled = ModelRunner(
+        load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32), "cpu", compiled=True
+    )
     finish(compiled, start(compiled, checkpoint, JOBS[0]))
     with torch.compiler.set_stance("fail_on_recompile"):
         for job in JOBS:
@@ -37,7 +40,9 @@ def test_compiled_blocks_make_the_same_latents(
 
 def test_compiled_blocks_take_a_batch(checkpoints: Checkpoints, runners: Runners) -> None:
     checkpoint, eager = checkpoints("diffusers"), runners("diffusers")
-    compiled = ModelRunner(load_pipeline(checkpoint.path, "cpu", torch.float32), "cpu", compiled=True)
+    compiled = ModelRunner(
+        load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32), "cpu", compiled=True
+    )
     batches = [[start(each, checkpoint, job) for job in JOBS[:2]] for each in (eager, compiled)]
     eager.denoise_step(batches[0])
     compiled.denoise_step(batches[1])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint.loader import load_pipeline
+from engine.config.part_folders import PartFolders
 from engine.runner import cuda_graphs as graphs
 from engine.runner.model_runner import ModelRunner
 from tests.engine.checkpoints import Checkpoint
@@ -44,7 +45,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def recording(checkpoint: Checkpoint, recorder: Recorder) -> ModelRunner:
-    pipeline = load_pipeline(checkpoint.path, "cpu", torch.float32)
+    pipeline = load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32)
     return ModelRunner(pipeline, "cpu", recorder=lambda _: recorder)
 
 
@@ -82,7 +83,9 @@ def test_the_least_recently_used_recording_is_dropped(
 ) -> None:
     monkeypatch.setattr(graphs, "KEPT", 1)
     recording = ModelRunner(
-        load_pipeline(checkpoint.path, "cpu", torch.float32), "cpu", recorder=lambda _: recorder
+        load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32),
+        "cpu",
+        recorder=lambda _: recorder,
     )
     larger = Job("a", 96, 96, (7.0, 7.0), seed=4)
     for job in (WIDE, larger, WIDE):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
+from engine.config.part_folders import PartFolders
 from engine.models.resumable import drain
 from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
@@ -20,7 +21,7 @@ DEMO = Path(__file__).parents[3] / "models" / "demo"
 
 @pytest.fixture(scope="module")
 def runner() -> ModelRunner:
-    return ModelRunner(load_pipeline(DEMO, "cpu", torch.float32), "cpu")
+    return ModelRunner(load_pipeline(PartFolders.of(DEMO), "cpu", torch.float32), "cpu")
 
 
 @torch.inference_mode()

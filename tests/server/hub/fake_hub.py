@@ -21,6 +21,7 @@ class FakeHub(ThreadingHTTPServer):
         self.folder, self.repository = folder, repository
         self.release = threading.Event()
         self.is_holding = threading.Event()
+        self.served: list[str] = []  # paths of the files
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -70,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         }
 
     def _file(self, file: Path, commit: str) -> None:
+        self.server.served.append(self.path)
         content = file.read_bytes()
         headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit}
         self._send(200, content, headers, is_held=file.name.endswith(HELD))

@@ -23,14 +23,14 @@ from tests.server.process import HANG, REPOSITORY, until
 class Server:
     """The program, with the fake hub and an empty cache. Its first lines come after the download."""
 
-    def __init__(self, model: str, hub: FakeHub, cache: Path) -> None:
+    def __init__(self, model: str, hub: FakeHub, cache: Path, *flags: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self._log = cache / "log"
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_DOWNLOAD_TIMEOUT": str(HANG)}
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "--model", model, "--port", str(port)],
+                [sys.executable, "-m", "server", "--model", model, "--port", str(port), *flags],
                 cwd=REPOSITORY,
                 env=os.environ | environment | {"OMP_NUM_THREADS": "1"},
                 stdout=subprocess.DEVNULL,
@@ -64,15 +64,15 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
     made.close()
 
 
-Start = Callable[[str], Server]
+Start = Callable[..., Server]
 
 
 @pytest.fixture
 def start(hub: FakeHub, tmp_path: Path) -> Iterator[Start]:
     started: list[Server] = []
 
-    def start(model: str) -> Server:
-        started.append(Server(model, hub, tmp_path))
+    def start(model: str, *flags: str) -> Server:
+        started.append(Server(model, hub, tmp_path, *flags))
         return started[-1]
 
     yield start
@@ -111,6 +111,29 @@ def test_the_application_takes_over_without_refusing_a_connection(start: Start, 
     assert [model["id"] for model in server.http.get("/v1/models").json()["data"]] == ["owner/name"]
     (done,) = server.logged("downloaded")
     assert done["path"].endswith(f"models--owner--name/snapshots/{COMMITS['v1']}")
+
+
+def test_a_transformer_from_the_hub_in_a_local_checkpoint(start: Start, hub: FakeHub, tmp_path: Path) -> None:
+    """The other parts of its repository are not downloaded. Its presets have no guidance."""
+    preset = {"num_inference_steps": 2, "guidance_schedule": [[1.0, 2]], "mu": 0.0, "std": 1.5}
+    (hub.folder / "ideoserve.json").write_text(json.dumps({"presets": {"TWO": preset}}), "utf-8")
+    shutil.rmtree(hub.folder / "vae")
+    (hub.folder / "vae").mkdir()
+    (hub.folder / "vae" / "config.json").write_text("not read", "utf-8")
+    base = shutil.copytree(REPOSITORY / "models" / "demo", tmp_path / "base")
+    for part in ("transformer", "unconditional_transformer"):
+        shutil.rmtree(base / part)
+    server = start(str(base), "--transformer", "owner/name")
+    assert hub.is_holding.wait(HANG)
+    hub.release.set()
+    until(lambda: server.http.get("/readyz").status_code == 200)
+    (model,) = server.http.get("/v1/models").json()["data"]
+    assert list(model["presets"]) == ["TWO"]
+    request = {"prompt": "a red circle", "seed": 1}
+    assert server.http.post("/v1/images", json=request).status_code == 200
+    refused = server.http.post("/v1/images", json={**request, "guidance_scale": 5})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "guidance_scale")
+    assert not any(path.endswith("vae/config.json") for path in hub.served)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

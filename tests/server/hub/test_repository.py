@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.hub.repository import Repository
+from server.hub.sources import ModelSources
 from server.settings.config_error import ConfigError
 
 
@@ -60,3 +61,16 @@ def test_a_folder_that_exists_comes_first(
 def test_an_address_of_no_repository(model: str) -> None:
     with pytest.raises(ConfigError, match=r"--model hf://.*: must be hf://owner/name\[@revision\]"):
         Repository.parse(f"hf://{model}")
+
+
+def test_errors_name_the_flag() -> None:
+    with pytest.raises(ConfigError, match="--transformer hf://name: must be"):
+        ModelSources.parse("folder", "hf://name")
+
+
+@pytest.mark.parametrize(
+    ("model", "transformer", "needs"),
+    [("./a", None, False), ("./a", "./b", False), ("owner/a", "./b", True), ("./a", "owner/b", True)],
+)
+def test_what_needs_a_download(model: str, transformer: str | None, needs: bool) -> None:
+    assert ModelSources.parse(model, transformer).need_download == needs
