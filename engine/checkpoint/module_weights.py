@@ -55,7 +55,8 @@ class Part(Generic[M]):
         used: set[str] = set()
         for name, parameter in self.module.named_parameters():
             for key, shape in self._stored(name, parameter):
-                self.files.check(key, shape, parameter.dtype)
+                stored = self.files.shape(key) if self._is_one_scale(name, key) else shape
+                self.files.check(key, stored, parameter.dtype)
                 used.add(key)
         self.files.check_all_used(used)
 
@@ -79,9 +80,16 @@ class Part(Generic[M]):
                 raise self.files.error(key, f"differs from {first}, which shares its matrix")
 
     def _copy(self, name: str, key: str, target: Tensor) -> None:
-        self.files.copy(key, target)
+        if self._is_one_scale(name, key):
+            target.copy_(self.files.read(key))
+        else:
+            self.files.copy(key, target)
         if fault := scale_fault(name.rpartition(".")[2], target):
             raise self.files.error(key, fault)
+
+    def _is_one_scale(self, name: str, key: str) -> bool:
+        """Whether all rows of an fp8 matrix share one scale, as in files for ComfyUI."""
+        return name.endswith(".weight_scale") and self.files.is_scalar(key)
 
 
 def _build(kind: Callable[[Any], M], config: Any, file: Path) -> M:
@@ -136,8 +144,7 @@ def _stored_class(linear: nn.Linear, files: WeightFiles, keys: list[str]) -> Lin
         shape = (linear.out_features // len(keys), linear.in_features)
         if kind is NF4Linear:
             _check_nf4(files, key, shape, is_shared=len(keys) > 1)
-        elif kind is Fp8Linear:
-            _check_fp8(files, f"{key}_scale", shape[0])
+        _check_comfy_format(files, key)
     return kinds[0]
 
 
@@ -147,14 +154,17 @@ def _quantisation(files: WeightFiles, key: str) -> LinearClass:
     return NF4Linear if f"{key}.{NF4_STATE}" in files else nn.Linear
 
 
-def _check_fp8(files: WeightFiles, key: str, rows: int) -> None:
-    """Raises CheckpointError if there is one scale for all rows, as some tools write it."""
-    shape = files.shape(key)
-    if rows > 1 and shape in ((), (1,), (1, 1)):
-        problem = (
-            f"shape {shape}, one scale for the whole matrix: quantise with a scale for each of {rows} rows"
-        )
-        raise files.error(key, problem)
+def _check_comfy_format(files: WeightFiles, key: str) -> None:
+    """Raises CheckpointError if the description of a layer for ComfyUI names another format."""
+    description = f"{key.removesuffix('.weight')}.comfy_quant"
+    if description not in files:
+        return
+    try:
+        declared = json.loads(bytes(files.read(description).tolist()))["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise files.error(description, f"not a quantisation format: {error!r}") from error
+    if declared != "float8_e4m3fn":
+        raise files.error(description, f"weights in the format {declared!r}, expected 'float8_e4m3fn'")
 
 
 def _check_nf4(files: WeightFiles, key: str, shape: tuple[int, int], is_shared: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine.checkpoint.key_names import is_weight, published_names
 from engine.config.files import list_files, read_json, require_file
 from engine.errors import CheckpointError
 
@@ -23,7 +24,7 @@ _ADAPTER_KEY = re.compile(r"lora|lokr_|hada_")
 
 
 class WeightFiles:
-    """The tensors of a single file, or of the shards that an index lists, by key."""
+    """The tensors of a single file, or of the shards that an index lists, by their published keys."""
 
     def __init__(self, folder: Path, ignore: tuple[str, ...] = ()) -> None:
         """Read the headers. Keys that start with one of `ignore` are optional and never read.
@@ -32,7 +33,9 @@ class WeightFiles:
         """
         self.folder = folder
         self._ignored = ignore
-        self._home, self._files = _locate(folder)
+        self._home, files = _locate(folder)
+        self._stored = published_names(files)
+        self._files = {key: files[stored] for key, stored in self._stored.items()}
         self._open_file: Path | None = None
         self._mapped = 0
 
@@ -44,7 +47,7 @@ class WeightFiles:
 
         A vector may be stored as a column, as bitsandbytes does.
         """
-        header, stored = self._open(key).get_slice(key), self.shape(key)
+        header, stored = self._slice(key), self.shape(key)
         if stored != shape and stored != (*shape, 1):
             raise self.error(key, f"shape {stored}, expected {shape}")
         allowed = _STORED.get(dtype, _WIDE)
@@ -53,11 +56,15 @@ class WeightFiles:
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape in the header. Raises CheckpointError if there is no such key."""
-        return tuple(self._open(key).get_slice(key).get_shape())
+        return tuple(self._slice(key).get_shape())
+
+    def is_scalar(self, key: str) -> bool:
+        """Whether the tensor holds a single value."""
+        return math.prod(self.shape(key)) == 1
 
     def read(self, key: str) -> Tensor:
         """Return a copy of a small tensor. Raises CheckpointError if it is not finite."""
-        stored: Tensor = self._open(key).get_tensor(key)
+        stored: Tensor = self._open(key).get_tensor(self._stored[key])
         self._check_finite(key, stored)
         return stored.clone()
 
@@ -80,12 +87,12 @@ class WeightFiles:
     def check_all_used(self, used: Iterable[str]) -> None:
         """Raises CheckpointError for the first key that is neither in `used` nor ignored."""
         for key in sorted(self._files.keys() - set(used)):
-            if not key.startswith(self._ignored):
+            if is_weight(key) and not key.startswith(self._ignored):
                 raise self.error(key, "unexpected")
 
     def error(self, key: str, problem: str) -> CheckpointError:
         """An error that names the file and the key."""
-        return CheckpointError(f"{self._files.get(key, self._home)}: {key}: {problem}")
+        return CheckpointError(f"{self._files.get(key, self._home)}: {self._stored.get(key, key)}: {problem}")
 
     def missing(self, key: str, *alternatives: str) -> CheckpointError:
         """The error for a key that is not stored; it names the prefix under which a key is, if any."""
@@ -106,9 +113,13 @@ class WeightFiles:
         """Views of the tensor's rows in the mapped file, in order."""
         step = max(1, _PIECE_BYTES // row_bytes)
         for start in range(0, rows, step):
-            piece: Tensor = self._open(key).get_slice(key)[start : start + step]
+            piece: Tensor = self._slice(key)[start : start + step]
             self._mapped += piece.nbytes
             yield piece
+
+    def _slice(self, key: str) -> Any:
+        """The header of a tensor, and its data on demand."""
+        return self._open(key).get_slice(self._stored[key])
 
     def _open(self, key: str) -> Any:
         """The open file that holds `key`."""

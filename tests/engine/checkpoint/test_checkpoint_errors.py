@@ -28,6 +28,7 @@ INDEX = f"{DIT}.index.json"
 TEXT = "text_encoder/model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 W1 = "layers.1.feed_forward.w1.weight"
+COMFY = "layers.1.feed_forward.w1.comfy_quant"
 W3 = "layers.1.feed_forward.w3.weight"
 NORM = "layers.0.attention_norm1.weight"
 QUERY = "layers.0.attention.to_q.weight"
@@ -176,8 +177,9 @@ def prefix(file: str, by: str) -> Callable[[Path], object]:
     return tensors(file, edit)
 
 
-def one_scale(*shape: int) -> Callable[[Path], object]:
-    return tensors(DIT, lambda held: held.update({f"{W1}_scale": torch.ones(shape)}))
+def describe(declared: bytes) -> Callable[[Path], object]:
+    """Describe a layer as files for ComfyUI do."""
+    return tensors(DIT, lambda held: held.update({COMFY: torch.tensor(list(declared), dtype=torch.uint8)}))
 
 
 FAULTS = {
@@ -294,13 +296,13 @@ FAULTS = {
     ),
     "the text model's keys in another class": Fault(
         "diffusers",
-        prefix(TEXT, "model."),
-        (TEXT, "language_model.embed_tokens.weight: missing", "prefix 'model.'", "from every key"),
+        prefix(TEXT, "encoder."),
+        (TEXT, "language_model.embed_tokens.weight: missing", "prefix 'encoder.'", "from every key"),
     ),
     "the transformer's keys with a prefix": Fault(
         "official",
-        prefix(DIT, "model.diffusion_model."),
-        (DIT, "layers.0.attention.qkv.weight", "prefix 'model.diffusion_model.'"),
+        prefix(DIT, "net."),
+        (DIT, "layers.0.attention.qkv.weight", "prefix 'net.'"),
     ),
     "misshapen": Fault(
         "diffusers",
@@ -535,19 +537,20 @@ FAULTS = {
     ),
     "misshapen scale": Fault(
         "official-fp8",
-        tensors(DIT, lambda held: held.update({f"{W1}_scale": torch.ones(1)})),
-        (DIT, f"{W1}_scale", "(1,)"),
+        tensors(DIT, lambda held: held.update({f"{W1}_scale": torch.ones(2)})),
+        (DIT, f"{W1}_scale", "(2,)"),
     ),
     "a scale of whole numbers": Fault(
         "official-fp8",
         tensors(DIT, lambda held: held.update({f"{W1}_scale": torch.ones(192, dtype=torch.int32)})),
         (DIT, f"{W1}_scale", "I32"),
     ),
-    "one fp8 scale": Fault(
+    "another format of ComfyUI": Fault(
         "official-fp8",
-        one_scale(),
-        (DIT, f"{W1}_scale", "one scale for the whole matrix", "each of 192 rows"),
+        describe(b'{"format": "nvfp4"}'),
+        (DIT, COMFY, "'nvfp4'", "expected 'float8_e4m3fn'"),
     ),
+    "no format of ComfyUI": Fault("official-fp8", describe(b"{}"), (DIT, COMFY, "not a quantisation format")),
     "fp8 NaN": Fault("official-fp8", fill_byte(W1, 0x7F), (DIT, W1, "NaN")),
     "fp8 minus NaN": Fault("official-fp8", fill_byte(W3, 0xFF), (DIT, W3, "NaN")),
     "a scale of zero": Fault(
