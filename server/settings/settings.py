@@ -10,12 +10,13 @@ from server.settings import flags
 from server.settings.engine_settings import EngineSettings
 from server.settings.http_settings import HttpSettings
 from server.settings.integration_settings import IntegrationSettings
+from server.settings.queue_settings import QueueSettings
 
 # What a browser sends as `Origin`; `null` is that of a local file.
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#*A-Z]+")
 
 
-class Settings(IntegrationSettings, HttpSettings, EngineSettings, BaseSettings):
+class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings, BaseSettings):
     """All settings, in the order of the bases from the last to the first."""
 
     model_config = SettingsConfigDict(

@@ -1,0 +1,80 @@
+"""How to reach the NATS servers: addresses, credentials and TLS."""
+
+import contextlib
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server.queue.embedded import EmbeddedServer, embedded_server
+from server.settings.config_error import ConfigError
+from server.settings.queue_settings import EMBEDDED, QueueSettings, servers
+from server.settings.secrets import read_secret
+
+CREDENTIALS = "-----BEGIN NATS USER JWT-----"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The NATS servers, and the options of `nats.connect` that authenticate to them."""
+
+    servers: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    replicas: int = 1
+
+    @classmethod
+    def of(cls, settings: QueueSettings) -> "Access":
+        """Raises ConfigError."""
+        options = _credentials(settings.queue_credentials_file) | _tls(settings)
+        return cls(servers(settings.queue), options, settings.queue_replicas)
+
+    @classmethod
+    def embedded(cls, server: EmbeddedServer) -> "Access":
+        return cls((server.url,), {"user": "ideoserve", "password": server.password})
+
+    def __str__(self) -> str:
+        return ",".join(self.servers)
+
+
+@contextlib.contextmanager
+def opened(settings: QueueSettings) -> Iterator[Access]:
+    """Access to the queue, whose embedded server runs inside the block. Raises ConfigError."""
+    if settings.queue != EMBEDDED or settings.queue_dir is None:
+        yield Access.of(settings)
+        return
+    with embedded_server(settings.queue_dir) as server:
+        yield Access.embedded(server)
+
+
+def _credentials(file: Path | None) -> dict[str, Any]:
+    secret = read_secret("--queue-credentials-file", file, None)
+    if file is None or secret is None:
+        return {}
+    text = secret.get_secret_value()
+    if text.startswith(CREDENTIALS):
+        return {"user_credentials": str(file)}
+    user, separator, password = text.partition(":")
+    if not separator or not user or "\n" in text:
+        raise ConfigError("--queue-credentials-file: neither a .creds file nor one line USER:PASSWORD")
+    return {"user": user, "password": password}
+
+
+def _tls(settings: QueueSettings) -> dict[str, Any]:
+    authority, chain = settings.queue_tls_ca_file, settings.queue_tls_certificate_file
+    if not (authority or chain or "tls://" in (settings.queue or "")):
+        return {}
+    context = ssl.create_default_context()
+    if authority:
+        _load("--queue-tls-ca-file", lambda: context.load_verify_locations(authority))
+    if chain:
+        key = settings.queue_tls_key_file
+        _load("--queue-tls-certificate-file", lambda: context.load_cert_chain(chain, key))
+    return {"tls": context}
+
+
+def _load(flag: str, load: Callable[[], None]) -> None:
+    try:
+        load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(f"{flag}: {error.strerror if isinstance(error, OSError) else error}") from None

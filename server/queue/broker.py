@@ -1,0 +1,231 @@
+"""The connection to NATS JetStream: credentials, reconnection, and what is declared on the server."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import KeyValueConfig, PubAck, RetentionPolicy, StreamConfig
+from nats.js.errors import APIError, BucketNotFoundError, NoStreamResponseError, ServiceUnavailableError
+from nats.js.kv import KeyValue
+
+from server.queue.access import Access
+from server.queue.names import BUCKETS, STREAMS, Bucket, Stream
+from server.settings.config_error import ConfigError
+
+CONNECT_SECONDS = 5
+RECONNECT_SECONDS = 0.25
+PING_SECONDS = 5  # two unanswered pings end the connection
+PUBLISH_SECONDS = 5.0
+RETRY_SECONDS = 0.25
+NAME_IN_USE = 10058  # a stream with another configuration has this name
+
+logger = logging.getLogger(__name__)
+
+
+class Broker:
+    """One connection, which is restored whenever it breaks. Use it on one event loop."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._client = Client()
+        self._up = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._is_closing = False
+        self._problem: Exception | None = None
+        self._listeners: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waits: set[asyncio.Timeout] = set()
+
+    async def connect(self) -> None:
+        """Connect and declare streams and buckets. Raises ConfigError, in one line, if that fails."""
+        try:
+            await self._connect()
+            async with self._answering():
+                await _declare(self.jetstream, self._access.replicas)
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            await self.close()
+            raise ConfigError(_reason(self._access, error, self._problem)) from None
+        self._up.set()
+
+    async def close(self) -> None:
+        self._is_closing = True
+        self._up.clear()
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            await self._client.close()
+
+    @property
+    def client(self) -> Client:
+        """For subjects that are not stored. A message is lost if no server is connected."""
+        return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        return self._client.jetstream(timeout=PUBLISH_SECONDS)
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set() and self._client.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """Maximum bytes of a message and its headers."""
+        return self._client.max_payload
+
+    async def wait_up(self) -> None:
+        await self._up.wait()
+
+    async def wait_ended(self) -> None:
+        """Wait until the connection cannot be restored, such as with credentials that are refused."""
+        await self._ended.wait()
+
+    def on_reconnect(self, listener: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run `listener()` in a task each time the connection is restored."""
+        self._listeners.append(listener)
+
+    async def store(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> PubAck:
+        """Publish to a stream, again and again until the server has stored the message.
+
+        An answer that was lost causes a second publication: give `Nats-Msg-Id` where that matters. Raises
+        APIError if the server refuses the message, such as for another last sequence than expected.
+        """
+        while True:
+            await self._up.wait()
+            try:
+                async with self._answering():
+                    return await self.jetstream.publish(subject, data, headers=_copy(headers))
+            except (NoStreamResponseError, ServiceUnavailableError) as error:
+                logger.warning("%s is not stored yet: %s", subject, error)
+            except APIError as error:
+                if error.code != 503:  # no leader, or no resources at the moment
+                    raise
+                logger.warning("%s is not stored yet: %s", subject, error)
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                logger.warning("%s is not stored yet: %s", subject, type(error).__name__)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def bucket(self, bucket: Bucket) -> KeyValue:
+        return await self.jetstream.key_value(bucket.name)
+
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Raises TimeoutError if the connection breaks, or the server refuses a subject."""
+        async with asyncio.timeout(None) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
+
+    def _end_waits(self) -> None:
+        for wait in self._waits:
+            if wait.when() is None:
+                wait.reschedule(0)
+
+    async def _connect(self) -> None:
+        # One attempt at first, so that a wrong address is reported at once.
+        await self._client.connect(
+            list(self._access.servers),
+            name="ideoserve",
+            allow_reconnect=False,
+            connect_timeout=CONNECT_SECONDS,
+            reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
+            max_reconnect_attempts=1,
+            ping_interval=PING_SECONDS,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+            closed_cb=self._on_closed,
+            **self._access.options,
+        )
+        self._client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
+
+    async def _on_error(self, error: Exception) -> None:
+        self._problem = error
+        self._end_waits()
+        if self._up.is_set():
+            logger.warning("broker: %s", error or type(error).__name__)
+
+    async def _on_disconnect(self) -> None:
+        self._up.clear()
+        self._end_waits()
+        if not self._is_closing:
+            logger.warning("the connection to the broker is lost")
+
+    async def _on_reconnect(self) -> None:
+        logger.warning("the connection to the broker is restored")
+        self._up.set()
+        for listener in self._listeners:
+            task = asyncio.create_task(listener())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _on_closed(self) -> None:
+        self._up.clear()
+        if not self._is_closing:
+            self._ended.set()
+
+
+def check_access(access: Access) -> None:
+    """Connect, declare streams and buckets, and disconnect. Raises ConfigError, in one line."""
+    asyncio.run(_check(access))
+
+
+async def _check(access: Access) -> None:
+    broker = Broker(access)
+    await broker.connect()
+    await broker.close()
+
+
+def _copy(headers: Mapping[str, str] | None) -> dict[str, Any] | None:
+    return dict(headers) if headers else None  # the client adds headers to it
+
+
+async def _declare(jetstream: JetStreamContext, replicas: int) -> None:
+    """Create or update all streams, and create the buckets that are missing."""
+    for stream in STREAMS:
+        await _declare_stream(jetstream, stream, replicas)
+    for bucket in BUCKETS:
+        try:
+            await jetstream.key_value(bucket.name)
+        except BucketNotFoundError:
+            config = KeyValueConfig(bucket.name, history=1, ttl=bucket.ttl, replicas=replicas, direct=True)
+            await jetstream.create_key_value(config)
+
+
+async def _declare_stream(jetstream: JetStreamContext, stream: Stream, replicas: int) -> None:
+    config = StreamConfig(
+        name=stream.name,
+        subjects=list(stream.subjects),
+        retention=RetentionPolicy.WORK_QUEUE if stream.retention == "work" else RetentionPolicy.LIMITS,
+        max_age=stream.max_age,
+        duplicate_window=stream.duplicate_window,
+        num_replicas=replicas,
+        allow_direct=True,
+    )
+    try:
+        await jetstream.add_stream(config)
+    except APIError as error:
+        if error.err_code != NAME_IN_USE:
+            raise
+        await jetstream.update_stream(config)
+
+
+def _reason(access: Access, error: Exception, problem: Exception | None) -> str:
+    """What a failed connection means. `problem` is what the server reported meanwhile."""
+    said = " ".join(filter(None, (str(error), str(problem or ""))))
+    if "authorization" in said.lower():
+        return f"--queue-credentials-file: {access} refuses the credentials"
+    if "permissions violation" in said.lower():
+        violation = said[said.lower().index("permissions violation") :]
+        return f"--queue-credentials-file: {access} refuses this user: {violation}"
+    if isinstance(error, ServiceUnavailableError):
+        return f"--queue: {access} has no JetStream; start nats-server with -js"
+    if isinstance(error, APIError):
+        return f"--queue: {access}: {error.description}"
+    reason = getattr(error, "strerror", None) or str(error) or "no answer"
+    return f"--queue: {access} cannot be reached: {reason}"

@@ -1,0 +1,52 @@
+"""Names of streams, buckets and subjects on the broker."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.request import Priority
+
+PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A persistent stream. A `work` stream deletes a message once it is acknowledged. Messages are kept for
+    `max_age` and equal `Nats-Msg-Id`s are stored once within `duplicate_window`, both in seconds."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["limits", "work"] = "limits"
+    max_age: float = DAY
+    duplicate_window: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A key-value bucket. `ttl` is the time that a value is kept after its last update, in seconds."""
+
+    name: str
+    ttl: float
+
+
+WORK = Stream("WORK", ("work.>",), "work")
+RESULTS = Stream("RESULTS", ("results.>",), max_age=600.0)
+
+STREAMS: Sequence[Stream] = (WORK, RESULTS)
+BUCKETS: Sequence[Bucket] = ()
+
+
+def token(text: str) -> str:
+    """One token of a subject or key for any text: itself if it has only letters, digits, `_` and `-`."""
+    if PLAIN.fullmatch(text):
+        return text
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", text)[:64]
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def work(model_id: str, priority: Priority) -> str:
+    """Requests of a model, and the name of their consumer after `work.`."""
+    return f"work.{token(model_id)}.{priority}"

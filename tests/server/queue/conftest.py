@@ -1,0 +1,30 @@
+"""Brokers for tests: one shared where the broker is not stopped, or one of one's own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.queue.nats_server import NatsServer
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Shared: use names of models, keys and jobs that no other test uses."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NatsServer]]:
+    """Starts servers that end with the test; `config` replaces the default, which has JetStream."""
+    started: list[NatsServer] = []
+
+    def start(config: str = "", folder: Path | None = None) -> NatsServer:
+        started.append(NatsServer(folder or tmp_path_factory.mktemp("nats"), config))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

@@ -1,0 +1,209 @@
+"""The connection to a real nats-server, and how a server starts with it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.queue.access import Access
+from server.queue.broker import Broker, check_access
+from server.queue.embedded import EmbeddedServer
+from server.queue.names import STREAMS
+from server.settings.config_error import ConfigError
+from server.settings.settings import Settings, read_settings
+from tests.server.process import HANG, REPOSITORY, until
+from tests.server.queue.nats_server import NatsServer
+
+StartNats = Callable[..., NatsServer]
+JETSTREAM = 'jetstream {{ store_dir: "{folder}" }}\n'
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--role", "boss"), "--role: Input should be 'all', 'front' or 'worker'"),
+        (("--role", "front"), "--role: `front` needs queue"),
+        (
+            ("--role", "worker", "--queue", "embedded", "--queue-dir", "d"),
+            "--role: `worker` needs the URL of",
+        ),
+        (("--queue", "embedded"), "--queue-dir: required if queue is `embedded`"),
+        (("--queue-dir", "d"), "--queue-dir: needs queue `embedded`"),
+        (("--queue", "amqp://host"), "--queue: amqp://host is not `embedded`, nats://HOST[:PORT] or tls://"),
+        (("--queue", "nats://a,b"), "--queue: b is not `embedded`"),
+        (("--queue", "nats://me:secret@a"), "--queue: credentials go in queue_credentials_file"),
+        (("--queue-credentials-file", "f"), "--queue-credentials-file: needs queue with the URL"),
+        (("--queue", "nats://a", "--queue-tls-key-file", "f"), "--queue-tls-key-file: needs queue_tls_cert"),
+        (("--queue", "nats://a", "--queue-replicas", "6"), "--queue-replicas: Input should be less than or"),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        read_settings(["--model", "m", *flags])
+    written = capsys.readouterr().err
+    assert end.value.code == 2
+    assert written.startswith(f"ideoserve: {said}")
+    assert written.count("\n") == 1
+
+
+def start(*flags: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "server", "--model", "models/demo", "--port", "0", *flags]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANG)
+
+
+def test_an_unreachable_queue_ends_the_start_with_one_line() -> None:
+    done = start("--queue", "nats://127.0.0.1:1")
+    line = "ideoserve: --queue: nats://127.0.0.1:1 cannot be reached: "
+    assert (done.returncode, done.stderr[: len(line)], done.stderr.count("\n")) == (2, line, 1)
+
+
+def refusal(server: NatsServer, *flags: str) -> str:
+    settings = read_settings(["--model", "m", "--queue", server.url, *flags])
+    with pytest.raises(ConfigError) as refused:
+        check_access(Access.of(settings))
+    message = str(refused.value)
+    assert "\n" not in message
+    assert "secret" not in message
+    return message
+
+
+def test_a_broker_without_jetstream_is_named(start_nats: StartNats) -> None:
+    assert "has no JetStream; start nats-server with -js" in refusal(start_nats("max_payload: 1MB\n"))
+
+
+def test_credentials_are_checked(start_nats: StartNats, tmp_path: Path) -> None:
+    users = (
+        '{user: "good", password: "secret"}, '
+        '{user: "weak", password: "secret", permissions: {publish: ["x"], subscribe: [">"]}}'
+    )
+    config = JETSTREAM.format(folder=tmp_path) + f"authorization {{ users: [{users}] }}\n"
+    server, file = start_nats(config), tmp_path / "credentials"
+    assert "refuses the credentials" in refusal(server)
+    flags = ("--queue-credentials-file", str(file))
+    assert "the file cannot be read" in refusal(server, *flags)
+    file.write_text("secret")
+    assert "neither a .creds file nor one line USER:PASSWORD" in refusal(server, *flags)
+    file.write_text("good:not the secret\n")
+    assert "refuses the credentials" in refusal(server, *flags)
+    file.write_text("weak:secret\n")
+    assert "refuses this user: permissions violation for publish to" in refusal(server, *flags).lower()
+    file.write_text("good:secret\n")
+    check_access(Access.of(read_settings(["--model", "m", "--queue", server.url, *flags])))
+
+
+def test_a_bad_certificate_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    for content in (None, "no certificate"):
+        if content:
+            file.write_text(content)
+        settings = Settings(model="m", queue="tls://127.0.0.1", queue_tls_ca_file=file)
+        with pytest.raises(ConfigError, match="--queue-tls-ca-file: "):
+            Access.of(settings)
+
+
+def test_streams_are_declared_again_and_updated(start_nats: StartNats) -> None:
+    access = Access((start_nats().url,))
+
+    async def change() -> None:
+        broker = Broker(access)
+        await broker.connect()
+        for stream in STREAMS:
+            config = (await broker.jetstream.stream_info(stream.name)).config
+            await broker.jetstream.update_stream(config, max_age=999)
+        await broker.close()
+
+    check_access(access)
+    check_access(access)
+    asyncio.run(change())
+    check_access(access)
+
+    async def ages() -> list[float]:
+        broker = Broker(access)
+        await broker.connect()
+        found = [await broker.jetstream.stream_info(stream.name) for stream in STREAMS]
+        await broker.close()
+        return [info.config.max_age or 0 for info in found]
+
+    assert asyncio.run(ages()) == [stream.max_age for stream in STREAMS]
+
+
+def test_a_message_is_stored_once_the_broker_is_back(start_nats: StartNats) -> None:
+    server = start_nats()
+
+    async def outage() -> None:
+        broker, restored = Broker(Access((server.url,))), asyncio.Event()
+
+        async def on_reconnect() -> None:
+            restored.set()
+
+        await broker.connect()
+        broker.on_reconnect(on_reconnect)
+        await broker.store("results.before", b"1")
+        server.kill()
+        stored = asyncio.create_task(broker.store("results.after", b"2"))
+        await asyncio.wait({stored}, timeout=0.1)
+        assert not broker.is_up
+        assert not stored.done()
+        server.start()
+        async with asyncio.timeout(HANG):
+            assert (await stored).seq >= 2
+            await restored.wait()
+        assert broker.is_up
+        assert (await broker.jetstream.get_last_msg("RESULTS", "results.before")).data == b"1"
+        await broker.close()
+
+    asyncio.run(outage())
+
+
+def test_the_embedded_server_restarts_and_keeps_its_data(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "queue")
+
+    async def use() -> None:
+        broker = Broker(Access.embedded(server))
+        await broker.connect()
+        await broker.store("results.before", b"1")
+        assert server.pid
+        os.kill(server.pid, signal.SIGKILL)
+        async with asyncio.timeout(HANG):
+            await broker.store("results.after", b"2")
+            assert (await broker.jetstream.get_last_msg("RESULTS", "results.before")).data == b"1"
+        await broker.close()
+
+    try:
+        asyncio.run(use())
+        with pytest.raises(ConfigError, match="another server uses this folder"):
+            EmbeddedServer(tmp_path / "queue")
+        with pytest.raises(ConfigError, match="refuses the credentials"):
+            check_access(Access((server.url,)))
+    finally:
+        server.close()
+
+
+def test_the_embedded_server_dies_with_its_parent(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from server.queue.embedded import EmbeddedServer; "
+        "print(EmbeddedServer(Path(sys.argv[1])).pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout
+    child = Path(f"/proc/{parent.stdout.readline().strip()}")
+    assert child.exists()
+    parent.kill()
+    parent.wait()
+    until(lambda: not child.exists() or "Z (zombie)" in (child / "status").read_text())
+
+
+def test_the_embedded_server_is_reported_if_it_cannot_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ConfigError, match=r"--queue-dir: .*: (Not a directory|File exists)"):
+        EmbeddedServer(file)
