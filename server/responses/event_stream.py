@@ -1,27 +1,18 @@
-"""A response of server-sent events.
-
-A comment ends in one newline: a blank line after it would be an empty event to some parsers. All text is
-ASCII, since some parsers end lines at other characters than newlines.
-"""
+"""A response of server-sent events."""
 
 import asyncio
-import json
 import logging
-import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from engine.messages import StepDone
-from server.generation.image_encoder import PREVIEW_FORMAT
 from server.generation.parameters import Parameters
-from server.generation.transcript import Event, ImageFile, Preview, Subscription, Timings
+from server.generation.transcript import Event, Subscription, Timings
 from server.observability.request_record import RequestRecord
 from server.offload import offload
-from server.responses.images_response import server_timing, usage, warnings, with_base64
+from server.responses.frames import comment, failed, frame_of
 from server.schemas.errors import ApiError, ClientDisconnectedError, internal_error, server_stopped
 from server.transport.disconnect import unless_disconnected
 
@@ -71,77 +62,22 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.body", "body": self._failed(error)})
 
     async def _frames(self) -> AsyncIterator[bytes]:
-        yield _comment("accepted")
+        yield comment("accepted")
         try:
             async for event in self._subscription.events(self._ping_seconds):
-                yield _comment("ping") if event is None else await self._frame(event)
+                yield comment("ping") if event is None else await self._encoded(event)
         except ApiError as error:
             yield self._failed(error)
         except Exception:
             logger.exception("a stream failed", extra={"fields": {"request_id": self._record.request_id}})
             yield self._failed(internal_error())
 
-    async def _frame(self, event: Event) -> bytes:
-        match event:
-            case StepDone():
-                return _progress(event, self._with_progress)
-            case Preview():
-                return await offload(len(event.data), lambda: self._partial(event))
-            case ImageFile():
-                return await offload(len(event.data), lambda: self._completed(event))
-            case Timings():
-                self._record.timings = event
-                return _comment(f"server-timing {server_timing(event)}")
-
-    def _partial(self, preview: Preview) -> bytes:
-        index = {"partial_image_index": preview.preview_index}
-        return self._image("image_generation.partial_image", preview, PREVIEW_FORMAT, index)
-
-    def _completed(self, image: ImageFile) -> bytes:
-        parameters = self._parameters
-        last = {
-            "seed": image.seed,
-            "usage": usage(self._transcript.prompt_tokens, parameters, images=1).model_dump(),
-            **parameters.prompt.revised(),
-            **warnings(parameters),
-        }
-        return self._image("image_generation.completed", image, parameters.output_format, last)
-
-    def _image(
-        self, kind: str, image: Preview | ImageFile, output_format: str, more: dict[str, Any]
-    ) -> bytes:
-        fields = {
-            "type": kind,
-            "b64_json": "",
-            "image_index": image.image_index,
-            "created_at": int(time.time()),
-            "size": self._parameters.size,
-            "quality": self._parameters.quality,
-            "background": "opaque",
-            "output_format": output_format,
-            **more,
-        }
-        return _event(kind, with_base64(fields, image.data))
+    async def _encoded(self, event: Event) -> bytes:
+        if isinstance(event, Timings):
+            self._record.timings = event
+        frame = frame_of(event, self._parameters, self._transcript.prompt_tokens)
+        return await offload(len(frame.image or b""), lambda: frame.encode(self._with_progress))
 
     def _failed(self, error: ApiError) -> bytes:
         self._record.fail(error)
-        return _json_event("error", error.body().model_dump())
-
-
-def _progress(event: StepDone, as_event: bool) -> bytes:
-    if not as_event:
-        return _comment(f"progress {event.image_index} {event.step}/{event.num_steps}")
-    fields = {"image_index": event.image_index, "step": event.step, "num_steps": event.num_steps}
-    return _json_event("image_generation.progress", fields)
-
-
-def _json_event(kind: str, fields: dict[str, Any]) -> bytes:
-    return _event(kind, json.dumps({"type": kind, **fields}).encode())
-
-
-def _event(kind: str, data: bytes) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
-
-
-def _comment(text: str) -> bytes:
-    return f": {text}\n".encode()
+        return failed(error.body()).encode()
