@@ -2,6 +2,8 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+# The files of tests are divided between two processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: help demo test test-fast coverage test-cuda test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test
@@ -14,10 +16,10 @@ demo: .venv/installed ## Serve models/demo, send one request, write demo.png
 
 test: check ## Run the checks and all tests except test-cuda and test-deploy (default)
 	tests/install-tools.sh
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: check ## Run the checks and the tests that start no other program
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 coverage: .venv/installed ## Measure the coverage of the tests; ARGS='-m "not slow"' for the fast ones
 	$(BIN)/coverage erase
