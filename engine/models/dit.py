@@ -147,7 +147,8 @@ class DiT(nn.Module):
         self.llm_cond_proj = nn.Linear(config.llm_features_dim, width)
         self.t_embedding = TimeEmbedding(width)
         self.adaln_proj = nn.Linear(width, config.adaln_dim)
-        self.embed_image_indicator = nn.Embedding(2, width)
+        # Not initialised, as in the text encoder.
+        self.embed_image_indicator = nn.Embedding.from_pretrained(torch.empty(2, width))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
         self._before_attention, self._after_attention = Block.before_attention, Block.after_attention

@@ -70,7 +70,9 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not initialised: torch would import its compiler, in a second, to draw random numbers on `meta`.
+        weight = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(weight)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
 
