@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The files of tests are divided between two processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help demo test test-fast coverage test-cuda test-deploy image-test check train-demo clean
+.PHONY: help demo test test-fast coverage test-cuda gpu test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test
 
 help: ## List the targets
@@ -33,9 +33,12 @@ coverage: .venv/installed ## Measure the coverage of the tests; ARGS='-m "not sl
 test-cuda: .venv/installed ## Test the engine and the server on a GPU; needs a CUDA build of torch
 	$(BIN)/python -m pytest tests/cuda
 
+gpu: $(if $(ENV),,.venv/installed) ## Test and measure on a GPU for ten minutes; ARGS="--done gpu.json" continues
+	$(or $(ENV),$(BIN)/python) -m benchmarks.gpu $(ARGS)
+
 test-deploy: .venv/installed ## Test the chart, alerts, dashboard and examples of deploy/; installs their tools
 	tests/deploy/install-tools.sh
-	$(BIN)/mypy --strict -p tests.deploy -m benchmarks.fleet -m benchmarks.sizing
+	$(BIN)/mypy --strict -p tests.deploy
 	$(BIN)/python -m pytest tests/deploy
 
 image-test: export VARIANT ?= cpu

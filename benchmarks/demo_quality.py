@@ -19,12 +19,15 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.report import Report, add_arguments, progress
 from models.training.reading import Reading, read_image, read_name
 from models.training.scenes import LETTERS, SHAPES, Box, random_box, random_colours
 from tests.server.process import ServerProcess, until
 
 CENTRE = 0.1  # tolerance of a box's centre, as a fraction of the side
+LATENCY = {"what": "<36", "seconds": "7.2f"}
 BARS = {"background": 0.97, "colour": 0.97, "shape": 0.93, "letter": 0.80, "centre": 0.90}
+QUALITY = {"what": "<36", "images": "6d", **dict.fromkeys(BARS, "7.1%"), "missed": "<6"}
 
 
 @dataclass(frozen=True)
@@ -160,12 +163,11 @@ def shares(answers: Sequence[Answer]) -> dict[str, float]:
     }
 
 
-def report(title: str, answers: Sequence[Answer]) -> None:
-    """Print one row of the table; `!` marks a missed bar."""
-    cells = [
-        f"{name} {share:6.1%}{' ' if share >= BARS[name] else '!'}" for name, share in shares(answers).items()
-    ]
-    print(f"{title:38} {len(answers):4}  " + "  ".join(cells), flush=True)
+def add_row(report: Report, title: str, answers: Sequence[Answer]) -> None:
+    """Add a row of the table: the share of each property and which of them miss their bar."""
+    right = shares(answers)
+    missed = ", ".join(name for name, share in right.items() if share < BARS[name])
+    report.add("quality", what=title, images=len(answers), **right, missed=missed)
 
 
 def seconds_per_image(painter: Painter, asks: Sequence[Ask]) -> float:
@@ -194,8 +196,8 @@ def contact_sheet(answers: Sequence[Answer], path: Path, columns: int = 16) -> N
     sheet.save(path, optimize=True)
 
 
-def measure(server: ServerProcess, shapes: int, letters: int, boxes: int) -> list[Answer]:
-    """Print the table and return the answers for the contact sheet."""
+def measure(report: Report, server: ServerProcess, shapes: int, letters: int, boxes: int) -> list[Answer]:
+    """Print the tables and return the answers for the contact sheet."""
     turbo = Painter(server, preset="V4_TURBO_12")
     default = Painter(server)
     unguided = Painter(server, guidance_scale=1.0)
@@ -214,13 +216,12 @@ def measure(server: ServerProcess, shapes: int, letters: int, boxes: int) -> lis
     for width, height in ((64, 64), (96, 96), (128, 96)):
         asks = plain_asks("shape", shapes // 4, (width, height))
         rows.append((f"shapes, {width}x{height}, V4_DEFAULT_20", lambda a=asks: default.paint_all(a)))  # type: ignore[misc]
-    for title, paint in rows:
+    for title, paint in progress(rows, "demo model"):
         answers = paint()
-        report(title, answers)
+        add_row(report, title, answers)
         shown += answers if len(shown) < shapes + letters + len(box_asks) else []
-    print(
-        f"V4_TURBO_12 at 128x128, one at a time: {seconds_per_image(turbo, shape_asks[:11]):.2f} s an image"
-    )
+    seconds = seconds_per_image(turbo, shape_asks[:11])
+    report.add("latency", what="V4_TURBO_12, 128x128, one at a time", seconds=seconds)
     return shown
 
 
@@ -231,15 +232,17 @@ def main() -> None:
     parser.add_argument("--letters", type=int, default=130)
     parser.add_argument("--boxes", type=int, default=120)
     parser.add_argument("--sheet", type=Path, default=Path("demo-quality.png"))
+    add_arguments(parser)
     options = parser.parse_args()
+    report = Report("demo-quality", options, quality=QUALITY, latency=LATENCY)
     server = ServerProcess("--model", options.model, "--log-level", "error", module="server")
     until(lambda: server.http.get("/readyz").status_code == 200)
     try:
-        shown = measure(server, options.shapes, options.letters, options.boxes)
+        shown = measure(report, server, options.shapes, options.letters, options.boxes)
     finally:
         server.close()
     contact_sheet(shown, options.sheet)
-    print(f"contact sheet: {options.sheet} (red border: wrong); ! marks a missed bar")
+    print(f"contact sheet: {options.sheet} (red border: wrong)")
 
 
 if __name__ == "__main__":

@@ -5,46 +5,62 @@ request rate under load, and the longest stall of the event loop. Processor time
 load, but the stall does: run this on an idle machine.
 """
 
+import argparse
+import asyncio
 import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 
+from benchmarks.report import Report, add_arguments, progress
+from engine.config.model_config import ModelConfig
+from engine.messages import ImageDone
+from server.generation import image_encoder
+from server.generation.image_encoder import ImageEncoder
+from server.settings.settings import Settings
 from tests.server.process import ServerProcess, small
 from tests.server.soak import Soak
 
+MODEL = "models/demo"
 COUNT = 2000
+REQUESTS = {"what": "<34", "CPU, us": "7.0f", "ratio": "5.1f"}
+SOAK = {"answered": "8d", "left": "4d", "requests/s": "10.0f", "stall, ms": "9.1f", "own work, ms": "12.1f"}
+PNG = {"side": "4d", "seconds": "7.2f", "KiB": "6d", "stall, ms": "9.1f"}
 SOAK_FLAGS = ("--max-backlog-seconds", "86400", "--max-request-seconds", "86400")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.frontend", description=__doc__)
+    add_arguments(parser)
+    report = Report("frontend", parser.parse_args(), requests=REQUESTS, soak=SOAK, png=PNG)
     hello = ServerProcess(module="benchmarks.frontend", SERVE_HELLO="1")
     ours = ServerProcess("--log-level", "warning")
     logging = ServerProcess()
     body = small(num_inference_steps=1, seed=1)
-    baseline = cpu_seconds(hello, lambda: hello.http.post("/", json=body))
-    report("minimal FastAPI, POST of JSON", baseline)
-    report("GET /healthz", cpu_seconds(ours, lambda: ours.http.get("/healthz")), baseline)
-    report("POST /v1/images refused (400)", cpu_seconds(ours, lambda: ours.create(n=0)), baseline)
-    report(
-        "POST /v1/images, 64x64 PNG as JSON",
-        cpu_seconds(ours, lambda: ours.http.post("/v1/images", json=body)),
-        baseline,
-    )
-    report(
-        "the same with request log",
-        cpu_seconds(logging, lambda: logging.http.post("/v1/images", json=body)),
-        baseline,
-    )
+    requests: dict[str, tuple[ServerProcess, Callable[[], object]]] = {
+        "minimal FastAPI, POST of JSON": (hello, lambda: hello.http.post("/", json=body)),
+        "GET /healthz": (ours, lambda: ours.http.get("/healthz")),
+        "POST /v1/images refused (400)": (ours, lambda: ours.create(n=0)),
+        "POST /v1/images, 64x64 PNG as JSON": (ours, lambda: ours.http.post("/v1/images", json=body)),
+        "the same with request log": (logging, lambda: logging.http.post("/v1/images", json=body)),
+    }
+    for what, (server, ask) in progress(requests.items(), "requests"):
+        seconds = cpu_seconds(server, ask)
+        first = next((row["CPU, us"] for row in report.rows("requests")), seconds * 1e6)
+        report.add("requests", **{"what": what, "CPU, us": seconds * 1e6, "ratio": seconds * 1e6 / first})
     for server in (hello, ours, logging):
         server.close()
-    soak()
-    png()
+    report.add("soak", **soak())
+    for size in (1024, 2048):
+        report.add("png", **asyncio.run(png(size)))
 
 
-def soak() -> None:
+def soak() -> dict[str, float]:
+    """The request rate under load and the longest stall of the event loop."""
     server = ServerProcess(*SOAK_FLAGS)
     Soak(server.port, requests=200, concurrency=32, leaving=0.2).run()
     server.http.get("/_fake/stall")
@@ -53,32 +69,25 @@ def soak() -> None:
     run = Soak(server.port, requests=COUNT, concurrency=32, leaving=0.2).run()
     seconds = time.perf_counter() - started
     stall = server.http.get("/_fake/stall").json()
-    print(f"soak: {run.answered} answered, {run.left} left, {COUNT / seconds:.0f} requests/s")
-    wall, own = stall["wall"] * 1000, stall["own"] * 1000
-    print(f"soak: longest stall of the event loop {wall:.1f} ms, longest own work {own:.1f} ms")
     server.close()
+    stalls = {"stall, ms": stall["wall"] * 1000, "own work, ms": stall["own"] * 1000}
+    return {"answered": run.answered, "left": run.left, "requests/s": COUNT / seconds, **stalls}
 
 
-def png() -> None:
-    """Measure the stall that encoding one large image causes, with noise as the worst case."""
-    import asyncio
-
-    from server.generation.image_encoder import ImageEncoder
-
-    async def run(size: int) -> tuple[float, float, int]:
-        encoder, rgb, worst = ImageEncoder(1, 1), os.urandom(size * size * 3), 0.0
-        started = time.perf_counter()
-        task = asyncio.create_task(encoder.encode(rgb, (size, size), "png", 100, {}))
-        while not task.done():
-            before = time.perf_counter()
-            await asyncio.sleep(0.001)
-            worst = max(worst, time.perf_counter() - before - 0.001)
-        return time.perf_counter() - started, worst, len(task.result())
-
-    for size in (1024, 2048):
-        seconds, worst, length = asyncio.run(run(size))
-        stalled = f"loop stalled {worst * 1000:.1f} ms"
-        print(f"png {size}x{size} of noise: {seconds:.2f} s, {length >> 10} KiB, {stalled}")
+async def png(size: int) -> dict[str, float]:
+    """The stall that encoding one large image causes, with noise as the worst case."""
+    settings, worst = Settings.model_validate({"model": MODEL}), 0.0
+    encoder = ImageEncoder(settings, ModelConfig.load(Path(MODEL)))
+    image = ImageDone("png", 0, 0, size, size, os.urandom(size * size * 3))
+    save = partial(image_encoder._save, compress_level=settings.png_compress_level)
+    started = time.perf_counter()
+    task = asyncio.create_task(encoder.run(save, image, "png"))
+    while not task.done():
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        worst = max(worst, time.perf_counter() - before - 0.001)
+    seconds, length = time.perf_counter() - started, len(await task)
+    return {"side": size, "seconds": seconds, "KiB": length >> 10, "stall, ms": worst * 1000}
 
 
 def cpu_seconds(server: ServerProcess, ask: Callable[[], object], count: int = 500) -> float:
@@ -95,11 +104,6 @@ def _cpu(pid: int) -> float:
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def report(name: str, seconds: float, baseline: float | None = None) -> None:
-    beside = f"  ({(seconds - baseline) * 1e6:+.0f} us, x{seconds / baseline:.1f})" if baseline else ""
-    print(f"{name:40} {seconds * 1e6:7.0f} us of processor time{beside}")
 
 
 def serve_hello() -> None:

@@ -21,10 +21,9 @@ import torch
 
 from benchmarks.random_checkpoint import Layout, write_checkpoint
 from engine.checkpoint.loader import Pipeline, load_pipeline
+from engine.config.part_configs import DiTConfig, VAEConfig
 from engine.config.part_folders import PartFolders
-from engine.models.dit import DiTConfig
 from engine.models.resumable import drain
-from engine.models.vae import VAEConfig
 from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState

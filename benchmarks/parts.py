@@ -1,8 +1,8 @@
 """Measure the gain of each optimisation separately: `python -m benchmarks.parts`.
 
-Uses the benchmark model, a prompt of 30 tokens and V4_TURBO_12. For results that the engine computes once,
-the table shows the cost of computing them in every step; for other optimisations, the cost of leaving them
-out. Figures are minima over the runs.
+Uses the benchmark model, a prompt of 30 tokens and V4_TURBO_12. "seconds" is one run of the part without the
+optimisation, and "slower" how much longer an image takes. For results that the engine computes once, that is
+the cost of computing them in every step. Figures are minima over the runs.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.bench_model import write_bench_model
+from benchmarks.report import Report, Row, add_arguments, progress, several
 from benchmarks.variants import TURBO, Ours, prompt
 from engine.environment import set_up_environment
 from engine.kernels.packing import Packing
 from engine.models.resumable import drain
 
 STEPS = TURBO.num_inference_steps
+SLOWDOWN = {"dtype": "<8", "side": "4d", "without": "<42", "seconds": "8.4f", "slower": "+8.1%"}
 
 
 @dataclass
@@ -99,58 +102,60 @@ def apart(run: Callable[..., Any], *job: Any, **environment: str) -> Any:
         return pool.submit(run, *job).result()
 
 
-def print_row(what: str, seconds: float, image: float, without: float) -> None:
-    """Print `seconds` of one run and the slowdown of an image `without` the optimisation."""
-    print(f"{what:58} {seconds * 1000:9.1f} ms {without / image - 1:+8.1%}", flush=True)
-
-
-def measure(path: Path, side: int, dtype: str, runs: int) -> None:
-    """Print all rows for one image size."""
+def measure(path: Path, side: int, dtype: str, runs: int) -> list[Row]:
+    """The rows of one image size: the image, and how much longer it takes without each optimisation."""
     bench = Bench(path, side, dtype)
     step, encode, kept = (least(part, runs) for part in (bench.step, bench.encode, bench.decode))
     image = encode + STEPS * step + kept
-    print(
-        f"{side} px, {dtype}: {image:.2f} s an image: {encode:.2f} encoding, "
-        f"{STEPS} x {step:.3f}, {kept:.2f} decoding"
-    )
-    print_row("prompt not cached", encode, image - encode, image)
-    for what, run in (
-        ("text projected in every step", bench.project_text),
-        ("modulations in every step", bench.modulate),
-        ("rotary tables and packing in every step", bench.lay_out),
+    rows: list[Row] = []
+
+    def add(without: str, seconds: float, slower: float | None) -> None:
+        """`slower`: seconds that an image takes longer."""
+        share = None if slower is None else slower / image
+        rows.append({"dtype": dtype, "side": side, "without": without, "seconds": seconds, "slower": share})
+
+    add("baseline: seconds per image", image, None)
+    add("prompt cache", encode, encode)
+    for without, run in (
+        ("text projected once", bench.project_text),
+        ("modulations computed once per schedule", bench.modulate),
+        ("rotary table and packing computed once", bench.lay_out),
     ):
         seconds = least(run, runs)
-        print_row(what, seconds, image, image + (STEPS - 1) * seconds)
-    with patch("engine.kernels.attention._wants_products", lambda *_: False):
-        fused = least(bench.step, runs)
-    print_row("the fused attention kernel (a step)", fused, image, image + STEPS * (fused - step))
+        add(without, seconds, (STEPS - 1) * seconds)
     with patch("engine.runner.model_runner.wants_prepacked_weights", lambda _: False):
         plain = least(Bench(path, side, dtype).step, runs)
-    print_row("weights not prepacked (a step)", plain, image, image + STEPS * (plain - step))
+    add("weights in oneDNN's layout", plain, STEPS * (plain - step))
+    with patch("engine.kernels.attention._wants_products", lambda *_: False):
+        fused = least(bench.step, runs)
+    add("attention as matrix products", fused, STEPS * (fused - step))
     alike = apart(stepping, path, side, dtype, runs, MKL_NUM_STRIPES="0")
-    print_row("MKL_NUM_STRIPES=0 (a step)", alike, image, image + STEPS * (alike - step))
+    add("`MKL_NUM_STRIPES`", alike, STEPS * (alike - step))
     given_back = apart(decoding, path, side, dtype, runs)
-    print_row("freed memory returned to the system (decoding)", given_back, image, image + given_back - kept)
+    add("freed memory retained", given_back, given_back - kept)
     bench.runner.pipeline.vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     contiguous = least(bench.decode, runs)
-    print_row("VAE weights not channels-last (decoding)", contiguous, image, image + contiguous - kept)
+    add("channels-last VAE", contiguous, contiguous - kept)
     compiled = least(Bench(path, side, dtype, compiled=True).step, runs)
-    print_row("blocks not compiled (--compile, a step)", step, image - STEPS * (step - compiled), image)
+    add("compiled blocks (off by default on CPUs)", compiled, STEPS * (step - compiled))
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parts", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels a side")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--sizes", type=several(int), default=[256, 512], help="pixels a side")
+    parser.add_argument("--dtypes", type=several(str), default=["float32"], help="of float32, bfloat16")
     parser.add_argument("--runs", type=int, default=3)
+    add_arguments(parser)
     options = parser.parse_args()
     set_up_environment()
+    report = Report("parts", options, slowdown=SLOWDOWN)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench-model"
         write_bench_model(path)
-        print(f"{'without the optimisation':58} {'takes':>12} {'image':>8}", flush=True)
-        for side in options.sizes:
-            apart(measure, path, side, options.dtype, options.runs)
+        for dtype, side in progress(list(product(options.dtypes, options.sizes)), "parts"):
+            for row in apart(measure, path, side, dtype, options.runs):
+                report.add("slowdown", **row)
 
 
 if __name__ == "__main__":

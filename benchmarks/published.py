@@ -1,13 +1,14 @@
-"""Compare this engine with diffusers on one GPU at the published sizes: `python -m benchmarks.published`.
+"""Measure one variant at the published sizes on a GPU: `python -m benchmarks.published --variant VARIANT`.
 
 Creates random bfloat16 weights on the device: two transformers of 9.3 billion parameters, a text model of 8
-billion and the VAE, 54 GB in all. The variants run one after the other in separate processes, so that the
-engine's torch settings do not affect diffusers. Of the 12 steps of V4_TURBO_12, `--steps` are run; the
-others count as the median of those after the first. The first image of each size is a warm-up.
+billion and the VAE, 54 GB in all. Each variant needs a process of its own, so that the engine's torch
+settings do not affect diffusers: `make gpu` runs them all. Of the 12 steps of V4_TURBO_12, `--steps` are run;
+the others count as the median of those after the first. The first image of each size is a warm-up.
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -16,43 +17,65 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from benchmarks import bench_model
 from benchmarks.load import TEXT
-from benchmarks.parts import apart
+from benchmarks.report import ROOT, Report, add_arguments, progress, several
 from benchmarks.variants import Job, Ours, Theirs, Variant, image_seconds, load_tokenizer, prompt
-from benchmarks.versus import several
 from engine.checkpoint.loader import LatentNorm, Pipeline
-from engine.config.part_configs import TextConfig, TextEncoderConfig
-from engine.models.dit import DiT, DiTConfig
+from engine.config.part_configs import DiTConfig, TextEncoderConfig, VAEConfig
+from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
-from engine.models.vae import VAE, VAEConfig
+from engine.models.vae import VAE
 from engine.runner.device import choose_device
-from tests.engine.checkpoints import VISION_CONFIG, train_tokenizer
 
 GB = 1e9
 BATCHES = (1, 2, 4, 8)
+VARIANTS = ("ours", "ours, compiled", "ours, graphs", "diffusers", "diffusers, compiled")
+IMAGES = {"variant": "<19", "side": "4d", "tokens": "6d", "seconds": "8.3f", "step, ms": "8.1f"}
+IMAGES |= {"once, ms": "8.1f", "GB": "5.1f"}
+BATCH = {"variant": "<19", "side": "4d", "tokens": "6d", "batch": "5d", "step, ms": "8.1f", "steps/s": "8.2f"}
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@dataclass(frozen=True)
 class Sizes:
-    """Builds the models of both sides on the device, at published or benchmark model sizes."""
+    """Configurations of the text encoder, the transformers and the VAE; {}: the published one."""
 
-    def __init__(self, device: torch.device, bench: bool) -> None:
-        self.device = device
-        self.text = bench_model.TEXT if bench else TEXT
-        self.dit: dict[str, Any] = bench_model.DIT if bench else {}
-        self.vae: dict[str, Any] = bench_model.VAE if bench else {}
+    text: dict[str, Any] = field(default_factory=lambda: TEXT)
+    dit: dict[str, Any] = field(default_factory=dict)
+    vae: dict[str, Any] = field(default_factory=dict)
+
+
+SIZES = {
+    "published": Sizes(),
+    "bench": Sizes(bench_model.TEXT, bench_model.DIT, bench_model.VAE),
+    "small": Sizes(
+        bench_model.TEXT | {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2},
+        {"num_layers": 2, "num_attention_heads": 1, "intermediate_size": 64, "llm_features_dim": 13 * 64},
+        {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds the models of both sides with random weights on a device."""
+
+    sizes: Sizes
+    device: torch.device
 
     def ours(self) -> Pipeline:
-        config = VAEConfig(**self.vae)
+        config = VAEConfig(**self.sizes.vae)
         vae = self._make(lambda: VAE(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         channels = 4 * config.latent_channels
+        text = TypeAdapter(TextEncoderConfig).validate_python({"text_config": self.sizes.text})
         return Pipeline(
-            text_encoder=self._make(lambda: TextEncoder(TextEncoderConfig(TextConfig(**self.text)))),
-            conditional=self._make(lambda: DiT(DiTConfig(**self.dit))),
-            unconditional=self._make(lambda: DiT(DiTConfig(**self.dit))),
+            text_encoder=self._make(lambda: TextEncoder(text)),
+            conditional=self._make(lambda: DiT(DiTConfig(**self.sizes.dit))),
+            unconditional=self._make(lambda: DiT(DiTConfig(**self.sizes.dit))),
             vae=vae,
             latent_norm=LatentNorm(*(torch.ones(channels, device=self.device) for _ in range(2))),
         )
@@ -66,15 +89,17 @@ class Sizes:
         )
         from transformers import Qwen3VLConfig, Qwen3VLModel
 
-        vision = VISION_CONFIG | {"out_hidden_size": self.text["hidden_size"]}
-        text = Qwen3VLConfig(text_config=self.text, vision_config=vision)
+        from tests.engine.checkpoints import VISION_CONFIG, train_tokenizer
+
+        vision = VISION_CONFIG | {"out_hidden_size": self.sizes.text["hidden_size"]}
+        text = Qwen3VLConfig(text_config=self.sizes.text, vision_config=vision)
         return Ideogram4Pipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(),
-            vae=self._make(lambda: AutoencoderKLFlux2(**self.vae)),
+            vae=self._make(lambda: AutoencoderKLFlux2(**self.sizes.vae)),
             text_encoder=self._make(lambda: Qwen3VLModel(text)),
             tokenizer=train_tokenizer(),
-            transformer=self._make(lambda: Ideogram4Transformer2DModel(**self.dit)),
-            unconditional_transformer=self._make(lambda: Ideogram4Transformer2DModel(**self.dit)),
+            transformer=self._make(lambda: Ideogram4Transformer2DModel(**self.sizes.dit)),
+            unconditional_transformer=self._make(lambda: Ideogram4Transformer2DModel(**self.sizes.dit)),
         )
 
     def _make(self, build: Callable[[], Module]) -> Module:
@@ -87,100 +112,90 @@ class Sizes:
             torch.set_default_dtype(torch.float32)
 
 
-def build(name: str, sizes: Sizes) -> Variant:
-    """The variant `name` with its model."""
+def weight_bytes(variant: str, sizes: Sizes) -> int:
+    """Bytes of the weights of a variant, whose modules are built on `meta`."""
+    builder = Builder(sizes, torch.device("meta"))
+    if variant.startswith("ours"):
+        made = builder.ours()
+        parts: list[Any] = [made.text_encoder, made.conditional, made.unconditional, made.vae]
+    else:
+        parts = [part for part in builder.theirs().components.values() if isinstance(part, nn.Module)]
+    return sum(parameter.nbytes for part in parts for parameter in part.parameters())
+
+
+def build(variant: str, sizes: Sizes, device: torch.device) -> Variant:
+    """The variant with its model on the device."""
+    builder, compiled = Builder(sizes, device), variant.endswith(("compiled", "graphs"))
+    if variant.startswith("ours"):  # needs neither diffusers nor transformers
+        tokenizer = load_tokenizer(ROOT / "models" / "demo")
+        recorded = variant.endswith("graphs") and device.type == "cuda"
+        return Ours(builder.ours(), tokenizer, compiled, recorded)
+    pipeline = builder.theirs()
     with TemporaryDirectory() as folder:
-        train_tokenizer().save_pretrained(f"{folder}/tokenizer")
-        tokenizer = load_tokenizer(Path(folder))
-    compiled = name.endswith(("compiled", "graphs"))
-    if name.startswith("ours"):
-        return Ours(sizes.ours(), tokenizer, compiled, recorded=name.endswith("graphs"))
-    return Theirs(sizes.theirs(), tokenizer, compiled, defaults=name.endswith("defaults"))
+        pipeline.tokenizer.save_pretrained(f"{folder}/tokenizer")
+        return Theirs(pipeline, load_tokenizer(Path(folder)), compiled)
 
 
-@torch.inference_mode()
-def measure(name: str, jobs: list[Job], options: argparse.Namespace) -> dict[Job, float]:
-    """Print the rows of one variant and return the seconds per image."""
-    variant = build(name, Sizes(choose_device(None), options.bench))
-    seconds = compare(name, variant, jobs, options.rounds)
-    if name == "ours, compiled":
-        print(f"{'side':>5} {'batch':>6} {'step, ms':>9} {'steps/s':>9}")
-        for side in options.batch_sizes:
-            batch(variant, side, options.steps)  # type: ignore[arg-type]
-    return seconds
+def image(report: Report, name: str, variant: Variant, job: Job, rounds: int) -> None:
+    """Add the row of one job."""
+    variant.run(Job(job.side, job.tokens, 2))
+    runs = [variant.run(job) for _ in range(rounds)]
+    step = median(seconds for run in runs for seconds in run.steps)
+    times = {"seconds": image_seconds(runs), "step, ms": step * 1000}
+    times["once, ms"] = (median(run.once for run in runs) - step) * 1000
+    report.add("images", variant=name, side=job.side, tokens=job.tokens, **times, GB=peak_memory())
 
 
-def compare(name: str, variant: Variant, jobs: list[Job], rounds: int) -> dict[Job, float]:
-    """Print a row for each job and return the seconds per image."""
-    seconds = {}
-    for job in jobs:
-        variant.run(Job(job.side, job.tokens, 2))
-        runs = [variant.run(job) for _ in range(rounds)]
-        step = median(seconds for run in runs for seconds in run.steps)
-        once = median(run.once for run in runs) - step
-        seconds[job] = image_seconds(runs)
-        print(
-            f"{name:20} {job.side:5} {job.tokens:6} {seconds[job]:9.3f} {step * 1000:9.1f}"
-            f" {once * 1000:9.1f} {memory():7.1f}",
-            flush=True,
-        )
-    return seconds
-
-
-def print_ratios(seconds: dict[str, dict[Job, float]], jobs: list[Job]) -> None:
-    """Print how many times slower the faster of plain and compiled diffusers is than each engine variant."""
-    theirs = [seconds[name] for name in ("diffusers", "diffusers, compiled") if name in seconds]
-    for name, ours in seconds.items():
-        if name.startswith("ours") and theirs:
-            ratios = ", ".join(
-                f"{job.side} px {min(each[job] for each in theirs) / ours[job]:.2f}" for job in jobs
-            )
-            print(f"diffusers at its best against {name}: {ratios}")
-
-
-def batch(ours: Ours, side: int, steps: int) -> None:
-    """Print step times of several batch sizes."""
-    text = prompt(ours.tokenizer, 100)
-    for size in BATCHES:
-        samples = [ours.start(side, text, seed) for seed in range(size)]
+def batch(report: Report, name: str, ours: Ours, side: int, tokens: int, size: int, steps: int) -> None:
+    """Add the row of one batch of images of one side."""
+    text = prompt(ours.tokenizer, tokens)
+    samples = [ours.start(side, text, seed) for seed in range(size)]
+    ours.step(samples)
+    ours.step(samples)
+    taken = []
+    for _ in range(steps):
+        started = perf_counter()
         ours.step(samples)
-        ours.step(samples)
-        taken = []
-        for _ in range(steps):
-            started = perf_counter()
-            ours.step(samples)
-            taken.append(perf_counter() - started)
-        print(f"{side:5} {size:6} {median(taken) * 1000:9.1f} {size / median(taken):9.2f}", flush=True)
+        taken.append(perf_counter() - started)
+    step = median(taken)
+    cells = {"batch": size, "step, ms": step * 1000, "steps/s": size / step}
+    report.add("batches", variant=name, side=side, tokens=tokens, **cells)
 
 
-def memory() -> float:
-    """Peak device memory in GB since the last call; 0 without CUDA."""
+def peak_memory() -> float | None:
+    """Peak device memory in GB since the last call; None without CUDA."""
     if not torch.cuda.is_available():
-        return 0.0
+        return None
     peak = torch.cuda.max_memory_allocated() / GB
     torch.cuda.reset_peak_memory_stats()
     return peak
 
 
-def main() -> None:
-    names = ["ours", "ours, compiled", "diffusers", "diffusers, compiled"]
-    names += ["ours, graphs"] if torch.cuda.is_available() else []
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
-    parser.add_argument("--sizes", type=several(int), default=[256, 512, 1024, 2048], help="pixels a side")
-    parser.add_argument("--tokens", type=several(int), default=[100], help="prompt tokens")
-    parser.add_argument("--variants", type=lambda text: text.split(";"), default=names)
-    parser.add_argument("--batch-sizes", type=several(int), default=[256, 512], help="batches: pixels a side")
-    parser.add_argument("--steps", type=int, default=6, help="steps to run of the 12, at least 2")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--bench", action="store_true", help="use benchmark model sizes, for a CPU")
-    options = parser.parse_args()
-    device = choose_device(None)
-    print(torch.cuda.get_device_name() if device.type == "cuda" else "cpu", torch.__version__)
-    print(f"{'':20} {'side':>5} {'tokens':>6} {'image, s':>9} {'step, ms':>9} {'once, ms':>9} {'GB':>7}")
-    jobs = [Job(*job, options.steps) for job in product(options.sizes, options.tokens)]
-    seconds = {name: apart(measure, name, jobs, options) for name in options.variants}
-    print_ratios(seconds, jobs)
+@torch.inference_mode()
+def measure(options: argparse.Namespace) -> None:
+    """Print a row for each job and batch."""
+    report = Report("published", options, images=IMAGES, batches=BATCH)
+    variant = build(options.variant, SIZES[options.model_size], choose_device(None))
+    for side, tokens in progress(list(product(options.sizes, options.tokens)), options.variant):
+        image(report, options.variant, variant, Job(side, tokens, options.steps), options.rounds)
+    sizes = list(product(options.batch_sizes, options.tokens, BATCHES))
+    for side, tokens, size in progress(sizes, f"{options.variant}, batches"):
+        assert isinstance(variant, Ours), "batches are measured of the engine only"
+        batch(report, options.variant, variant, side, tokens, size, options.steps)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__)
+    made.add_argument("--variant", choices=VARIANTS, default="ours, compiled")
+    made.add_argument("--sizes", type=several(int), default=[256, 512, 1024, 2048], help="pixels a side")
+    made.add_argument("--tokens", type=several(int), default=[100], help="prompt tokens")
+    made.add_argument("--batch-sizes", type=several(int), default=[], help="batches: pixels a side")
+    made.add_argument("--steps", type=int, default=6, help="steps to run of the 12, at least 2")
+    made.add_argument("--rounds", type=int, default=2)
+    made.add_argument("--model-size", choices=SIZES, default="published", help="bench, small: for a CPU")
+    add_arguments(made)
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    measure(parser().parse_args())

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoint.layouts import DIT_SOURCES, expected_tensors, same_names
-from engine.config.part_configs import TextConfig, TextEncoderConfig
-from engine.models.dit import DiT, DiTConfig
+from engine.config.part_configs import DiTConfig, TextConfig, TextEncoderConfig, VAEConfig
+from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
-from engine.models.vae import VAE, VAEConfig
+from engine.models.vae import VAE
 
 Layout = Literal["bf16", "fp8", "nf4"]
 POOL = 1 << 20  # number of random values, which each tensor repeats

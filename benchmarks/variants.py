@@ -106,6 +106,11 @@ class Ours:
             load_pipeline(PartFolders.of(path), CPU, choose_dtype(CPU, dtype)), load_tokenizer(path), compiled
         )
 
+    @property
+    def picked(self) -> dict[str, Any]:
+        """The kernels that the runner picked for this machine, by operation."""
+        return dict(getattr(self.runner, "picked", {}))
+
     def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
         """A sample before its first step; encodes the prompt if it is not cached."""
         ids = self.tokenizer.encode(text)
@@ -148,6 +153,7 @@ class Theirs:
     def load(cls, path: Path, dtype: str, compiled: bool = False, defaults: bool = False) -> "Theirs":
         from diffusers import Ideogram4Pipeline
 
+        silence()
         pipeline = Ideogram4Pipeline.from_pretrained(path, dtype=getattr(torch, dtype))
         return cls(pipeline, load_tokenizer(path), compiled, defaults)
 
@@ -175,6 +181,16 @@ class Theirs:
             output_type="np",
         ).images[0]
         return watch.image_done(np.asarray((image * 255).round(), np.uint8))
+
+
+def silence() -> None:
+    """Turn off the progress bars and warnings of diffusers and transformers."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 VARIANTS: dict[str, Callable[[Path, str], Variant]] = {

@@ -1,45 +1,77 @@
 """Compare this engine with diffusers' pipeline on a CPU: `python -m benchmarks.versus`.
 
 Both load one random checkpoint of the benchmark model (two transformers of 97M parameters, a text model of
-36 layers, a scaled-down VAE of the published shape) and run V4_TURBO_12. Each variant has its own process.
-The variants take turns after each step, so that other load affects all equally. diffusers runs with its
-defaults (prompts padded to 2048 tokens, progress bar) and with its best options: no padding, no progress
-bar, and the faster of plain and compiled blocks.
+36 layers, a scaled-down VAE of the published shape), with heads of 256 as published and with heads of 64, and
+run V4_TURBO_12. Each variant has its own process. The variants take turns after each step, so that other load
+affects all equally. diffusers runs with its best options: prompts not padded, no progress bar, and the faster
+of plain and compiled blocks; the variant "diffusers, defaults" pads to 2048 tokens and shows its bar.
 
-Of the 12 steps, `--steps` are run; the others count as the median of those after the first, over all
-rounds. The images are compared after the steps that ran, to check that both sides do the same work.
+Of the 12 steps, `--steps` are run; the others count as the median of those after the first, over all rounds.
+The images are compared after the steps that ran, to check that both sides do the same work. "products" is the
+time of the matrix products and the attention of 12 steps alone, and "limit" the ratio at which an engine that
+does nothing else would arrive.
+
+With `--json FILE`, rows that the file holds already are not measured again.
 """
 
 import argparse
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable
+import time
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 
-from benchmarks import versus_http
-from benchmarks.bench_model import DIT, write_bench_model
-from benchmarks.variants import VARIANTS, Job, Run, image_seconds
+from benchmarks.bench_model import DITS, write_bench_model
+from benchmarks.products import Products, flops, gflops_per_second
+from benchmarks.report import Report, Row, add_arguments, progress, several, verdict
+from benchmarks.variants import VARIANTS, Job, Ours, Run, image_seconds
+from benchmarks.versus_plot import plot
 from engine.environment import set_up_environment
 
-# Minimum speedup over diffusers at its best, by dtype and side in pixels; 1 for other jobs.
-BARS = {("float32", 256): 1.15, ("float32", 512): 1.15, ("bfloat16", 256): 1.3, ("bfloat16", 512): 1.4}
-DEFAULTS_BAR = 3.0
+# Minimum and median ratio to diffusers at its best, by dtype.
+BARS = {"float32": (1.15, 1.15), "bfloat16": (1.25, 1.5)}
+OURS = ("ours", "ours, compiled")
+BEST = ("diffusers", "diffusers, compiled")
+PRODUCTS = "products"
+DEFAULTS = (*OURS, *BEST)
+KEY = {"model": "<9", "dtype": "<8", "side": "4d", "tokens": "6d"}
+RATIOS = {
+    "GFLOP/s": "7.0f",
+    "ratio": "5.2f",
+    "bar": "4.2f",
+    "verdict": "<6",
+    "limit": "5.2f",
+    "difference": "10.4f",
+}
+SUMMARY = {
+    "dtype": "<8",
+    "rows": "4d",
+    "minimum": "7.2f",
+    "bar": "4.2f",
+    "median": "6.2f",
+    "median bar": "10.2f",
+    "verdict": "<6",
+    "time grows": "10.1f",
+    "FLOPs grow": "10.1f",
+}
 
 
 def serve(connection: Connection, name: str, path: Path, dtype: str) -> None:
-    """Receive jobs and send runs, after two small images that trigger compilation."""
-    variant = VARIANTS[name](path, dtype)
+    """Send the kernels that were picked, then receive jobs and send runs.
+
+    Starts with two small images, which trigger compilation.
+    """
+    variant = (VARIANTS | {PRODUCTS: Products.load})[name](path, dtype)
     for warm_up in (Job(64, 30, 2), Job(96, 60, 2)):
         variant.run(warm_up)
-    connection.send(None)
+    connection.send(variant.picked if isinstance(variant, Ours) else {})
 
     def pause() -> None:
         connection.send(None)
@@ -50,42 +82,48 @@ def serve(connection: Connection, name: str, path: Path, dtype: str) -> None:
 
 
 class Turns:
-    """The processes of all variants for one dtype."""
+    """The processes of all variants for one checkpoint and dtype; `picked`: the engine's kernels."""
 
     def __init__(self, path: Path, dtype: str, names: list[str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipes: dict[str, Connection] = {}
-        for name in names:
+        self.picked: Row = {}
+        self._processes = []
+        for name in progress(names, f"{dtype}: loading"):
             here, there = context.Pipe()
             process = context.Process(target=serve, args=(there, name, path, dtype), daemon=True)
             with patch.dict(os.environ):
-                if name.startswith("ours"):
+                if not name.startswith("diffusers"):
                     set_up_environment()
                 process.start()
-            here.recv()
+            there.close()  # so that the death of the process ends `recv`
+            self.picked |= here.recv()
             self.pipes[name] = here
+            self._processes.append(process)
 
-    def run(self, job: Job, rounds: int) -> dict[str, list[Run]]:
-        """Make one image per variant and round; the variants take turns after each step."""
+    def run(self, job: Job, row_seconds: float) -> dict[str, list[Run]]:
+        """Make one image per variant and round, until `row_seconds` have passed."""
         runs: dict[str, list[Run]] = {name: [] for name in self.pipes}
-        for _ in range(rounds):
-            for go in (job, *range(job.steps)):
-                replies = {}
-                for name, pipe in self.pipes.items():
-                    pipe.send(go)
-                    replies[name] = pipe.recv()
-            for name, run in replies.items():
+        started = time.monotonic()
+        while not any(runs.values()) or time.monotonic() < started + row_seconds:
+            for name, run in self._round(job).items():
                 runs[name].append(run)
         return runs
+
+    def _round(self, job: Job) -> dict[str, Run]:
+        """One image per variant; the variants take turns after each step."""
+        replies = {}
+        for go in (job, *range(job.steps)):
+            for name, pipe in self.pipes.items():
+                pipe.send(go)
+                replies[name] = pipe.recv()
+        return replies
 
     def close(self) -> None:
         for pipe in self.pipes.values():
             pipe.send(None)
-
-
-def best(runs: dict[str, list[Run]], *names: str) -> float:
-    """Seconds per image of the fastest of these variants."""
-    return min(image_seconds(runs[name]) for name in names if name in runs)
+        for process in self._processes:
+            process.join()
 
 
 def difference(a: Run, b: Run) -> float:
@@ -93,88 +131,106 @@ def difference(a: Run, b: Run) -> float:
     return float(np.abs(a.pixels.astype(int) - b.pixels).mean())
 
 
-def mark(ratio: float, bar: float) -> str:
-    return f"{ratio:5.2f}{' ' if ratio >= bar else '!'}"
+def row(dit: dict[str, Any], dtype: str, job: Job, runs: dict[str, list[Run]]) -> Row:
+    """The measured cells of a row."""
+    seconds = {name: image_seconds(taken) for name, taken in runs.items()}
+    ours, theirs = (min((seconds[n] for n in names if n in seconds), default=None) for names in (OURS, BEST))
+    cells: Row = {"steps": job.steps, **seconds}
+    if PRODUCTS in seconds:
+        cells["GFLOP/s"] = gflops_per_second(dit, job, seconds[PRODUCTS])
+    if ours and theirs:
+        bar = BARS[dtype][0]
+        limit = theirs / seconds[PRODUCTS] if PRODUCTS in seconds else None
+        cells |= {"ratio": theirs / ours, "bar": bar, "verdict": verdict(theirs / ours, bar), "limit": limit}
+        sides = [next(runs[name][-1] for name in names if name in runs) for names in (OURS, BEST)]
+        cells["difference"] = difference(*sides)
+    return cells
 
 
-def report(dtype: str, job: Job, runs: dict[str, list[Run]]) -> float:
-    """Print one row, in which `!` marks a missed bar, and return this engine's seconds."""
-    ours = best(runs, "ours", "ours, compiled")
-    theirs = best(runs, "diffusers", "diffusers, compiled")
-    bar = BARS.get((dtype, job.side), 1.0)
-    cells = [f"{dtype:9} {job.side:5} {job.tokens:6}"]
-    cells += [f"{best(runs, name):9.2f}" if name in runs else " " * 9 for name in VARIANTS]
-    cells.append(f"{mark(theirs / ours, bar)} (bar {bar:4.2f})")
-    if "diffusers, defaults" in runs:
-        cells.append(
-            f"{mark(best(runs, 'diffusers, defaults') / ours, DEFAULTS_BAR)} (bar {DEFAULTS_BAR:4.2f})"
-        )
-    apart = difference(runs[next(iter(runs))][-1], runs["diffusers"][-1])
-    print("  ".join(cells), f" {apart:7.4f}", flush=True)
-    return ours
+def missing(report: Report, options: argparse.Namespace, model: str, dtype: str) -> list[Job]:
+    """The jobs that the report has no row of."""
+    jobs = [Job(side, tokens, options.steps) for side, tokens in product(options.sizes, options.tokens)]
+    return [job for job in jobs if not report.rows("images", model=model, dtype=dtype, **vars(job))]
 
 
-HEADER = (
-    f"{'dtype':9} {'side':>5} {'tokens':>6}  "
-    + "  ".join(f"{name.replace('diffusers', 'd.').replace('compiled', 'comp.'):>9}" for name in VARIANTS)
-    + "  against best       against defaults   difference of 255"
-)
+def measure(report: Report, jobs: list[Job], options: argparse.Namespace, model: str, dtype: str) -> None:
+    """Add the rows of these jobs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / model
+        write_bench_model(path, DITS[model])
+        turns = Turns(path, dtype, [*options.variants, PRODUCTS])
+    report.content.setdefault("kernels", {})[f"{model} {dtype}"] = turns.picked
+    for job in progress(jobs, f"{model}, {dtype}"):
+        cells = row(DITS[model], dtype, job, turns.run(job, options.row_seconds))
+        report.add("images", model=model, dtype=dtype, side=job.side, tokens=job.tokens, **cells)
+    turns.close()
 
 
-def compare(path: Path, options: argparse.Namespace) -> None:
-    """Print the table of single images."""
-    print(f"seconds an image, V4_TURBO_12, {torch.get_num_threads()} threads, {options.steps} steps run")
-    print(HEADER, flush=True)
+def summarize(report: Report, dtype: str) -> None:
+    """Add the smallest and the median ratio, and how time and work grow from the smallest to the largest."""
+    rows = [row for row in report.rows("images", dtype=dtype) if "ratio" in row]
+    if not rows:
+        return
+    ratios = [row["ratio"] for row in rows]
+    low, middle = min(ratios), median(ratios)
+    low_bar, middle_bar = BARS[dtype]
+    missed = low < low_bar or middle < middle_bar
+    cells = {"minimum": low, "bar": low_bar, "median": middle, "median bar": middle_bar}
+    verdict = {"verdict": "MISSED" if missed else "ok"}
+    report.add("summary", dtype=dtype, rows=len(rows), **cells, **verdict, **growth(rows))
+
+
+def growth(rows: list[Row]) -> Row:
+    """How many times longer the largest job takes than the smallest, and how many times more FLOPs it has."""
+
+    def work(row: Row) -> int:
+        return flops(DITS[row["model"]], Job(row["side"], row["tokens"], row["steps"]))
+
+    small, large = min(rows, key=work), max(rows, key=work)
+    taken = [min(row[name] for name in OURS if name in row) for row in (small, large)]
+    return {"time grows": taken[1] / taken[0], "FLOPs grow": work(large) / work(small)}
+
+
+def run(options: argparse.Namespace) -> Report:
+    """Measure all rows that are missing, and add the summary."""
+    seconds = dict.fromkeys((*options.variants, PRODUCTS), "8.2f")
+    report = Report("versus", options, resume=True, images=KEY | seconds | RATIOS, summary=SUMMARY)
+    for model, dtype in product(options.models, options.dtypes):
+        if jobs := missing(report, options, model, dtype):
+            measure(report, jobs, options, model, dtype)
+    report.content["tables"]["summary"] = []
     for dtype in options.dtypes:
-        turns = Turns(path, dtype, options.variants)
-        seconds = {}
-        for side, tokens in product(options.sizes, options.tokens):
-            job = Job(side, tokens, options.steps)
-            seconds[job] = report(dtype, job, turns.run(job, options.rounds))
-        turns.close()
-        print_growth(seconds)
+        summarize(report, dtype)
+    return report
 
 
-def print_growth(seconds: dict[Job, float]) -> None:
-    """Print how much time and work grow from the smallest to the largest job."""
-    small, large = min(seconds, key=flops), max(seconds, key=flops)
-    time_grew, work_grew = seconds[large] / seconds[small], flops(large) / flops(small)
-    sizes = f"{small.side} px, {small.tokens} tokens, to {large.side} px, {large.tokens} tokens"
-    print(f"from {sizes}: time x{time_grew:.1f}, FLOPs of the transformers x{work_grew:.1f}", flush=True)
-
-
-def flops(job: Job) -> float:
-    """FLOPs of both transformers in one step: matrix products and attention."""
-    width = DIT["attention_head_dim"] * DIT["num_attention_heads"]
-    image = (job.side // 16) ** 2
-    total = 0.0
-    for tokens in (image, image + job.tokens):
-        products = 2 * tokens * (4 * width**2 + 3 * width * DIT["intermediate_size"])
-        total += DIT["num_layers"] * (products + 4 * tokens**2 * width)
-    return total
-
-
-def several(choices: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    return lambda text: [choices(part) for part in text.split(",")]
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.versus",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--models", type=several(str), default=list(DITS), help=f"of {', '.join(DITS)}")
+    made.add_argument("--dtypes", type=several(str), default=list(BARS), help="of float32, bfloat16")
+    made.add_argument("--sizes", type=several(int), default=[256, 512], help="pixels a side")
+    made.add_argument("--tokens", type=several(int), default=[30, 300, 1500], help="prompt tokens")
+    made.add_argument(
+        "--variants", type=lambda text: text.split(";"), default=list(DEFAULTS), help="; between them"
+    )
+    made.add_argument("--steps", type=int, default=3, help="steps to run of the 12, at least 2")
+    made.add_argument(
+        "--row-seconds", type=float, default=20, help="repeat short rows for this long (default 20)"
+    )
+    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios of all rows")
+    add_arguments(made)
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.versus", description=__doc__)
-    parser.add_argument("--sizes", type=several(int), default=[256, 512, 1024], help="pixels a side")
-    parser.add_argument("--tokens", type=several(int), default=[30, 300, 1500], help="prompt tokens")
-    parser.add_argument("--dtypes", type=several(str), default=["float32", "bfloat16"])
-    parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, default=12, help="steps to run of the 12, at least 2")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--no-http", action="store_true", help="skip the concurrent requests")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bench-model"
-        write_bench_model(path)
-        compare(path, options)
-        if not options.no_http:
-            for dtype in options.dtypes:
-                versus_http.compare(path, dtype, options.steps, options.rounds)
+    options = parser().parse_args()
+    report = run(options)
+    if options.plot:
+        plot(report.content, options.plot)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 # Packages that start a program or load the reference implementation.
 SLOW = {"diffusers", "playwright", "schemathesis", "subprocess", "transformers"}
 # Packages whose functions and classes are followed.
-FOLLOWED = {"models", "tests"}
+FOLLOWED = {"benchmarks", "models", "tests"}
 
 
 def is_slow(test: pytest.Function) -> bool:
