@@ -74,3 +74,12 @@ class CostModel:
         """The number of tokens of a batch at which the fixed cost is a twentieth of a step's cost."""
         per_token = self.pass_.per_unit + self.pass_.per_square * image_tokens
         return 19 * self.pass_.base / per_token if per_token > 0 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpeed:
+    """What work costs on a device. `is_proven` is False if the device has done no work lately that would have
+    corrected its cost model."""
+
+    cost: CostModel
+    is_proven: bool

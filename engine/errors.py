@@ -26,6 +26,10 @@ class WorkerCrashedError(EngineError):
     """The worker died twice while it ran only this request."""
 
 
+class VersionMismatchError(EngineError):
+    """The worker runs another version of the server, which cannot read the request."""
+
+
 class EngineDeadError(EngineError):
     """The engine cannot serve any more. The process should exit with `exit_code`."""
 

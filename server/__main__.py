@@ -1,18 +1,18 @@
 """`python -m server`: reads the settings and serves a checkpoint."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from engine.client.engine_client import EngineClient
+from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.errors import CheckpointError
 from server.app import create_app, run
 from server.hub.sources import ModelSources
+from server.queue.roles import queue_access, queue_engine
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
 from server.transport.server import listen
@@ -28,39 +28,24 @@ def main(argv: list[str]) -> int:
     """Return the exit code."""
     settings = read_settings(argv)
     try:
-        with queue_access(settings):
-            return _serve(settings)
+        with queue_access(settings) as access:
+            return _serve(settings, access)
     except (CheckpointError, ConfigError) as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return UNUSABLE
 
 
-@contextlib.contextmanager
-def queue_access(settings: Settings) -> Iterator["Access | None"]:
-    """None without a queue. Raises ConfigError if its servers cannot be used."""
-    if settings.queue is None:
-        yield None
-        return
-    try:
-        from server.queue import access, broker
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--queue needs the extra queue: {error.name} is not installed") from None
-    with access.opened(settings) as opened:
-        broker.check_access(opened)
-        yield opened
-
-
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, access: "Access | None") -> int:
     sources = ModelSources.parse(settings.model, settings.transformer)
     sockets = listen(settings)
     if not sources.need_download:
-        return run(_app(settings, sources), sockets)
+        return run(_app(settings, access, sources), sockets)
     with answering_probes(settings, sockets):
-        app = _app(settings, sources)
+        app = _app(settings, access, sources)
     return run(app, sockets)
 
 
-def _app(settings: Settings, sources: ModelSources) -> FastAPI:
+def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> FastAPI:
     options = EngineOptions(
         devices=settings.device_list,
         uncond_device=settings.uncond_device,
@@ -72,7 +57,17 @@ def _app(settings: Settings, sources: ModelSources) -> FastAPI:
     )
     checkpoint, transformer = sources.fetch()
     config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)
-    return create_app(settings, EngineClient(config, options))
+    if access is None:
+        return create_app(settings, EngineClient(config, options))
+    engine = queue_engine(
+        settings,
+        access,
+        config,
+        options,
+        local=lambda: EngineClient(config, options),
+        tokenize=lambda: open_tokenizer(config).encode,
+    )
+    return create_app(settings, engine, engine)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from server import VERSION
-from server.engine_port import Engine
+from server.engine_port import Engine, Queue
 from server.routes import captions, health, images, models, openapi, playground
 from server.schemas.errors import ApiError
 from server.service import Service
@@ -26,11 +26,13 @@ EXPOSED_HEADERS = (
     "X-Should-Retry",
     "X-Warnings",
 )
+ROUTERS = (images.router, captions.router, models.router, health.router, playground.router)
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """Create the application, which starts and closes the engine with itself. Raises ConfigError."""
-    service = Service(settings, engine)
+def create_app(settings: Settings, engine: Engine, queue: Queue | None = None) -> FastAPI:
+    """Create the application, which starts and closes the engine with itself. A worker serves only probes,
+    metrics and the drain hook. Raises ConfigError."""
+    service = Service(settings, engine, queue)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -44,7 +46,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.service = service
     _add_middleware(app, service)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    for router in (images.router, captions.router, models.router, health.router, playground.router):
+    for router in (health.router,) if settings.role == "worker" else ROUTERS:
         app.include_router(router)
     app.openapi = lambda: openapi.describe(app, service)  # type: ignore[method-assign]
     return app

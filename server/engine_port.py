@@ -1,10 +1,12 @@
 """The interface of the engine that the server uses."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.client.backlog import Forecast
 from engine.config.model_config import ModelConfig
+from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
 from engine.messages import RequestOutput, UnitKind
 from engine.request import EngineRequest, Priority
@@ -50,6 +52,7 @@ class Engine(Protocol):
     async def wait_dead(self) -> EngineDeadError: ...
     def tokenize(self, prompt: str) -> tuple[int, ...]: ...
     def forecast(self, request: EngineRequest) -> Sequence[Forecast]: ...
+    def speeds(self) -> Sequence[DeviceSpeed]: ...
     def backlog_seconds(self, priority: Priority) -> float: ...
     def first_done_seconds(self, request_ids: Iterable[str]) -> float: ...
     def reserve(self, request: EngineRequest, deadline: float | None = None) -> InFlight: ...
@@ -60,3 +63,31 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats: ...
     def subscribe(self, listener: Callable[[UnitKind, int, float], None]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Requests that this process pulled since its start, and those of them that another worker had before;
+    requests that it holds, and those of them whose results the broker has not stored. `waiting` in the queue
+    are by priority, as of the last seconds; only workers know them."""
+
+    pulled: int = 0
+    redelivered: int = 0
+    held: int = 0
+    unsent: int = 0
+    waiting: Mapping[Priority, int] = field(default_factory=dict)
+
+
+class Queue(Protocol):
+    """What the server asks of its queue, if it has one."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker can be reached."""
+
+    def queue_stats(self) -> QueueStats: ...
+    def begin_drain(self) -> None:
+        """Take no more work, unless requests of this server may be waiting for it."""
+
+    async def drained(self) -> None:
+        """Take no more work, and wait until the work in hand is done."""

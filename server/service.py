@@ -6,7 +6,7 @@ from fastapi import Depends, Request
 
 from server.access.admission import Admission
 from server.access.api_keys import Caller, Keys
-from server.engine_port import Engine
+from server.engine_port import Engine, Queue
 from server.generation.generations import Generations
 from server.generation.idempotency import IdempotencyCache
 from server.generation.image_encoder import ImageEncoder
@@ -30,14 +30,14 @@ class _Spans(Protocol):
 class Service:
     """Raises ConfigError."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, queue: Queue | None = None) -> None:
         self.settings = settings
         self.engine = engine
         self.keys = Keys(settings.api_keys_file)
-        self.lifecycle = Lifecycle(engine)
+        self.lifecycle = Lifecycle(engine, queue)
         self.bodies = Bodies(settings)
         self.encoder = ImageEncoder(settings, engine.config)
-        self.metrics = Metrics(engine)
+        self.metrics = Metrics(engine, queue)
         self.upstreams = UpstreamClients(self.metrics.on_upstream)
         self.integrations = Integrations(settings, self.upstreams, engine.config.model_id)
         self.generations = Generations(

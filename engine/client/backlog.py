@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from engine.client.in_flight import InFlightRequest
 from engine.client.worker_supervisor import WorkerSupervisor
+from engine.cost import DeviceSpeed
 from engine.request import BATCH_SHARE, EngineRequest, Priority
 
 # A prediction counts as proven for this long after the device's last unit of work.
@@ -51,6 +52,10 @@ def _stretched(seconds: float, shared: Iterable[float]) -> float:
     """Seconds that interactive work takes while batch work of each resolution gets its share of the
     device."""
     return seconds + sum(min(batch, BATCH_SHARE * seconds) for batch in shared)
+
+
+def _is_proven(worker: WorkerSupervisor) -> bool:
+    return worker.last_unit_ended > time.monotonic() - _PROVEN_SECONDS
 
 
 class DeviceLoads:
@@ -133,16 +138,20 @@ class Backlog:
         """One forecast for each device that takes new requests. A request in flight is not ahead of
         itself."""
         loads, new = self.loads(without=request.request_id), InFlightRequest(request)
-        since = time.monotonic() - _PROVEN_SECONDS
         return [
             Forecast(
                 ahead=loads.ahead(worker, request.priority),
                 own=new.seconds_left(worker.cost_model),
                 shared=loads.shared(worker, request.priority),
-                is_proven=worker.last_unit_ended > since,
+                is_proven=_is_proven(worker),
             )
             for worker in self._takers
         ]
+
+    def speeds(self) -> list[DeviceSpeed]:
+        """Of the devices that take new requests and have a cost model."""
+        ready = [worker for worker in self._takers if worker.is_ready]
+        return [DeviceSpeed(each.cost_model, _is_proven(each)) for each in ready if each.cost_model]
 
     def seconds(self, priority: Priority) -> float:
         """Seconds of work ahead of a new request of this priority, on the device with the least."""

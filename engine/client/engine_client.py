@@ -17,6 +17,7 @@ from engine.client.preflight import open_tokenizer
 from engine.client.worker_supervisor import CHECKPOINT_EXIT_CODE, DeviceState, WorkerSupervisor
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
+from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
 from engine.messages import (
     Abort,
@@ -98,6 +99,10 @@ class EngineClient:
     def forecast(self, request: EngineRequest) -> list[Forecast]:
         """One forecast for each device that takes new requests."""
         return self._backlog.forecast(request)
+
+    def speeds(self) -> list[DeviceSpeed]:
+        """Of the devices that take new requests."""
+        return self._backlog.speeds()
 
     def backlog_seconds(self, priority: Priority) -> float:
         """Predicted seconds of work ahead of a new request of this priority, on the device with the least."""

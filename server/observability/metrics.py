@@ -1,6 +1,7 @@
 """Prometheus metrics."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from engine.messages import UnitKind
 from server import VERSION
-from server.engine_port import Engine
+from server.engine_port import Engine, Queue
 from server.observability.request_record import RequestRecord
 
 WHOLE = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
@@ -26,6 +27,7 @@ REJECTIONS = (
     "deadline_unreachable",
     "concurrency_limit",
     "model_not_ready",
+    "queue_unavailable",
     "server_draining",
     "body_memory_full",
     "too_many_connections",
@@ -38,7 +40,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """Counters and histograms are updated by events; gauges of the engine are read at each scrape."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, queue: Queue | None = None) -> None:
         self._registry = CollectorRegistry()
         self._requests = self._counter(
             "requests", "Image requests by outcome: ok or an error code.", "outcome"
@@ -77,6 +79,8 @@ class Metrics:
         )
         self._upstream = self._seconds("backend", "One call of another service.", STAGE)
         self._registry.register(_EngineCollector(engine))
+        if queue is not None:
+            self._registry.register(_QueueCollector(queue))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         engine.subscribe(self._on_unit)
@@ -147,11 +151,27 @@ class _EngineCollector:
         yield info
 
 
+class _QueueCollector:
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._queue.queue_stats()
+        yield _gauge("queue_up", "1 if the broker can be reached.", float(self._queue.is_up))
+        yield _counter("queue_pulled", "Requests pulled from the queue.", stats.pulled)
+        yield _counter("queue_redelivered", "Requests pulled that a worker had before.", stats.redelivered)
+        yield _gauge("queue_held", "Requests of the queue that this worker has.", stats.held)
+        yield _gauge("queue_unsent", "Finished requests whose results are not stored yet.", stats.unsent)
+        yield _labelled(
+            "queue_waiting", "Requests in the queue, as of the last seconds.", "priority", stats.waiting
+        )
+
+
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"ideoserve_{name}", text, value=value)
 
 
-def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+def _labelled(name: str, text: str, label: str, values: Mapping[Any, float]) -> Metric:
     gauge = GaugeMetricFamily(f"ideoserve_{name}", text, labels=[label])
     for value, number in values.items():
         gauge.add_metric([value], number)

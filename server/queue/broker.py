@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
@@ -107,6 +108,15 @@ class Broker:
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 logger.warning("%s is not stored yet: %s", subject, type(error).__name__)
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def ask(self, subject: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call JetStream's API. Raises APIError, or nats.errors.Error without an answer."""
+        async with self._answering():
+            answer = await self._client.request(subject, json.dumps(request).encode(), PUBLISH_SECONDS)
+        response: Mapping[str, Any] = json.loads(answer.data)
+        if "error" in response:
+            raise APIError.from_error(response["error"])
+        return response
 
     async def bucket(self, bucket: Bucket) -> KeyValue:
         return await self.jetstream.key_value(bucket.name)

@@ -48,5 +48,35 @@ def token(text: str) -> str:
 
 
 def work(model_id: str, priority: Priority) -> str:
-    """Requests of a model, and the name of their consumer after `work.`."""
+    """Requests for a model."""
     return f"work.{token(model_id)}.{priority}"
+
+
+def consumer(model_id: str, priority: Priority) -> str:
+    """The durable consumer of these requests, which all workers of the model share."""
+    return f"{token(model_id)}-{priority}"
+
+
+def results(front: str, submission: str) -> str:
+    """All results of one submission of a front are on subjects below this."""
+    return f"results.{front}.{submission}"
+
+
+def progress(reply: str) -> str:
+    """Steps and previews of the submission with these results."""
+    return f"progress.{reply}"
+
+
+def control(reply: str) -> str:
+    """Aborts (empty) and promotions of the submission with these results, to all workers."""
+    return f"control.{reply}"
+
+
+def front_of(reply: str) -> str:
+    """The id of the front with these results."""
+    return reply.split(".")[1]
+
+
+def news(model_id: str, kind: Literal["front", "worker", "*"], id_: str) -> str:
+    """Announcements of a process."""
+    return f"fleet.{token(model_id)}.{kind}.{id_}"

@@ -11,6 +11,7 @@ from engine.errors import (
     EngineError,
     GenerationError,
     PromptTooLongError,
+    VersionMismatchError,
     WorkerCrashedError,
 )
 from server.schemas.issue import Issue
@@ -143,6 +144,8 @@ def from_engine(error: EngineError) -> ApiError:
         case WorkerCrashedError() | EngineDeadError():
             message = "The worker died and could not finish this request."
             return ApiError(500, "worker_crashed", message, retry=False)
+        case VersionMismatchError():
+            return ApiError(500, "version_mismatch", f"A worker refused the request: {error}.", retry=False)
         case GenerationError():
             return ApiError(500, "generation_failed", "The model failed on this request.", retry=False)
         case _:

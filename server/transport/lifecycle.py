@@ -2,7 +2,7 @@
 
 import asyncio
 
-from server.engine_port import Engine
+from server.engine_port import Engine, Queue
 from server.schemas.errors import ApiError
 
 CLOSE = {"Connection": "close"}
@@ -15,8 +15,9 @@ class Lifecycle:
     and requests in flight finish.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, queue: Queue | None = None) -> None:
         self._engine = engine
+        self._queue = queue
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -39,6 +40,9 @@ class Lifecycle:
         if is_leaving:
             message = "The server is shutting down."
             raise ApiError(503, "server_draining", message, retry_after=1, headers=CLOSE)
+        if self._queue is not None and not self._queue.is_up:
+            message = "The queue cannot be reached."
+            raise ApiError(503, "queue_unavailable", message, retry_after=2)
         if not self._engine.is_ready:
             message = "No device is ready: the model is loading, or a device does not respond."
             raise ApiError(503, "model_not_ready", message, retry_after=5, headers=CLOSE)
@@ -63,7 +67,11 @@ class Lifecycle:
     def drain(self) -> None:
         """Refuse new requests; requests in flight finish."""
         self.is_draining = True
+        if self._queue is not None:
+            self._queue.begin_drain()
 
     async def wait_idle(self) -> None:
-        """Wait until no request is in flight."""
+        """Wait until no request is in flight, and no work of the queue is in hand."""
         await self._idle.wait()
+        if self._queue is not None:
+            await self._queue.drained()

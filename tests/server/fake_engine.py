@@ -16,6 +16,7 @@ from pathlib import Path
 from engine.client.backlog import Forecast
 from engine.config.model_config import Limits, ModelConfig
 from engine.config.part_folders import PartFolders
+from engine.cost import CostModel, DeviceSpeed, LinearCost
 from engine.errors import (
     DeadlineExceededError,
     EngineDeadError,
@@ -50,6 +51,8 @@ ERRORS: dict[str, Exception] = {
     "crash": WorkerCrashedError("twice"),
     "bug": KeyError("/secret/path"),
 }
+# Their token ids are the same in every process, unlike those of other words.
+WORDS = (*ERRORS, "hold", "linger", "slow", "die", "noise")
 
 
 @dataclass
@@ -85,7 +88,6 @@ class FakeEngine:
     def __post_init__(self) -> None:
         self._in_flight: dict[str, FakeInFlight] = {}
         self._running: dict[str, EngineRequest] = {}
-        self._words: dict[int, str] = {}
         self._listeners: list[Callable[[UnitKind, int, float], None]] = []
         self._released = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -106,13 +108,16 @@ class FakeEngine:
         words = prompt.split()
         if len(words) > self.config.limits.max_prompt_tokens:
             raise PromptTooLongError(len(words), self.config.limits.max_prompt_tokens)
-        token_ids = tuple(abs(hash(word)) % 50_000 for word in words) or (0,)
-        self._words[token_ids[0]] = words[0].rstrip(":") if words else ""
-        return token_ids
+        return tuple(map(_token_id, words)) or (0,)
 
     def forecast(self, request: EngineRequest) -> list[Forecast]:
         others = [each for name, each in self._in_flight.items() if name != request.request_id]
         return [Forecast(self._ahead(others, request.priority), self._seconds(request))]
+
+    def speeds(self) -> list[DeviceSpeed]:
+        step = LinearCost(self.seconds_per_step / 2, 0.0)  # with guidance, a step has two passes
+        cost = CostModel(step, LinearCost(0.0, 0.0), LinearCost(0.0, 0.0), 16)
+        return [DeviceSpeed(cost, is_proven=True)] if self.is_ready else []
 
     def backlog_seconds(self, priority: Priority) -> float:
         return self._ahead(self._in_flight.values(), priority)
@@ -237,7 +242,7 @@ class FakeEngine:
         return self.seconds_per_step * request.sampling.num_inference_steps * len(request.seeds)
 
     def _word(self, request: EngineRequest) -> str:
-        return self._words.get(request.token_ids[0], "")
+        return dict(enumerate(WORDS, 1)).get(request.token_ids[0], "")
 
     def _unit(self, kind: UnitKind) -> None:
         for listener in self._listeners:
@@ -246,6 +251,11 @@ class FakeEngine:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _token_id(word: str) -> int:
+    word = word.rstrip(":")
+    return 1 + WORDS.index(word) if word in WORDS else 100 + abs(hash(word)) % 50_000
 
 
 def _rgb(word: str, seed: int, index: int, pixels: int) -> bytes:

@@ -12,11 +12,13 @@ import time
 from collections import Counter
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 
+from engine.config.options import EngineOptions
 from server.app import create_app, run
+from server.queue.roles import queue_access, queue_engine
 from server.settings.config_error import ConfigError
-from server.settings.settings import read_settings
+from server.settings.settings import Settings, read_settings
 from server.transport.server import listen
 from tests.server.fake_engine import CONFIG, FakeEngine
 
@@ -93,22 +95,31 @@ def counts(engine: FakeEngine) -> dict[str, int]:
 
 
 def fake_engine() -> FakeEngine:
-    """Up to FAKE_MAX_SIZE pixels a side, where the environment says so."""
+    """Up to FAKE_MAX_SIZE pixels a side, of the model FAKE_MODEL, where the environment says so."""
     limits = dataclasses.replace(CONFIG.limits, max_size=int(os.environ.get("FAKE_MAX_SIZE", "256")))
-    return FakeEngine(dataclasses.replace(CONFIG, limits=limits))
+    model_id = os.environ.get("FAKE_MODEL", CONFIG.model_id)
+    return FakeEngine(dataclasses.replace(CONFIG, limits=limits, model_id=model_id))
 
 
 def main() -> int:
-    engine = fake_engine()
     settings = read_settings(["--model", "fake", *sys.argv[1:]])
     try:
-        app = create_app(settings, engine)
-        sockets = listen(settings)
+        with queue_access(settings) as access:
+            engine = fake_engine()
+            app = _app(settings, access, engine)
+            app.include_router(control(engine))
+            return run(app, listen(settings))
     except ConfigError as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return 2
-    app.include_router(control(engine))
-    return run(app, sockets)
+
+
+def _app(settings: Settings, access: Any, engine: FakeEngine) -> FastAPI:
+    if access is None:
+        return create_app(settings, engine)
+    options = EngineOptions(max_batch_size=settings.max_batch_size)
+    made = queue_engine(settings, access, engine.config, options, lambda: engine, lambda: engine.tokenize)
+    return create_app(settings, made, made)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.process import ServerProcess
+from tests.server.queue.fleet import Fleet
 from tests.server.queue.nats_server import NatsServer
 
 
@@ -28,3 +30,18 @@ def start_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest, start: Callable[..., ServerProcess]) -> Fleet:
+    """Processes on the shared broker, with a model that no other test uses."""
+    server: NatsServer = request.getfixturevalue("nats_server")
+    return Fleet(start, server, request.node.name)
+
+
+@pytest.fixture
+def own_fleet(
+    request: pytest.FixtureRequest, start: Callable[..., ServerProcess], start_nats: Callable[..., NatsServer]
+) -> Fleet:
+    """Processes on a broker of their own, which the test may stop."""
+    return Fleet(start, start_nats(), request.node.name)

@@ -207,3 +207,14 @@ def test_the_embedded_server_is_reported_if_it_cannot_start(tmp_path: Path) -> N
     file.touch()
     with pytest.raises(ConfigError, match=r"--queue-dir: .*: (Not a directory|File exists)"):
         EmbeddedServer(file)
+
+
+def test_without_a_queue_nothing_of_it_is_imported() -> None:
+    script = (
+        "import sys, server.__main__, server.app; "
+        "print({name.split('.')[0] for name in sys.modules} & {'nats', 'msgspec'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

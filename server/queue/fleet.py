@@ -1,0 +1,184 @@
+"""What the fronts and workers of a model announce to each other: speeds, work, and that they are alive."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+
+from engine.cost import DeviceSpeed
+from server.queue import names
+from server.queue.broker import Broker
+from server.queue.wire import FrontNews, VersionError, WorkerNews, decode, encode
+
+INTERVAL_SECONDS = 1.0
+# A change is announced at once, though not more often than this.
+MIN_INTERVAL_SECONDS = 0.1
+# A process is gone if this one has received so many of its own announcements since the last of that process.
+# Time without a broker, and time in which this process was stopped, do not count.
+GONE_BEATS = 4
+STALL_SECONDS = GONE_BEATS / 2 * INTERVAL_SECONDS
+
+News = TypeVar("News", FrontNews, WorkerNews)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Known(Generic[News]):
+    news: News
+    beat: int
+
+
+@dataclass(slots=True)
+class _Members(Generic[News]):
+    """The processes of one kind that are alive, by id."""
+
+    known: dict[str, _Known[News]] = field(default_factory=dict)
+
+    def heard(self, news: News, beat: int) -> None:
+        if news.is_leaving:
+            self.known.pop(news.id, None)
+        else:
+            self.known[news.id] = _Known(news, beat)
+
+    def forget(self, beat: int) -> None:
+        self.known = {id_: each for id_, each in self.known.items() if beat - each.beat < GONE_BEATS}
+
+    def __iter__(self) -> Iterator[News]:
+        return (each.news for each in self.known.values())
+
+    def get(self, id_: str) -> News | None:
+        known = self.known.get(id_)
+        return known.news if known else None
+
+
+class Fleet:
+    """Announces this process, whose id is `id`, and keeps what the others announced."""
+
+    def __init__(self, broker: Broker, model_id: str, id_: str) -> None:
+        self.id = id_
+        self._broker = broker
+        self._model_id = model_id
+        self._sources: list[Callable[[], FrontNews | WorkerNews]] = []
+        self._stall_listeners: list[Callable[[], None]] = []
+        self._workers: _Members[WorkerNews] = _Members()
+        self._fronts: _Members[FrontNews] = _Members()
+        self._beats, self._last_beat = 0, 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._updated = asyncio.Event()
+
+    def add(self, source: Callable[[], FrontNews | WorkerNews]) -> None:
+        """Announce `source()` from now on."""
+        self._sources.append(source)
+
+    def on_stall(self, listener: Callable[[], None]) -> None:
+        """Call `listener()` when this process was stopped for so long that others may count it as gone."""
+        self._stall_listeners.append(listener)
+
+    async def start(self) -> None:
+        """Call it once the broker is connected."""
+        await self._broker.client.subscribe(names.news(self._model_id, "*", "*"), cb=self._on_message)
+        self._task = asyncio.create_task(self._announce())
+
+    async def close(self) -> None:
+        """Announce that this process leaves."""
+        if self._task is not None:
+            self._task.cancel()
+        for source in self._sources:
+            await self._publish(msgspec.structs.replace(source(), is_leaving=True))
+
+    def changed(self) -> None:
+        """Announce this process soon."""
+        self._changed.set()
+
+    async def wait_updated(self) -> None:
+        """Return at the next announcement of any process."""
+        await self._updated.wait()
+
+    def speeds(self) -> list[DeviceSpeed]:
+        """Of all devices that take work."""
+        return [speed for worker in self._workers for speed in worker.speeds]
+
+    def devices(self) -> Mapping[str, int]:
+        """The number of devices by state."""
+        total: Counter[str] = Counter()
+        for worker in self._workers:
+            total.update(worker.devices)
+        return total
+
+    def other_fronts(self) -> list[FrontNews]:
+        return [front for front in self._fronts if front.id != self.id]
+
+    def holds(self, worker: str, reply: str) -> bool:
+        """Whether this worker is alive and has the request with these results."""
+        known = self._workers.get(worker)
+        return known is not None and reply in known.held
+
+    def is_front_gone(self, front: str) -> bool:
+        """Whether this front left or died. False while this process has not listened for long enough."""
+        return self.is_settled and self._fronts.get(front) is None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether this process has listened for long enough to know all others."""
+        return self._beats >= GONE_BEATS
+
+    async def _announce(self) -> None:
+        last = time.monotonic()
+        while True:
+            for source in self._sources:
+                await self._publish(source())
+            last, before = time.monotonic(), last
+            if last - before > STALL_SECONDS:
+                for listener in self._stall_listeners:
+                    listener()
+            await asyncio.sleep(MIN_INTERVAL_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), INTERVAL_SECONDS - MIN_INTERVAL_SECONDS)
+            self._changed.clear()
+
+    async def _publish(self, news: FrontNews | WorkerNews) -> None:
+        if self._broker.is_up:
+            subject = names.news(self._model_id, _kind(news), news.id)
+            await self._broker.client.publish(subject, encode(news))
+
+    async def _on_message(self, message: Msg) -> None:
+        try:
+            if message.subject.startswith(names.news(self._model_id, "front", "")):
+                self._fronts.heard(decode(message.data, FrontNews), self._beats)
+            else:
+                self._workers.heard(self._with_known_costs(decode(message.data, WorkerNews)), self._beats)
+        except (VersionError, msgspec.MsgspecError) as error:
+            logger.warning("an announcement on %s is ignored: %s", message.subject, error)
+            return
+        if message.subject.endswith(f".{self.id}"):
+            self._on_beat()
+        self._updated.set()
+        self._updated = asyncio.Event()
+
+    def _with_known_costs(self, news: WorkerNews) -> WorkerNews:
+        """The same, with the previous objects if nothing changed: predictions are cached by them."""
+        before = self._workers.get(news.id)
+        if before is None or before.speeds != news.speeds:
+            return news
+        return msgspec.structs.replace(news, speeds=before.speeds)
+
+    def _on_beat(self) -> None:
+        """Count at most one beat in an interval."""
+        now = time.monotonic()
+        if now < self._last_beat + INTERVAL_SECONDS / 2:
+            return
+        self._beats, self._last_beat = self._beats + 1, now
+        self._workers.forget(self._beats)
+        self._fronts.forget(self._beats)
+
+
+def _kind(news: FrontNews | WorkerNews) -> Literal["front", "worker"]:
+    return "front" if isinstance(news, FrontNews) else "worker"

@@ -1,0 +1,51 @@
+"""The parts of a server that depend on its role. Imports what needs the extra `queue` on call."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
+from server.engine_port import Engine
+from server.settings.config_error import ConfigError
+from server.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from server.queue.access import Access
+    from server.queue.queue_engine import QueueEngine
+
+
+@contextlib.contextmanager
+def queue_access(settings: Settings) -> Iterator["Access | None"]:
+    """None without a queue. Raises ConfigError if its servers cannot be used."""
+    if settings.queue is None:
+        yield None
+        return
+    try:
+        from server.queue import access, broker
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--queue needs the extra queue: {error.name} is not installed") from None
+    with access.opened(settings) as opened:
+        broker.check_access(opened)
+        yield opened
+
+
+def queue_engine(
+    settings: Settings,
+    access: "Access",
+    config: ModelConfig,
+    options: EngineOptions,
+    local: Callable[[], Engine],
+    tokenize: Callable[[], Callable[[str], tuple[int, ...]]],
+) -> "QueueEngine":
+    """`local` creates the engine of this process, which a front lacks; `tokenize` opens the tokenizer, which
+    a worker lacks. Raises CheckpointError or ConfigError."""
+    from server.queue.queue_engine import QueueEngine
+
+    return QueueEngine(
+        config,
+        access,
+        options,
+        local=None if settings.role == "front" else local(),
+        tokenize=None if settings.role == "worker" else tokenize(),
+    )

@@ -1,0 +1,45 @@
+"""Processes that share a queue, and the broker between them."""
+
+import asyncio
+from collections.abc import Callable
+
+import nats
+
+from server.queue import names
+from tests.server.process import ServerProcess, until
+from tests.server.queue.nats_server import NatsServer
+
+
+class Fleet:
+    """Starts fronts and workers of one model over the fake engine."""
+
+    def __init__(self, start: Callable[..., ServerProcess], broker: NatsServer, model: str) -> None:
+        self.broker = broker
+        self.model = model
+        self._start = start
+
+    def worker(self, *flags: str) -> ServerProcess:
+        return self.process("worker", *flags)
+
+    def front(self, *flags: str) -> ServerProcess:
+        return self.process("front", *flags)
+
+    def process(self, role: str, *flags: str, **environment: str) -> ServerProcess:
+        environment = {"FAKE_MODEL": self.model} | environment
+        return self._start("--queue", self.broker.url, "--role", role, *flags, **environment)
+
+    def messages(self, stream: names.Stream) -> int:
+        """Messages of this model or of its fronts in a stream."""
+        return asyncio.run(self._messages(stream))
+
+    async def _messages(self, stream: names.Stream) -> int:
+        client = await nats.connect(self.broker.url)
+        state = (await client.jetstream().stream_info(stream.name, subjects_filter=">")).state
+        await client.close()
+        prefix = f"work.{names.token(self.model)}." if stream is names.WORK else "results."
+        return sum(number for subject, number in (state.subjects or {}).items() if subject.startswith(prefix))
+
+
+def ready(*processes: ServerProcess) -> None:
+    for process in processes:
+        until(lambda process=process: process.http.get("/readyz").status_code == 200)
