@@ -65,7 +65,11 @@ def test_the_server_never_imports_the_model() -> None:
 
 def test_the_server_has_one_http_client() -> None:
     """`server.demo` is a client, not part of the server."""
-    assert _importers("server", {"httpx"}) == ["server.demo", "server.upstream.client"]
+    assert _importers("server", {"httpx"}) == [
+        "server.demo",
+        "server.upstream.client",
+        "server.upstream.pinned",  # its transport for URLs that clients name
+    ]
     assert _importers("server", {"requests", "urllib", "urllib3", "http", "aiohttp", "websockets"}) == []
 
 

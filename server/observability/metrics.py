@@ -78,6 +78,11 @@ class Metrics:
             "outcome",
         )
         self._upstream = self._seconds("backend", "One call of another service.", STAGE)
+        self._dead_letters = self._counter(
+            "webhook_dead_letters",
+            "Webhooks that were given up, by the reason of the last failure.",
+            "reason",
+        )
         self._registry.register(_EngineCollector(engine))
         if queue is not None:
             self._registry.register(_QueueCollector(queue))
@@ -105,6 +110,10 @@ class Metrics:
         """Count one call of another service."""
         self._upstreams.labels(name, outcome).inc()
         self._upstream.observe(seconds)
+
+    def on_dead_letter(self, reason: str) -> None:
+        """Count a webhook that was given up."""
+        self._dead_letters.labels(reason).inc()
 
     def _on_unit(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
         self._units[kind].observe(seconds)

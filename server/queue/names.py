@@ -34,8 +34,10 @@ class Bucket:
 
 WORK = Stream("WORK", ("work.>",), "work")
 RESULTS = Stream("RESULTS", ("results.>",), max_age=600.0)
+# Until the last attempt to deliver, which is made after 76 hours.
+WEBHOOKS = Stream("WEBHOOKS", ("webhooks",), "work", max_age=5 * DAY)
 
-STREAMS: Sequence[Stream] = (WORK, RESULTS)
+STREAMS: Sequence[Stream] = (WORK, RESULTS, WEBHOOKS)
 BUCKETS: Sequence[Bucket] = ()
 
 

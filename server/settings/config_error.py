@@ -14,5 +14,7 @@ def needed(flag: str, value: T | None) -> T:
     if value is not None:
         return value
     # The environment holds a secret itself, where the flag names its file.
-    variable = flag.strip("-").replace("-key-file", "-key").replace("-", "_").upper()
+    variable = (
+        flag.strip("-").replace("key-file", "key").replace("secret-file", "secret").replace("-", "_").upper()
+    )
     raise ConfigError(f"{flag} or IDEOSERVE_{variable} is required")

@@ -1,4 +1,4 @@
-"""Settings of magic prompt, moderation and content credentials."""
+"""Settings of magic prompt, moderation, content credentials and webhooks."""
 
 from pathlib import Path
 from typing import Literal
@@ -72,3 +72,18 @@ class IntegrationSettings(BaseModel):
     )
     c2pa_key_file: Path | None = Field(None, description="PEM private key of the first certificate")
     c2pa_key: SecretStr | None = Field(None, description="PEM private key of the first certificate")
+
+    webhook_hosts: str | None = Field(
+        None,
+        description="Comma-separated hosts that webhooks of jobs may be sent to, each [http://]HOST[:PORT] "
+        "with an exact host or *.SUFFIX; https and its port unless given; if unset, webhooks are refused",
+    )
+    webhook_allow_private: bool = Field(
+        False, description="Send webhooks also to allowed hosts with private or loopback addresses"
+    )
+    webhook_secret_file: Path | None = Field(
+        None,
+        description="File with the secrets that sign webhooks, separated by white space, each whsec_ and the "
+        "base64 of 24 to 64 bytes; required with webhook_hosts",
+    )
+    webhook_secret: SecretStr | None = Field(None, description="Secrets that sign webhooks")

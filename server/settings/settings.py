@@ -56,6 +56,10 @@ class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings,
         return _items(self.model_alias)
 
     @property
+    def webhook_host_list(self) -> tuple[str, ...]:
+        return _items(self.webhook_hosts)
+
+    @property
     def cors_origin_list(self) -> tuple[str, ...]:
         return _items(self.cors_origins)
 

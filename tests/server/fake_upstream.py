@@ -3,6 +3,7 @@ misbehaves."""
 
 import gzip
 import json
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ Reply = Callable[["Handler"], None]
 class FakeUpstream:
     """Responds with the replies in `next`, one for each request, then with `answer`."""
 
-    def __init__(self, check: Callable[[Asked], bool]) -> None:
+    def __init__(self, check: Callable[[Asked], bool], tls: ssl.SSLContext | None = None) -> None:
         self.check = check
         self.answer: Any = {}
         self.next: deque[Reply] = deque()
@@ -67,7 +68,10 @@ class FakeUpstream:
         self.release = threading.Event()
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.upstream = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
@@ -194,6 +198,17 @@ def boasts(handler: Handler) -> None:
     """An endless head."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     repeat(handler, b"X-Boast: " + b"!" * 1000 + b"\r\n")
+
+
+def whispers(handler: Handler) -> None:
+    """An endless head, one byte at a time."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Whisper: ")
+    repeat(handler, b"a", every=0.05)
+
+
+def continues(handler: Handler) -> None:
+    """Only informational responses."""
+    repeat(handler, b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
 
 def repeat(handler: Handler, data: bytes, every: float = 0) -> None:

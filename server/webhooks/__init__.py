@@ -1,0 +1,1 @@
+"""Webhooks of jobs, by the Standard Webhooks specification."""
