@@ -79,7 +79,7 @@ class Bench:
         self.clock = time.process_time if device == "cpu" and threads == 1 else time.perf_counter
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         self.runner = ModelRunner(load_pipeline(PartFolders.of(path), device, dtype), device)
-        self.cost = measure(self.runner, self.config)
+        self.cost = measure(self.runner, self.config, EngineOptions())
         self._tokenizer = Tokenizer(path / "tokenizer", self.config.limits.max_prompt_tokens)
 
     def request(
@@ -112,11 +112,8 @@ class Bench:
         return [self.request(i, presets[i % len(presets)], sizes[i // 2 % 4]) for i in range(NUM_MIXED)]
 
     def core(self, emit: Emit) -> EngineCore:
-        options = EngineOptions()
-        limits = BatchLimits(self.cost, options.max_batch_size, options.max_batch_tokens)
-        return EngineCore(
-            self.runner, Scheduler(self.cost, limits, options.max_running), emit, clock=self.clock
-        )
+        scheduler = Scheduler(self.cost, BatchLimits(self.cost), EngineOptions().max_running)
+        return EngineCore(self.runner, scheduler, emit, clock=self.clock)
 
     def start(self, requests: Sequence[EngineRequest], emit: Emit) -> EngineCore:
         core = self.core(emit)
@@ -161,8 +158,7 @@ class Bench:
         started = self.clock()
         while not samples[0].is_finished:
             self.runner.denoise_step(samples)
-        for sample in samples:
-            drain(self.runner.decode(sample))
+        drain(self.runner.decode(samples))
         short = self.short()
         self._together([short], steps=short.sampling.num_inference_steps)
         return self.clock() - started
@@ -173,13 +169,12 @@ class Bench:
         for _ in range(steps):
             self.runner.denoise_step(samples)
         if samples[0].is_finished:
-            for sample in samples:
-                drain(self.runner.decode(sample))
+            drain(self.runner.decode(samples))
         return samples
 
     def _sample(self, request: EngineRequest) -> SampleState:
         state = RequestState(request)
-        state.conditioning = drain(self.runner.encode_prompt(request))
+        (state.conditioning,) = drain(self.runner.encode([request]))
         return self.runner.new_sample(state, 0)
 
 

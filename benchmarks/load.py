@@ -126,13 +126,14 @@ def make_image(pipeline: Pipeline) -> tuple[float, float, float, float]:
     sampling = SamplingParams(guidance_schedule=(7.0, 3.0), mu=0.0, std=1.75)
     state = RequestState(EngineRequest("image", tuple(range(PROMPT_TOKENS)), 256, 256, (1,), sampling))
     times, processors = [time.perf_counter()], time.process_time()
-    state.conditioning = drain(runner.encode_prompt(state.request))
+    (state.conditioning,) = drain(runner.encode([state.request]))
     sample = runner.new_sample(state, 0)
     times.append(time.perf_counter())
     while not sample.is_finished:
         runner.denoise_step([sample])
     times.append(time.perf_counter())
-    rgb = drain(runner.decode(sample))
+    (rgb,) = drain(runner.decode([sample]))
+    assert isinstance(rgb, bytes)
     times.append(time.perf_counter())
     assert len(rgb) == 256 * 256 * 3
     encode, steps, decode = (end - start for start, end in pairwise(times))

@@ -57,7 +57,7 @@ class Bench:
         self.runner.denoise_step([self.sample])
 
     def decode(self) -> None:
-        drain(self.runner.decode(self.sample))
+        drain(self.runner.decode([self.sample]))
 
     def project_text(self) -> None:
         dit = self.runner.pipeline.conditional

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.config.model_config import PUBLISHED_PRESETS
+from engine.config.options import EngineOptions
 from engine.cost import CostModel, LinearCost
 
 EFFICIENCY = 0.61  # of the dense bfloat16 peak; measured on one H100
@@ -79,6 +80,8 @@ def predicted_cost(gpu: Gpu, layout: str = "bf16") -> CostModel:
         ),
         decode=LinearCost(0.0, image_flops / (gpu.flops * VAE_EFFICIENCY)),
         pixels_per_token=PIXELS_PER_TOKEN,
+        max_batch_size=EngineOptions().max_batch_size,
+        max_batch_tokens=EngineOptions().max_batch_tokens,
     )
 
 

@@ -115,7 +115,7 @@ class Ours:
         """A sample before its first step; encodes the prompt if it is not cached."""
         ids = self.tokenizer.encode(text)
         state = RequestState(EngineRequest("bench", ids, side, side, (seed,), TURBO))
-        state.conditioning = drain(self.runner.encode_prompt(state.request))
+        (state.conditioning,) = drain(self.runner.encode([state.request]))
         return self.runner.new_sample(state, 0)
 
     def step(self, samples: list[SampleState]) -> None:
@@ -131,7 +131,8 @@ class Ours:
         for _ in range(job.steps):
             self.step([sample])
             watch.step_done()
-        rgb = drain(self.runner.decode(sample))
+        (rgb,) = drain(self.runner.decode([sample]))
+        assert isinstance(rgb, bytes)
         return watch.image_done(np.frombuffer(rgb, np.uint8).reshape(job.side, job.side, 3))
 
 

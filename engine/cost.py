@@ -1,11 +1,18 @@
 """The cost model: predicted seconds of device time, measured by the warm-up. Torch-free."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
 
 from engine.request import EngineRequest
 
+# Share of its fixed cost in a unit of work at which a batch stops growing. All members of an encode or decode
+# wait until it is done, so its batches are smaller than those of a step.
+STEP_SHARE = 1 / 20
+TASK_SHARE = 1 / 10
+
+Schedule = tuple[float, ...]
 _NONE: Mapping[int, int] = {}
 
 
@@ -22,19 +29,33 @@ class LinearCost:
         squares = sum(length * length for length in lengths)
         return self.base + self.per_unit * sum(lengths) + self.per_square * squares
 
+    def units_at(self, share: float, length: int = 0) -> float:
+        """The total of a batch of this length each at which the base is this share of the seconds."""
+        per_unit = self.per_unit + self.per_square * length
+        return (1 / share - 1) * self.base / per_unit if per_unit > 0 else math.inf
+
+    def repeated(self, runs: int, sequences: int, length: int) -> float:
+        """Predict several runs over so many sequences of this length in total."""
+        return runs * self.base + sequences * (self.seconds([length]) - self.base)
+
     def scaled(self, factor: float) -> "LinearCost":
         return LinearCost(factor * self.base, factor * self.per_unit, factor * self.per_square)
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Costs of one transformer pass over a packed row of tokens, of encoding a prompt and of decoding an
-    image, all by number of tokens. `pixels_per_token` is the width of an image token in pixels."""
+    """Costs of one transformer pass over a packed row of tokens, of encoding prompts and of decoding images,
+    all by number of tokens. `pixels_per_token` is the width of an image token in pixels.
+
+    `max_batch_size` and `max_batch_tokens` limit a batch where its fixed cost does not.
+    """
 
     pass_: LinearCost
     encode: LinearCost
     decode: LinearCost
     pixels_per_token: int
+    max_batch_size: int
+    max_batch_tokens: int
 
     def image_tokens(self, width: int, height: int) -> int:
         return (width // self.pixels_per_token) * (height // self.pixels_per_token)
@@ -45,21 +66,33 @@ class CostModel:
         return seconds + (self.pass_.seconds([image_tokens] * guided) if guided else 0.0)
 
     def request_seconds(self, request: EngineRequest, steps_done: Mapping[int, int] = _NONE) -> float:
-        """Predict the rest of a request that runs alone, one image at a time.
+        """Predict the rest of a request that runs alone, its images in batches.
 
         `steps_done` is by image index; if it is empty, the prompt is still to be encoded. Images in
         `request.skip` are done.
         """
-        tokens = self.image_tokens(*request.resolution)
-        prompt = [len(request.token_ids)]
+        schedule = request.sampling.guidance_schedule
         images = [index for index in range(len(request.seeds)) if index not in request.skip]
-        schedules = [request.sampling.guidance_schedule[steps_done.get(index, 0) :] for index in images]
-        unguided = sum(schedule.count(1) for schedule in schedules)
-        guided = sum(map(len, schedules)) - unguided
-        seconds = 0.0 if steps_done else self.encode.seconds(prompt)
-        seconds += unguided * self.step_seconds(tokens, prompt, 0)
-        seconds += guided * self.step_seconds(tokens, prompt, 1)
-        return seconds + len(images) * self.decode.seconds([tokens])
+        left = [schedule[steps_done.get(index, 0) :] for index in images]
+        tokens, prompt = self.image_tokens(*request.resolution), len(request.token_ids)
+        per_step = fitting([tokens + prompt] * self.max_batch_size, self.step_tokens(tokens))
+        encode = 0.0 if steps_done else self.encode.seconds([prompt])
+        steps = self._steps_seconds([each for each in left if each], per_step, tokens, prompt)
+        return encode + steps + self._decode_seconds(len(left), per_step, tokens)
+
+    def _steps_seconds(self, left: list[Schedule], per_step: int, tokens: int, prompt: int) -> float:
+        """Predict the steps of images, given the guidance schedule that each has left."""
+        guided = [len(schedule) - schedule.count(1) for schedule in left]
+        conditional = _passes([len(schedule) for schedule in left], per_step)
+        seconds = self.pass_.repeated(conditional, sum(map(len, left)), tokens + prompt)
+        return seconds + self.pass_.repeated(_passes(guided, per_step), sum(guided), tokens)
+
+    def _decode_seconds(self, images: int, per_step: int, tokens: int) -> float:
+        """Predict the decodes of images, `per_step` of which finish together."""
+        per_decode = fitting([tokens] * per_step, self.decode_tokens)
+        full, rest = divmod(images, per_step)
+        decodes = full * math.ceil(per_step / per_decode) + math.ceil(rest / per_decode)
+        return self.decode.repeated(decodes, images, tokens)
 
     def scaled(self, encode: float, denoise: float, decode: float) -> "CostModel":
         """Multiply the cost of each kind of work by its factor."""
@@ -70,10 +103,19 @@ class CostModel:
             decode=self.decode.scaled(decode),
         )
 
-    def batch_tokens(self, image_tokens: int) -> float:
-        """The number of tokens of a batch at which the fixed cost is a twentieth of a step's cost."""
-        per_token = self.pass_.per_unit + self.pass_.per_square * image_tokens
-        return 19 * self.pass_.base / per_token if per_token > 0 else math.inf
+    def step_tokens(self, image_tokens: int) -> float:
+        """The token budget of a step of images of this size."""
+        return min(self.pass_.units_at(STEP_SHARE, image_tokens), self.max_batch_tokens)
+
+    @property
+    def encode_tokens(self) -> float:
+        """The token budget of an encode of several prompts."""
+        return min(self.encode.units_at(TASK_SHARE), self.max_batch_tokens)
+
+    @property
+    def decode_tokens(self) -> float:
+        """The token budget of a decode of several images."""
+        return min(self.decode.units_at(TASK_SHARE), self.max_batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +125,13 @@ class DeviceSpeed:
 
     cost: CostModel
     is_proven: bool
+
+
+def fitting(lengths: Iterable[int], budget: float) -> int:
+    """How many of the first sequences fit in a token budget; at least 1."""
+    return max(1, sum(1 for _ in takewhile(lambda total: total <= budget, accumulate(lengths))))
+
+
+def _passes(steps: list[int], per_step: int) -> int:
+    """Passes for images with so many steps left: the first `per_step` run together, then the next."""
+    return sum(max(steps[first : first + per_step]) for first in range(0, len(steps), per_step))

@@ -63,7 +63,6 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         settings,
         access,
         config,
-        options,
         local=lambda: EngineClient(config, options),
         tokenize=lambda: open_tokenizer(config).encode,
     )

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,8 @@ def expected_pixels(kinds: set[Wanted]) -> dict[Wanted, list[Pixels]]:
 def alone(runner: ModelRunner, wanted: Wanted) -> list[Pixels]:
     preset = ModelConfig.load(DEMO).presets[wanted.preset]
     sent: list[FromWorker] = []
-    core = EngineCore(runner, Scheduler(COST, BatchLimits(COST, 1, 1), 1), sent.append)
+    cost = replace(COST, max_batch_size=1)
+    core = EngineCore(runner, Scheduler(cost, BatchLimits(cost), 1), sent.append)
     core.add(
         EngineRequest(
             "alone",

@@ -16,12 +16,14 @@ CUDNN_KEYS = 2048
 CUDNN = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows) -> Tensor:
-    """Softmax attention within each sample: q and the result (Q, H, K), k and v (T, H, K)."""
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows, causal: bool = False
+) -> Tensor:
+    """Softmax attention within each sample: q and the result (Q, H, K), k and v (T, G, K)."""
     if len(set(queries.lens)) == len(set(keys.lens)) == 1:
-        return attend(q, k, v, len(keys.lens))
+        return attend(q, k, v, len(keys.lens), causal)
     samples = zip(q.split(queries.lens), k.split(keys.lens), v.split(keys.lens), strict=True)
-    return torch.cat([attend(*sample) for sample in samples])
+    return torch.cat([attend(*sample, causal=causal) for sample in samples])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, samples: int = 1, causal: bool = False) -> Tensor:

@@ -1,24 +1,26 @@
 """The Qwen3-VL text model, with features taken from thirteen layers. The vision tower is not built.
 
 Follows `Qwen3VLTextModel` in transformers for prompts of text alone, where the three axes of its rotary
-positions coincide. L tokens, D width, H heads of K, G key and value heads.
+positions coincide. Shapes: L tokens of all prompts in one row, D width, H heads of K, G key and value heads.
 """
 
 from collections.abc import Generator, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config.part_configs import TextConfig, TextEncoderConfig
-from engine.kernels.attention import attend
+from engine.kernels.attention import packed_attention
 from engine.kernels.norm import RMSNorm
+from engine.kernels.packing import Rows
 from engine.models.resumable import drain
 from engine.models.rotary import apply_rotary, frequencies, table
 
 
 class Attention(nn.Module):
-    """Causal self-attention; several query heads share a key and value head."""
+    """Causal self-attention inside each prompt; several query heads share a key and value head."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -31,12 +33,12 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, prompts: Rows) -> Tensor:
         q, k, v = (
             proj(x).unflatten(-1, (-1, self.head_dim)) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )  # (L, H, K), and G heads of k and v
         q, k = apply_rotary(self.q_norm(q), rotary), apply_rotary(self.k_norm(k), rotary)
-        return self.o_proj(attend(q, k, v, causal=True).flatten(1))
+        return self.o_proj(packed_attention(q, k, v, prompts, prompts, causal=True).flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -60,8 +62,8 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary)
+    def forward(self, x: Tensor, rotary: Tensor, prompts: Rows) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, prompts)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -91,18 +93,27 @@ class TextEncoder(nn.Module):
 
     def forward(self, token_ids: Sequence[int]) -> Tensor:
         """One prompt's features (L, hidden * taps) as the layers leave them, taps innermost."""
-        return drain(self.encode(token_ids))
+        return drain(self.encode([token_ids]))
 
-    def encode(self, token_ids: Sequence[int]) -> Generator[None, None, Tensor]:
-        """Like `forward`, yielding after each layer so that the caller can interleave other work."""
-        model, config = self.language_model, self.config
-        x = model.embed_tokens(torch.tensor(token_ids, device=self.device))
-        positions = torch.arange(len(token_ids), dtype=torch.float32, device=self.device)
-        rotary = table(positions.outer(frequencies(config.head_dim, config.theta, self.device)))
+    def encode(self, prompts: Sequence[Sequence[int]]) -> Generator[None, None, Tensor]:
+        """The features of several prompts, one after the other, like `forward`.
+
+        Yields after each layer so that the caller can interleave other work.
+        """
+        model, rows = self.language_model, Rows.build([len(prompt) for prompt in prompts], self.device)
+        x = model.embed_tokens(torch.tensor([*chain.from_iterable(prompts)], device=self.device))
+        rotary = self._rotary(rows.lens)
         tapped = []
         for index, layer in enumerate(model.layers):
-            x = layer(x, rotary)
+            x = layer(x, rotary, rows)
             if index in self.taps:
                 tapped.append(x)
             yield
         return torch.stack(tapped, dim=-1).flatten(1).float()
+
+    def _rotary(self, lens: list[int]) -> Tensor:
+        """The rotary table of prompts of these lengths."""
+        positions = torch.cat(
+            [torch.arange(length, dtype=torch.float32, device=self.device) for length in lens]
+        )
+        return table(positions.outer(frequencies(self.config.head_dim, self.config.theta, self.device)))

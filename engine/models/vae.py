@@ -123,7 +123,7 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """Decodes latents (B, C, h, w) of any dtype to pixels (B, 3, h * scale, w * scale), about [-1, 1]."""
 
-    # Larger latents are decoded in strips: images above 1024 x 1024 at the published scale of 8.
+    # More latents are decoded in strips: an image above 1024 x 1024 at the published scale of 8.
     max_whole_area = 128 * 128
 
     def __init__(self, config: VAEConfig) -> None:
@@ -143,7 +143,7 @@ class VAE(nn.Module):
         x = self.decoder.conv_in(z if self.post_quant_conv is None else self.post_quant_conv(z))
         x = self.decoder.mid_block(x)
         yield
-        if z.shape[2] * z.shape[3] > self.max_whole_area:
+        if z[:, 0].numel() > self.max_whole_area:
             return (yield from decode_strips(self.decoder, x))
         return (yield from self.decoder.decode_whole(x))
 
@@ -197,7 +197,7 @@ def _strips(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields conv(before(x)) strip by strip with its rows, computed with one extra row at either end."""
     height = x.shape[2]
-    step = max(1, strip_elements // (x.shape[1] * x.shape[3] * scale**2))
+    step = max(1, strip_elements // (x[:, :, 0].numel() * scale**2))
     for start in range(0, height, step):
         end = min(start + step, height)
         low, high = max(start - 1, 0), min(end + 1, height)

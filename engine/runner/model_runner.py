@@ -17,16 +17,15 @@ from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
 from engine.runner.device import Device
 from engine.runner.preview import PreviewMap
-from engine.runner.prompt_cache import ConditioningCache
+from engine.runner.prompt_encoder import PromptEncoder
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
 from engine.runner.sampling import euler_step, guide, initial_noise, time_schedule
 
 PATCH = 2
-CACHE_BYTES = 256 << 20  # for projected prompts
 
 
 class ModelRunner:
-    """encode_prompt -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
+    """encode -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
 
     With an `uncond_device` the unconditional pass runs there, in parallel with the conditional one. With a
     `recorder` (one per device) small passes are recorded as CUDA graphs and replayed.
@@ -45,7 +44,7 @@ class ModelRunner:
         self.uncond_device = torch.device(uncond_device or device)
         self.pixels_per_token = PATCH * pipeline.vae.config.scale_factor
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
-        self._cache = ConditioningCache(CACHE_BYTES)
+        self._prompts = PromptEncoder(pipeline, self.device)
         self._modulation = lru_cache(maxsize=32)(self._build_modulation)
         self._packing = lru_cache(maxsize=64)(self._build_packing)
         self._preview_map = PreviewMap.of(pipeline)
@@ -63,20 +62,23 @@ class ModelRunner:
 
     @property
     def cache_hits(self) -> int:
-        return self._cache.hits
+        return self._prompts.cache.hits
 
     @property
     def cache_misses(self) -> int:
-        return self._cache.misses
+        return self._prompts.cache.misses
+
+    def is_cached(self, request: EngineRequest) -> bool:
+        """Whether the request's prompt need not be encoded."""
+        return request.token_ids in self._prompts.cache
 
     @torch.inference_mode()
-    def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]:
+    def encode(self, requests: Sequence[EngineRequest]) -> Generator[None, None, list[Conditioning]]:
         """Compute everything that does not depend on the image. Yields between layers of the text encoder."""
-        text = self._cache.get(request.token_ids)
-        if text is None:
-            features = yield from self._paced(self.pipeline.text_encoder.encode(request.token_ids))
-            text = self.pipeline.conditional.project_text(features)
-            self._cache.put(request.token_ids, text)
+        texts = yield from self._prompts.encode([request.token_ids for request in requests])
+        return [self._condition(request, texts[request.token_ids]) for request in requests]
+
+    def _condition(self, request: EngineRequest, text: Tensor) -> Conditioning:
         sampling = request.sampling
         schedule = (sampling.num_inference_steps, request.width, request.height, sampling.mu, sampling.std)
         guided = any(scale != 1 for scale in sampling.guidance_schedule)
@@ -117,18 +119,17 @@ class ModelRunner:
         self.device.end_step()
 
     @torch.inference_mode()
-    def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
-        """The finished sample as RGB bytes, row-major. Yields between parts of the VAE.
+    def decode(
+        self, samples: Sequence[SampleState]
+    ) -> Generator[None, None, list[bytes | FloatingPointError]]:
+        """The finished samples, of one size, as RGB bytes, row-major. Yields between parts of the VAE.
 
-        Raises FloatingPointError on NaN or infinity.
+        The result of a sample with NaN or infinity is an error.
         """
-        latents = self._to_vae_latents(sample.latents, *sample.request.resolution)
-        parts = self.pipeline.vae.decode_parts(latents.unsqueeze(0))
-        pixels = (yield from self._paced(parts))[0].float()
-        if not pixels.isfinite().all():
-            raise FloatingPointError("the pixels are not finite")
-        rgb = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return _to_bytes(rgb.permute(1, 2, 0))
+        latents = [self._to_vae_latents(sample.latents, *sample.request.resolution) for sample in samples]
+        parts = self.pipeline.vae.decode_parts(torch.stack(latents))
+        pixels = yield from calling(parts, self.device.synchronize)  # so that the caller can measure time
+        return [_to_rgb(image.float()) for image in pixels]
 
     @torch.inference_mode()
     def preview(self, sample: SampleState) -> Preview:
@@ -145,11 +146,7 @@ class ModelRunner:
 
     def clear_cache(self) -> None:
         """Drop all cached prompts and reset the counters."""
-        self._cache = ConditioningCache(CACHE_BYTES)
-
-    def _paced(self, parts: Generator[None, None, Tensor]) -> Generator[None, None, Tensor]:
-        """Synchronise the device before each pause of `parts`, so that the caller can measure time."""
-        return calling(parts, self.device.synchronize)
+        self._prompts.clear_cache()
 
     def _predict(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         """Guided velocity (B, N, C) of each sample's next step."""
@@ -228,6 +225,14 @@ def _required(modulation: Modulation | None) -> Modulation:
 def _times(sample: SampleState) -> Tensor:
     """Start and end time of the next step, (2,)."""
     return _conditioning(sample).times[sample.step_index : sample.step_index + 2]
+
+
+def _to_rgb(pixels: Tensor) -> bytes | FloatingPointError:
+    """Pixels (3, h, w) in [-1, 1] to bytes."""
+    if not pixels.isfinite().all():
+        return FloatingPointError("the pixels are not finite")
+    rgb = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return _to_bytes(rgb.permute(1, 2, 0))
 
 
 def _to_bytes(pixels: Tensor) -> bytes:

@@ -1,6 +1,7 @@
 """Cache of projected prompts, keyed by their tokens and bounded in bytes."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -15,15 +16,19 @@ class ConditioningCache:
         self._bytes = 0
         self._entries: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
-    def get(self, token_ids: tuple[int, ...]) -> Tensor | None:
-        """Counts a hit or a miss."""
-        text = self._entries.get(token_ids)
-        if text is None:
-            self.misses += 1
-            return None
-        self._entries.move_to_end(token_ids)
-        self.hits += 1
-        return text
+    def __contains__(self, token_ids: tuple[int, ...]) -> bool:
+        return token_ids in self._entries
+
+    def find(self, prompts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """The cached ones of these prompts. Counts a miss for each missing prompt, and a hit for its
+        repetitions."""
+        found = {token_ids: self._entries[token_ids] for token_ids in prompts if token_ids in self}
+        for token_ids in found:
+            self._entries.move_to_end(token_ids)
+        misses = len(set(prompts)) - len(found)
+        self.misses += misses
+        self.hits += len(prompts) - misses
+        return found
 
     def put(self, token_ids: tuple[int, ...], text: Tensor) -> None:
         if token_ids in self._entries or text.nbytes > self.max_bytes:

@@ -1,10 +1,10 @@
 """State of requests and samples in the worker. The model itself is stateless."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from engine.messages import StageTimes, UnitKind
 from engine.models.resumable import ResumableTask
 from engine.request import EngineRequest, Priority
 
@@ -17,13 +17,8 @@ if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
 BatchKey = Hashable
 
 
-class Phase(Enum):
-    """Progress of a request's prompt; once it is ENCODED, each image has a sample with progress of its
-    own."""
-
-    WAITING = auto()
-    ENCODING = auto()
-    ENCODED = auto()
+M = TypeVar("M")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +44,46 @@ class Preview:
     rgb: bytes
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class BatchTask(Generic[M, T]):
+    """An encode or decode of several members, with one result for each, that runs in slices.
+
+    `states` are the members' requests, and `lengths` the tokens of each prompt or image that it computes.
+    """
+
+    members: "list[M]"
+    states: "list[RequestState]"
+    lengths: list[int]
+    work: ResumableTask[list[T]]
+
+    def pair(self, results: list[T]) -> Iterator[tuple[M, T]]:
+        """The members with their results, without those whose requests are removed, also meanwhile."""
+        for member, state, result in zip(self.members, self.states, results, strict=True):
+            if not state.is_removed:
+                yield member, result
+
+
 @dataclass(eq=False, slots=True)
 class RequestState:
     """A request in the worker. `due` orders it among requests of its priority.
 
     `image_seconds` are predicted for each image. Image indices are first in `unseated`, then in `entering`
     (with a seat, without a sample); then each has a SampleState. `images_left` counts images not yet decoded.
-    `times` are seconds of device time by stage, and `started` is when the first unit of work began.
+    `task` is its encode, once that has begun; if it failed in a batch, it `must_run_alone`. `times` are
+    seconds of device time by stage, and `started` is when the first unit of work began.
     """
 
     request: EngineRequest
     due: float = 0.0
     image_seconds: float = 0.0
-    phase: Phase = Phase.WAITING
     unseated: list[int] = field(init=False)
     entering: list[int] = field(default_factory=list)
     images_left: int = field(init=False)
-    encode_task: ResumableTask[Conditioning] | None = None
+    task: "EncodeTask | None" = None
+    must_run_alone: bool = False
     conditioning: Conditioning | None = None
     started: float = 0.0
-    is_failed: bool = False
+    is_removed: bool = False
     times: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
 
     def __post_init__(self) -> None:
@@ -89,19 +104,21 @@ class RequestState:
         """Seats that its images hold."""
         return self.images_left - len(self.unseated)
 
-    def begin_encoding(self, task: ResumableTask[Conditioning], now: float) -> None:
-        self.phase, self.encode_task, self.started = Phase.ENCODING, task, now
+    @property
+    def stage_times(self) -> StageTimes:
+        return StageTimes(queue=self.started - self.request.submitted, **self.times)
 
-    def end_encoding(self, conditioning: Conditioning) -> None:
-        self.phase, self.encode_task, self.conditioning = Phase.ENCODED, None, conditioning
+    @property
+    def is_encoded(self) -> bool:
+        return self.conditioning is not None
 
 
 @dataclass(eq=False, slots=True)
 class SampleState:
     """One image in progress: `latents` (N, C) float32 after `step_index` steps.
 
-    `clean` is the predicted final image, kept only when a preview is due. `decode_task` is None before the
-    first slice of the decode.
+    `clean` is the predicted final image, kept only when a preview is due. `task` is its decode, once that has
+    begun; if it failed in a batch, it `must_run_alone`.
     """
 
     state: RequestState
@@ -109,7 +126,8 @@ class SampleState:
     latents: "Tensor"
     step_index: int = 0
     clean: "Tensor | None" = None
-    decode_task: ResumableTask[bytes] | None = None
+    task: "DecodeTask | None" = None
+    must_run_alone: bool = False
 
     @property
     def request(self) -> EngineRequest:
@@ -150,3 +168,13 @@ class SampleState:
             if step_index == max(1, (index + 1) * self.num_steps // (previews + 1)):
                 return index
         return None
+
+
+def add_times(states: Iterable[RequestState], kind: UnitKind, seconds: float) -> None:
+    """Add the seconds of a unit to its requests; several members of a request count once."""
+    for state in dict.fromkeys(states):
+        state.times[kind] += seconds
+
+
+EncodeTask = BatchTask[RequestState, Conditioning]
+DecodeTask = BatchTask[SampleState, bytes | FloatingPointError]

@@ -66,6 +66,7 @@ class Scheduler:
         """Remove a request that is done, failed or aborted. An unknown id is ignored."""
         state = self._requests.pop(request_id, None)
         if state is not None:
+            state.is_removed = True
             self._seats.remove(state)
             self._leave(state)
 
@@ -97,9 +98,9 @@ class Scheduler:
             if sample.is_finished:
                 self._queue_of(sample.state).finish(sample)
 
-    def ran_out_of_memory(self, samples: list[SampleState]) -> None:
-        """A step of these samples ran out of memory."""
-        self._limits.ran_out_of_memory(samples[0].batch_key, len(samples))
+    def ran_out_of_memory(self, states: list[RequestState]) -> None:
+        """A batch with members of these requests, each as often as it has members, ran out of memory."""
+        self._limits.ran_out_of_memory(states[0].batch_key, len(states))
 
     def delayed(self, state: RequestState, seconds: float) -> None:
         """An encode or decode of the request took `seconds`, which delayed the running samples of its
@@ -154,7 +155,7 @@ class Scheduler:
             return step
         queue = self._queue_of(other.samples[0].state)
         together = [*step.samples, *other.samples]
-        for size in range(len(step.samples) + 1, self._limits.fitting(together) + 1):
+        for size in range(len(step.samples) + 1, self._limits.fitting_steps(together) + 1):
             longer = Denoise.predict(self.cost, together[:size])
             added = longer.seconds - step.seconds
             if added > queue.deficit:
@@ -175,15 +176,15 @@ class Scheduler:
         else:
             return step
         if queue.finished:
-            return Decode.predict(self.cost, queue.finished[0], slice_seconds)
+            samples = queue.next_decodes(self._limits.fitting_decodes)
+            return Decode.predict(self.cost, samples, slice_seconds)
         if step is None or queue.entering:
-            return Encode.predict(self.cost, queue.next_entering, slice_seconds)
+            requests = queue.next_encodes(self._limits.fitting_encodes)
+            return Encode.predict(self.cost, requests, slice_seconds)
         return step
 
     def _step(self, queue: WorkQueue) -> Denoise:
-        """The samples due first; of a suspect, one at a time."""
-        size = 1 if queue.key.suspect else self._limits.fitting(queue.running)
-        return Denoise.predict(self.cost, queue.running[:size])
+        return Denoise.predict(self.cost, queue.next_steps(self._limits.fitting_steps))
 
     def _queue_of(self, state: RequestState) -> WorkQueue:
         key = QueueKey.of(state)

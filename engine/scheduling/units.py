@@ -1,4 +1,7 @@
-"""Units of work, with the seconds that the cost model predicts for each."""
+"""Units of work, with the seconds that the cost model predicts for each.
+
+`states` has the request of each member: of a prompt, or of a sample.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,32 +9,29 @@ from typing import ClassVar
 from engine.cost import CostModel
 from engine.messages import UnitKind
 from engine.request import EngineRequest
-from engine.runner.request_state import Phase, RequestState, SampleState
+from engine.runner.request_state import RequestState, SampleState
 
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Run the text encoder on a request's prompt for `slice_seconds`; once done, start its entering images.
+    """Run the text encoder on these requests' prompts for `slice_seconds`; once done, start their entering
+    images. `seconds` are predicted for this slice."""
 
-    `seconds` are predicted for this slice, `whole_seconds` for the whole prompt.
-    """
-
-    request: RequestState
+    requests: list[RequestState]
     seconds: float
-    whole_seconds: float
     slice_seconds: float
     kind: ClassVar[UnitKind] = "encode"
 
     @property
-    def request_ids(self) -> tuple[str, ...]:
-        return (self.request.request.request_id,)
+    def states(self) -> list[RequestState]:
+        return self.requests
 
     @classmethod
-    def predict(cls, cost: CostModel, state: RequestState, slice_seconds: float) -> "Encode":
-        slice_seconds = min(slice_seconds, _own_step(cost, state.request))
-        is_encoded = state.phase is Phase.ENCODED
-        whole = 0.0 if is_encoded else cost.encode.seconds([len(state.request.token_ids)])
-        return cls(state, min(whole, slice_seconds), whole, slice_seconds)
+    def predict(cls, cost: CostModel, requests: list[RequestState], slice_seconds: float) -> "Encode":
+        slice_seconds = min(slice_seconds, _own_step(cost, requests[0].request))
+        lens = [len(state.request.token_ids) for state in requests]
+        whole = 0.0 if requests[0].is_encoded else cost.encode.seconds(lens)
+        return cls(requests, min(whole, slice_seconds), slice_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Denoise:
     kind: ClassVar[UnitKind] = "denoise"
 
     @property
-    def request_ids(self) -> tuple[str, ...]:
-        return tuple(sample.request.request_id for sample in self.samples)
+    def states(self) -> list[RequestState]:
+        return [sample.state for sample in self.samples]
 
     @classmethod
     def predict(cls, cost: CostModel, samples: list[SampleState]) -> "Denoise":
@@ -55,29 +55,31 @@ class Denoise:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Run the VAE on a finished sample for `slice_seconds`.
+    """Run the VAE on these finished samples, which share a batch key, for `slice_seconds`. `seconds` are
+    predicted for this slice."""
 
-    `seconds` are predicted for this slice, `whole_seconds` for the whole image.
-    """
-
-    sample: SampleState
+    samples: list[SampleState]
     seconds: float
-    whole_seconds: float
     slice_seconds: float
     kind: ClassVar[UnitKind] = "decode"
 
     @property
-    def request_ids(self) -> tuple[str, ...]:
-        return (self.sample.request.request_id,)
+    def states(self) -> list[RequestState]:
+        return [sample.state for sample in self.samples]
 
     @classmethod
-    def predict(cls, cost: CostModel, sample: SampleState, slice_seconds: float) -> "Decode":
-        slice_seconds = min(slice_seconds, _own_step(cost, sample.request))
-        whole = cost.decode.seconds([_image_tokens(cost, sample.request)])
-        return cls(sample, min(whole, slice_seconds), whole, slice_seconds)
+    def predict(cls, cost: CostModel, samples: list[SampleState], slice_seconds: float) -> "Decode":
+        slice_seconds = min(slice_seconds, _own_step(cost, samples[0].request))
+        whole = cost.decode.seconds([_image_tokens(cost, sample.request) for sample in samples])
+        return cls(samples, min(whole, slice_seconds), slice_seconds)
 
 
 Unit = Encode | Denoise | Decode
+
+
+def request_ids(unit: Unit) -> tuple[str, ...]:
+    """The request id of each member."""
+    return tuple(state.request.request_id for state in unit.states)
 
 
 def _own_step(cost: CostModel, request: EngineRequest) -> float:

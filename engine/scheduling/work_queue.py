@@ -2,12 +2,16 @@
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from engine.request import BATCH_SHARE, Priority
-from engine.runner.request_state import BatchKey, Phase, RequestState, SampleState
+from engine.runner.request_state import BatchKey, RequestState, SampleState
+
+M = TypeVar("M", RequestState, SampleState)
+# How many of the first of these may share a unit of work.
+Limit = Callable[[Sequence[M]], int]
 
 
 class QueueKey(NamedTuple):
@@ -48,11 +52,30 @@ class WorkQueue:
     def has_work(self) -> bool:
         return bool(self.entering or self.running or self.finished)
 
-    @property
-    def next_entering(self) -> RequestState:
-        """The request that is being encoded, or else the first one due."""
-        encoding = (state for state in self.entering if state.phase is Phase.ENCODING)
-        return next(encoding, self.entering[0])
+    def next_encodes(self, limit: Limit[RequestState]) -> list[RequestState]:
+        """Entering requests to encode together."""
+        return self._next_task(self.entering, lambda state: state.must_run_alone or state.is_encoded, limit)
+
+    def next_decodes(self, limit: Limit[SampleState]) -> list[SampleState]:
+        """Finished samples to decode together."""
+        return self._next_task(self.finished, lambda sample: sample.must_run_alone, limit)
+
+    def next_steps(self, limit: Limit[SampleState]) -> list[SampleState]:
+        """Running samples to step together: those due first."""
+        return self._first(self.running, limit)
+
+    def _next_task(self, waiting: Iterable[M], runs_alone: Callable[[M], bool], limit: Limit[M]) -> list[M]:
+        """The members of the task that has begun, else those that may share one with the first."""
+        first = next((each for each in waiting if each.task), next(iter(waiting)))
+        if first.task:
+            return [each for each in waiting if each.task is first.task]
+        if runs_alone(first):
+            return [first]
+        return self._first([each for each in waiting if not runs_alone(each)], limit)
+
+    def _first(self, waiting: Sequence[M], limit: Limit[M]) -> list[M]:
+        """Of a suspect, one at a time."""
+        return list(waiting[: 1 if self.key.suspect else limit(waiting)])
 
     @property
     def share(self) -> float:

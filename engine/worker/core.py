@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from engine.messages import (
@@ -12,7 +12,6 @@ from engine.messages import (
     PreviewReady,
     RequestDone,
     RequestFailed,
-    StageTimes,
     StepDone,
     UnitDone,
     UnitKind,
@@ -20,12 +19,14 @@ from engine.messages import (
 )
 from engine.models.resumable import ResumableTask
 from engine.request import EngineRequest, Priority
-from engine.runner.request_state import Phase, RequestState, SampleState
+from engine.runner.request_state import BatchTask, RequestState, SampleState, add_times
 from engine.scheduling.scheduler import Scheduler
-from engine.scheduling.units import Decode, Denoise, Encode, Unit
+from engine.scheduling.units import Decode, Denoise, Encode, Unit, request_ids
+from engine.worker.batch_tasks import begin_decode, begin_encode
 from engine.worker.calibration import Calibration
 from engine.worker.runner_port import Runner
 
+M = TypeVar("M", RequestState, SampleState)
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ class EngineCore:
             self._run(unit)
 
     def _run(self, unit: Unit) -> None:
-        self._emit(UnitStarted(unit.kind, unit.request_ids, unit.seconds))
+        members = request_ids(unit)
+        self._emit(UnitStarted(unit.kind, members, unit.seconds))
         started = self._clock()
         match unit:
             case Encode():
@@ -83,8 +85,8 @@ class EngineCore:
                 self._denoise(samples)
             case Decode():
                 self._decode(unit)
-        self._last = unit.kind, unit.request_ids
-        self._report(unit.kind, len(unit.request_ids), self._clock() - started)
+        self._last = unit.kind, members
+        self._report(unit.kind, len(members), self._clock() - started)
 
     def _report(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
         runner = self._runner
@@ -92,39 +94,29 @@ class EngineCore:
         self._emit(UnitDone(kind, batch_size, seconds, memory, runner.cache_hits, runner.cache_misses))
 
     def _encode(self, unit: Encode) -> None:
-        state, started = unit.request, self._clock()
+        first = unit.requests[0]
+        if first.is_encoded:
+            self._start(first)
+            return
+        task = first.task or begin_encode(self._runner, unit.requests, self._clock)
+        for state, conditioning in self._advance(task, unit):
+            state.conditioning, state.task = conditioning, None
+            self._start(state)
+
+    def _start(self, state: RequestState) -> None:
+        """Draw the noise of the entering images."""
         try:
-            if state.phase is not Phase.ENCODED:
-                self._advance_encode(unit)
-            if state.phase is not Phase.ENCODED:
-                return
             samples = [self._runner.new_sample(state, index) for index in state.entering]
         except Exception as error:
             self._fail(state, error)
-            return
-        finally:
-            state.times["encode"] += self._clock() - started
-        self._scheduler.started(state, samples)
-
-    def _advance_encode(self, unit: Encode) -> None:
-        state, hits = unit.request, self._runner.cache_hits
-        if state.phase is Phase.WAITING:
-            task = ResumableTask(self._runner.encode_prompt(state.request), self._clock)
-            state.begin_encoding(task, self._clock())
-        assert state.encode_task is not None
-        task = state.encode_task
-        conditioning = self._advance(task, state, unit.slice_seconds)
-        if conditioning is None:
-            return
-        state.end_encoding(conditioning)
-        if self._runner.cache_hits == hits:
-            self._calibrate("encode", unit.whole_seconds, task.seconds)
+        else:
+            self._scheduler.started(state, samples)
 
     def _denoise(self, samples: list[SampleState]) -> None:
         """Run one step. If it fails, split the batch and retry until the failing sample is isolated."""
         batches = [samples]
         while batches:
-            batch = [sample for sample in batches.pop() if not sample.state.is_failed]
+            batch = [sample for sample in batches.pop() if not sample.state.is_removed]
             error = self._try_step(batch) if batch else None
             if error is not None and len(batch) == 1:
                 self._fail(batch[0].state, error)
@@ -138,24 +130,20 @@ class EngineCore:
         try:
             self._runner.denoise_step(samples)
         except Exception as error:
-            if self._runner.device.is_out_of_memory(error):
-                error.__traceback__ = None  # its frames reference the tensors
-                self._runner.device.release_memory()
-                self._scheduler.ran_out_of_memory(samples)
+            self._check_memory(unit.states, error)
             return error
         self._scheduler.stepped(samples)
         seconds = self._clock() - started
         # A runner waits for the previous step only, so this is a step's time if that was an equal step.
-        if self._last == (unit.kind, unit.request_ids):
+        if self._last == (unit.kind, request_ids(unit)):
             self._calibrate("denoise", unit.seconds, seconds)
-        for state in {sample.state: None for sample in samples}:
-            state.times["denoise"] += seconds
+        add_times(unit.states, unit.kind, seconds)
         for sample in samples:
             self._after_step(sample)
         return None
 
     def _after_step(self, sample: SampleState) -> None:
-        if sample.state.is_failed:  # because of the preview of another of its images
+        if sample.state.is_removed:  # because of the preview of another of its images
             return
         request_id, index = sample.request.request_id, sample.image_index
         self._emit(StepDone(request_id, index, sample.step_index, sample.num_steps))
@@ -170,41 +158,70 @@ class EngineCore:
         self._emit(PreviewReady(request_id, index, due, preview.width, preview.height, preview.rgb))
 
     def _decode(self, unit: Decode) -> None:
-        sample, state, started = unit.sample, unit.sample.state, self._clock()
-        try:
-            if sample.decode_task is None:
-                sample.decode_task = ResumableTask(self._runner.decode(sample), self._clock)
-            rgb = self._advance(sample.decode_task, state, unit.slice_seconds)
-        except Exception as error:
-            self._fail(state, error)
-            return
-        state.times["decode"] += self._clock() - started
-        if rgb is None:
-            return
-        self._calibrate("decode", unit.whole_seconds, sample.decode_task.seconds)
+        tokens = self._scheduler.cost.image_tokens(*unit.samples[0].request.resolution)
+        task = unit.samples[0].task or begin_decode(self._runner, unit.samples, tokens, self._clock)
+        for sample, rgb in self._advance(task, unit):
+            if isinstance(rgb, Exception):
+                self._fail(sample.state, rgb)
+            else:
+                self._finish_image(sample, rgb)
+
+    def _finish_image(self, sample: SampleState, rgb: bytes) -> None:
         self._scheduler.decoded(sample)
-        self._emit_image(sample, rgb)
-        if state.images_left == 0:
-            self._finish(state)
+        request, index = sample.request, sample.image_index
+        size = request.resolution
+        self._emit(ImageDone(request.request_id, index, request.seeds[index], *size, rgb))
+        if sample.state.images_left == 0:
+            self._finish(sample.state)
 
     def _finish(self, state: RequestState) -> None:
         self._scheduler.remove(state.request.request_id)
-        self._emit(RequestDone(state.request.request_id, _stage_times(state)))
+        self._emit(RequestDone(state.request.request_id, state.stage_times))
 
-    def _emit_image(self, sample: SampleState, rgb: bytes) -> None:
-        request, index = sample.request, sample.image_index
-        self._emit(
-            ImageDone(request.request_id, index, request.seeds[index], request.width, request.height, rgb)
-        )
-
-    def _advance(self, task: ResumableTask[T], state: RequestState, seconds: float) -> T | None:
-        """Run a task for a slice of `seconds`. Returns its result once it is done."""
-        self._runner.device.synchronize()  # the previous step may still run, and is not part of this task
-        before = task.seconds
+    def _advance(self, task: BatchTask[M, T], unit: Encode | Decode) -> Iterator[tuple[M, T]]:
+        """Run a task for a slice. Once it is done, return its members with their results."""
+        started = self._clock()
         try:
-            return task.advance(seconds)
+            results = self._run_slice(task.work, unit)
+        except Exception as error:
+            self._fail_task(task, error)
+            return iter(())
+        add_times(task.states, unit.kind, self._clock() - started)
+        if results is None:
+            return iter(())
+        self._calibrate_task(task, unit.kind)
+        return task.pair(results)
+
+    def _run_slice(self, work: ResumableTask[T], unit: Encode | Decode) -> T | None:
+        self._runner.device.synchronize()  # the previous step may still run, and is not part of this task
+        before = work.seconds
+        try:
+            return work.advance(unit.slice_seconds)
         finally:
-            self._scheduler.delayed(state, task.seconds - before)
+            self._scheduler.delayed(unit.states[0], work.seconds - before)
+
+    def _fail_task(self, task: BatchTask[M, T], error: Exception) -> None:
+        """Fail the only member, or let each run alone."""
+        if len(task.members) == 1:
+            self._fail(task.states[0], error)
+            return
+        self._raise_if_fatal(error)
+        self._check_memory(task.states, error)
+        for member in task.members:
+            member.task, member.must_run_alone = None, True
+
+    def _check_memory(self, states: list[RequestState], error: Exception) -> None:
+        """If a batch with members of these requests ran out of memory, free some and lower its limit."""
+        if self._runner.device.is_out_of_memory(error):
+            error.__traceback__ = None  # its frames reference the tensors
+            self._runner.device.release_memory()
+            self._scheduler.ran_out_of_memory(states)
+
+    def _calibrate_task(self, task: BatchTask[M, T], kind: UnitKind) -> None:
+        cost = self._calibration.cost
+        model = cost.encode if kind == "encode" else cost.decode
+        if task.lengths:
+            self._calibrate(kind, model.seconds(task.lengths), task.work.seconds)
 
     def _calibrate(self, kind: UnitKind, expected: float, seconds: float) -> None:
         """Update the cost model that the scheduler, admission control and the watchdog use."""
@@ -213,14 +230,12 @@ class EngineCore:
             self._emit(CostCorrected(self._calibration.cost))
 
     def _fail(self, state: RequestState, error: Exception) -> None:
-        if self._runner.device.is_fatal(error):
-            raise error
-        state.is_failed = True
+        self._raise_if_fatal(error)
         request_id = state.request.request_id
         logger.error("request %s failed", request_id, exc_info=error)
         self._scheduler.remove(request_id)
         self._emit(RequestFailed(request_id, f"{type(error).__name__}: {error}"))
 
-
-def _stage_times(state: RequestState) -> StageTimes:
-    return StageTimes(queue=state.started - state.request.submitted, **state.times)
+    def _raise_if_fatal(self, error: Exception) -> None:
+        if self._runner.device.is_fatal(error):
+            raise error

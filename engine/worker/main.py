@@ -48,10 +48,9 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
     from engine.worker.warmup import measure
 
     runner = _build_runner(config, options, device)
-    cost = measure(runner, config)
+    cost = measure(runner, config, options)
     runner.clear_cache()
-    limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
-    core = EngineCore(runner, Scheduler(cost, limits, options.max_running), emit)
+    core = EngineCore(runner, Scheduler(cost, BatchLimits(cost), options.max_running), emit)
     emit(WorkerReady(cost, runner.device.peak_memory_bytes()))
     return core
 

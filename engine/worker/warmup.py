@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.cost import CostModel, LinearCost
 from engine.errors import CheckpointError
 from engine.models.resumable import drain
@@ -27,19 +28,19 @@ _GUIDED, _UNGUIDED = (SamplingParams((scale,) * _RUNS, mu=0.0, std=1.5) for scal
 Point = tuple[int, list[int], float]
 
 
-def measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
+def measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -> CostModel:
     """Measure the smallest and the default size, batches of 1 and 4, and a short and a long prompt.
 
     Raises CheckpointError that names the part whose output is not finite.
     """
     try:
-        return _measure(runner, config)
+        return _measure(runner, config, options)
     except FloatingPointError as error:
         part = _overflowing_part(runner, config)
         raise CheckpointError(f"{part}: the weights turn a prompt into NaN or infinity") from error
 
 
-def _measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
+def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -> CostModel:
     until = time.monotonic() + BUDGET_SECONDS
     sizes = sorted({(config.limits.min_size,) * 2, (config.default_width, config.default_height)})
     lengths = sorted({min(length, config.limits.max_prompt_tokens) for length in _PROMPT_LENS})
@@ -51,13 +52,15 @@ def _measure(runner: ModelRunner, config: ModelConfig) -> CostModel:
             break
         samples = _samples(runner, size, batch, _GUIDED, lengths[0])
         steps.append(_step(runner, samples))
-        if batch == 1:
-            decodes.append(_decode(runner, samples[0]))
+        if batch == 1 or size == sizes[0]:  # larger ones would take much memory
+            decodes.append(_decode(runner, samples))
     return CostModel(
         pass_=fit(steps, squares=True),
         encode=fit(encodes, squares=False),
         decode=fit(decodes, squares=False),
         pixels_per_token=runner.pixels_per_token,
+        max_batch_size=min(options.max_batch_size, options.max_running),
+        max_batch_tokens=options.max_batch_tokens,
     )
 
 
@@ -65,7 +68,7 @@ def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> Path:
     """Return the folder of the first part whose output is not finite."""
     folders = config.folders
     length, size = min(_PROMPT_LENS[0], config.limits.max_prompt_tokens), (config.limits.min_size,) * 2
-    if not drain(runner.pipeline.text_encoder.encode((0,) * length)).isfinite().all():
+    if not runner.pipeline.text_encoder((0,) * length).isfinite().all():
         return folders.text_encoder
     second = folders.unconditional or folders.transformer
     for part, sampling in ((folders.transformer, _UNGUIDED), (second, _GUIDED)):
@@ -83,7 +86,7 @@ def _encode(runner: ModelRunner, length: int) -> Point:
 
 def _encode_anew(runner: ModelRunner, request: EngineRequest) -> None:
     runner.clear_cache()
-    drain(runner.encode_prompt(request))
+    drain(runner.encode([request]))
 
 
 def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
@@ -98,15 +101,22 @@ def _finish_step(runner: ModelRunner, samples: list[SampleState]) -> None:
     runner.device.synchronize()
 
 
-def _decode(runner: ModelRunner, sample: SampleState) -> Point:
-    return 1, [len(sample.latents)], _fastest(lambda: drain(runner.decode(sample)))
+def _decode(runner: ModelRunner, samples: list[SampleState]) -> Point:
+    seconds = _fastest(lambda: _finish_decode(runner, samples))
+    return 1, [len(sample.latents) for sample in samples], seconds
+
+
+def _finish_decode(runner: ModelRunner, samples: list[SampleState]) -> None:
+    for rgb in drain(runner.decode(samples)):
+        if isinstance(rgb, FloatingPointError):
+            raise rgb
 
 
 def _samples(
     runner: ModelRunner, size: tuple[int, int], batch: int, sampling: SamplingParams, length: int
 ) -> list[SampleState]:
     state = RequestState(_request(size, (0,) * length, sampling))
-    state.conditioning = drain(runner.encode_prompt(state.request))
+    (state.conditioning,) = drain(runner.encode([state.request]))
     return [runner.new_sample(state, 0) for _ in range(batch)]
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from engine.client.backlog import Forecast
 from engine.client.in_flight import InFlightRequest
 from engine.config.model_config import ModelConfig
-from engine.config.options import EngineOptions
 from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
 from engine.messages import RequestDone, RequestOutput, UnitKind
@@ -45,7 +44,6 @@ class QueueEngine:
         self,
         config: ModelConfig,
         access: Access,
-        options: EngineOptions,
         *,
         local: Engine | None,
         tokenize: Tokenize | None,
@@ -55,7 +53,7 @@ class QueueEngine:
         self._fleet = Fleet(self.broker, config.model_id, secrets.token_hex(8))
         self._tokenize = tokenize
         self._local = local
-        self.worker = Worker(local, options, self.broker, self._fleet) if local else None
+        self.worker = Worker(local, self.broker, self._fleet) if local else None
         self._in_flight: dict[str, InFlightRequest] = {}
         self._submitted: dict[str, Submission] = {}
         self._backlog = FleetBacklog(self._fleet, self._in_flight)

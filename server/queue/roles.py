@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from engine.config.model_config import ModelConfig
-from engine.config.options import EngineOptions
 from server.engine_port import Engine
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
@@ -34,7 +33,6 @@ def queue_engine(
     settings: Settings,
     access: "Access",
     config: ModelConfig,
-    options: EngineOptions,
     local: Callable[[], Engine],
     tokenize: Callable[[], Callable[[str], tuple[int, ...]]],
 ) -> "QueueEngine":
@@ -45,7 +43,6 @@ def queue_engine(
     return QueueEngine(
         config,
         access,
-        options,
         local=None if settings.role == "front" else local(),
         tokenize=None if settings.role == "worker" else tokenize(),
     )

@@ -74,7 +74,7 @@ def start(runner: ModelRunner, checkpoint: Checkpoint, job: Job) -> SampleState:
         sampling=SamplingParams(job.guidance, job.mu, job.std),
     )
     state = RequestState(request)
-    state.conditioning = drain(runner.encode_prompt(request))
+    (state.conditioning,) = drain(runner.encode([request]))
     return runner.new_sample(state, 0)
 
 
@@ -92,7 +92,9 @@ def finish_all(runner: ModelRunner, samples: list[SampleState]) -> None:
 def rgb(runner: ModelRunner, sample: SampleState) -> NDArray[np.int64]:
     """The decoded image (height, width, 3), wide enough to subtract."""
     width, height = sample.request.resolution
-    pixels = np.frombuffer(drain(runner.decode(sample)), np.uint8)
+    (decoded,) = drain(runner.decode([sample]))
+    assert isinstance(decoded, bytes), decoded
+    pixels = np.frombuffer(decoded, np.uint8)
     return pixels.reshape(height, width, 3).astype(np.int64)
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ def _core(
     cost: CostModel,
     clock: Callable[[], float],
 ) -> EngineCore:
-    limits = BatchLimits(cost, options.max_batch_size, options.max_batch_tokens)
+    cost = replace(cost, max_batch_size=options.max_batch_size, max_batch_tokens=options.max_batch_tokens)
     emit(WorkerReady(cost, 0))
-    return EngineCore(runner, Scheduler(cost, limits, options.max_running), emit, clock)
+    return EngineCore(runner, Scheduler(cost, BatchLimits(cost), options.max_running), emit, clock)
 
 
 def _act(samples: list[SampleState]) -> None:

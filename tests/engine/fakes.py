@@ -1,8 +1,9 @@
 """A fake model runner on a simulated clock, and an engine core that uses it."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
+from zlib import crc32
 
 from engine.cost import CostModel, LinearCost
 from engine.messages import FromWorker
@@ -18,6 +19,8 @@ COST = CostModel(
     encode=LinearCost(base=0.0, per_unit=0.001),
     decode=LinearCost(base=0.0, per_unit=0.001),
     pixels_per_token=16,
+    max_batch_size=8,
+    max_batch_tokens=10_000,
 )
 PROMPT_TOKENS = 10
 
@@ -32,10 +35,10 @@ def request(
     prompt_tokens: int = PROMPT_TOKENS,
     **fields: Any,
 ) -> EngineRequest:
-    """A request in which every step is guided."""
+    """A request with a prompt unlike others', in which every step is guided."""
     return EngineRequest(
         request_id,
-        (0,) * prompt_tokens,
+        (crc32(request_id.encode()),) * prompt_tokens,
         *size,
         seeds=tuple(range(images)),
         sampling=SamplingParams((2.0,) * steps, mu=0.0, std=1.5),
@@ -53,16 +56,21 @@ class OutOfMemoryError(Exception):
 class FakeRunner:
     """Takes the time that COST predicts; encodes and decodes can be paused after each millisecond.
 
-    `steps` are the successful batches, as request ids. `before_step` may raise. The prompt of a request
-    `NAME:...` is cached if NAME is in `cached`.
+    `encodes`, `steps` and `decodes` are the batches that have begun (steps: that succeeded), as request ids.
+    The callbacks may raise. The prompt of a request `NAME:...` is cached if NAME is in `cached`.
     """
 
+    cost: CostModel = COST
     now: float = 0.0
     steps: list[list[str]] = field(default_factory=list)
-    encodes: list[str] = field(default_factory=list)
+    encodes: list[list[str]] = field(default_factory=list)
+    decodes: list[list[str]] = field(default_factory=list)
+    before_encode: Callable[[Sequence[EngineRequest]], None] = lambda requests: None
+    before_decode: Callable[[Sequence[SampleState]], None] = lambda samples: None
     before_step: Callable[[list[SampleState]], None] = lambda samples: None
     before_preview: Callable[[SampleState], None] = lambda sample: None
     cached: set[str] = field(default_factory=set)
+    nan: list[SampleState] = field(default_factory=list)
     cache_hits: int = 0
     cache_misses: int = 0
 
@@ -73,28 +81,40 @@ class FakeRunner:
     def clock(self) -> float:
         return self.now
 
-    def encode_prompt(self, request: EngineRequest) -> Generator[None, None, Conditioning]:
-        self.encodes.append(request.request_id)
-        if request.request_id.partition(":")[0] in self.cached:
-            self.cache_hits += 1
-            return cast(Conditioning, "conditioning")
-        self.cache_misses += 1
-        yield from self._work(COST.encode.seconds([len(request.token_ids)]))
-        return cast(Conditioning, "conditioning")
+    def is_cached(self, request: EngineRequest) -> bool:
+        return request.request_id.partition(":")[0] in self.cached
+
+    def encode(self, requests: Sequence[EngineRequest]) -> Generator[None, None, list[Conditioning]]:
+        self.encodes.append([request.request_id for request in requests])
+        self.before_encode(requests)
+        missing = {request.token_ids for request in requests if not self.is_cached(request)}
+        self.cache_hits += len(requests) - len(missing)
+        self.cache_misses += len(missing)
+        if missing:
+            yield from self._work(self.cost.encode.seconds([len(prompt) for prompt in missing]))
+        return [cast(Conditioning, "conditioning")] * len(requests)
 
     def new_sample(self, state: RequestState, image_index: int) -> SampleState:
         return SampleState(state, image_index, latents=cast(Any, None))
 
     def denoise_step(self, samples: list[SampleState]) -> None:
-        self.now += step_seconds(samples)
+        self.now += step_seconds(samples, self.cost)
         self.before_step(samples)
         self.steps.append([sample.request.request_id for sample in samples])
         for sample in samples:
             sample.step_index += 1
 
-    def decode(self, sample: SampleState) -> Generator[None, None, bytes]:
-        yield from self._work(COST.decode.seconds([COST.image_tokens(*sample.request.resolution)]))
-        return sample.request.request_id.encode()
+    def decode(
+        self, samples: Sequence[SampleState]
+    ) -> Generator[None, None, list[bytes | FloatingPointError]]:
+        self.decodes.append([sample.request.request_id for sample in samples])
+        self.before_decode(samples)
+        lengths = [self.cost.image_tokens(*sample.request.resolution) for sample in samples]
+        yield from self._work(self.cost.decode.seconds(lengths))
+        return [
+            FloatingPointError("NaN") if sample in self.nan else sample.request.request_id.encode()
+            for sample in samples
+        ]
 
     def preview(self, sample: SampleState) -> Preview:
         self.before_preview(sample)
@@ -121,9 +141,9 @@ class FakeRunner:
             yield
 
 
-def step_seconds(samples: Sequence[SampleState]) -> float:
-    tokens = COST.image_tokens(*samples[0].request.resolution)
-    return COST.step_seconds(tokens, [len(sample.request.token_ids) for sample in samples], len(samples))
+def step_seconds(samples: Sequence[SampleState], cost: CostModel = COST) -> float:
+    tokens = cost.image_tokens(*samples[0].request.resolution)
+    return cost.step_seconds(tokens, [len(sample.request.token_ids) for sample in samples], len(samples))
 
 
 class Engine:
@@ -135,11 +155,13 @@ class Engine:
         max_batch_tokens: int = 10_000,
         max_running: int = 64,
         cost: CostModel = COST,
+        actual: CostModel = COST,
     ) -> None:
-        """`cost` is the scheduler's initial cost model."""
-        self.runner = FakeRunner()
+        """`cost` is the scheduler's initial cost model; the runner takes the time that `actual` predicts."""
+        self.runner = FakeRunner(actual)
         self.sent: list[FromWorker] = []
-        self.limits = BatchLimits(cost, max_batch_size, max_batch_tokens)
+        cost = replace(cost, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens)
+        self.limits = BatchLimits(cost)
         self.scheduler = Scheduler(cost, self.limits, max_running)
         self.core = EngineCore(self.runner, self.scheduler, self.sent.append, self.runner.clock)
 

@@ -13,7 +13,7 @@ from engine.request import EngineRequest, Priority
 
 CONFIG = ModelConfig.load(Path(__file__).parents[2] / "models" / "demo")
 # An unguided step of a sample takes one second; everything else takes no time.
-SECOND = CostModel(LinearCost(1.0, 0.0), LinearCost(0.0, 0.0), LinearCost(0.0, 0.0), 16)
+SECOND = CostModel(LinearCost(1.0, 0.0), LinearCost(0.0, 0.0), LinearCost(0.0, 0.0), 16, 1, 10_000)
 
 
 @dataclass(eq=False)

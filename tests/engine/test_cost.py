@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from engine.cost import CostModel, LinearCost
+from engine.cost import LinearCost
 from engine.request import SamplingParams
 from engine.worker.warmup import Point, fit
 from tests.engine.fakes import COST, request
+
+
+def step(images: int) -> float:
+    """Seconds of a guided step of images of 16 tokens with prompts of 10."""
+    return COST.step_seconds(16, [10] * images, images)
 
 
 def test_a_step_is_a_pass_over_all_tokens_and_one_over_guided_images() -> None:
@@ -15,10 +20,27 @@ def test_a_step_is_a_pass_over_all_tokens_and_one_over_guided_images() -> None:
     assert COST.step_seconds(16, [10], 0) == pytest.approx(0.002 + 0.0001 * 26)
 
 
-def test_a_request_is_one_encode_and_steps_and_a_decode_per_image() -> None:
-    one = COST.request_seconds(request("one", steps=3, images=1))
-    assert one == pytest.approx(0.010 + 3 * COST.step_seconds(16, [10], 1) + 0.016)
-    assert COST.request_seconds(request("two", steps=3, images=2)) == pytest.approx(2 * one - 0.010)
+@pytest.mark.parametrize("images", [1, 2, 8])
+def test_a_request_is_one_encode_and_steps_of_all_images_and_their_decodes(images: int) -> None:
+    seconds = COST.request_seconds(request("one", steps=3, images=images))
+    assert seconds == pytest.approx(0.010 + 3 * step(images) + images * 0.016)
+
+
+def test_images_beyond_the_batch_limits_run_after_the_others() -> None:
+    """The limits are a number of images, of tokens, and what the fixed cost allows: 14 images of 64 x 64."""
+    steps = lambda *batches: 0.010 + sum(3 * step(size) + size * 0.016 for size in batches)  # noqa: E731
+    wanted = request("many", steps=3, images=20)
+    assert COST.request_seconds(wanted) == pytest.approx(steps(8, 8, 4))
+    assert replace(COST, max_batch_tokens=60).request_seconds(wanted) == pytest.approx(steps(*[2] * 10))
+    assert replace(COST, max_batch_size=64).request_seconds(wanted) == pytest.approx(steps(14, 6))
+
+
+def test_images_are_decoded_in_batches() -> None:
+    """At a token budget of 90, in which the fixed cost is a tenth: 5 images of 64 x 64."""
+    cost = replace(COST, decode=LinearCost(0.010, 0.001))
+    for images, decodes in ((1, 1), (5, 1), (6, 2), (8, 2), (10, 3), (13, 3)):
+        wanted = request("a", images=images)
+        assert cost.request_seconds(wanted) == pytest.approx(COST.request_seconds(wanted) + decodes * 0.010)
 
 
 def test_the_cost_has_a_quadratic_part() -> None:
@@ -27,10 +49,17 @@ def test_the_cost_has_a_quadratic_part() -> None:
 
 
 def test_at_the_token_budget_the_fixed_cost_is_a_twentieth() -> None:
-    cost = CostModel(LinearCost(0.002, 0.0001, 1e-8), LinearCost(0, 0), LinearCost(0, 0), 16)
-    tokens = cost.batch_tokens(256)
+    cost = replace(COST, pass_=LinearCost(0.002, 0.0001, 1e-8))
+    tokens = cost.step_tokens(256)
     step = cost.pass_.base + tokens * (0.0001 + 1e-8 * 256)
     assert cost.pass_.base / step == pytest.approx(1 / 20)
+
+
+def test_at_the_token_budget_of_encodes_and_decodes_the_fixed_cost_is_a_tenth() -> None:
+    cost = replace(COST, encode=LinearCost(0.010, 0.001), decode=LinearCost(0.020, 0.001))
+    assert (cost.encode_tokens, cost.decode_tokens) == pytest.approx((90, 180))
+    assert (COST.encode_tokens, COST.decode_tokens) == (0, 0), "no fixed cost"
+    assert replace(cost, max_batch_tokens=100).decode_tokens == 100
 
 
 @pytest.mark.parametrize(
@@ -71,14 +100,14 @@ def test_the_fit_minimises_relative_errors() -> None:
 
 
 def test_the_rest_of_a_request() -> None:
-    """Images may run together. Finished images and an encoded prompt cost nothing."""
-    step, decode = COST.step_seconds(16, [10], 1), COST.decode.seconds([16])
+    """Finished images and an encoded prompt cost nothing."""
+    decode = COST.decode.seconds([16])
     wanted = request("a", steps=4, images=3)
-    assert COST.request_seconds(wanted, {2: 1}) == pytest.approx(11 * step + 3 * decode)
-    assert COST.request_seconds(wanted, {0: 4, 1: 2, 2: 3}) == pytest.approx(3 * step + 3 * decode)
+    assert COST.request_seconds(wanted, {2: 1}) == pytest.approx(3 * step(3) + step(2) + 3 * decode)
+    assert COST.request_seconds(wanted, {0: 4, 1: 2, 2: 3}) == pytest.approx(step(2) + step(1) + 3 * decode)
     again = request("a", steps=4, images=3, skip=frozenset({0}))
-    assert COST.request_seconds(again, {0: 4, 1: 2}) == pytest.approx(6 * step + 2 * decode)
-    assert COST.request_seconds(again) == pytest.approx(0.010 + 8 * step + 2 * decode)
+    assert COST.request_seconds(again, {0: 4, 1: 2}) == pytest.approx(2 * step(2) + 2 * step(1) + 2 * decode)
+    assert COST.request_seconds(again) == pytest.approx(0.010 + 4 * step(2) + 2 * decode)
 
 
 def test_a_step_without_guidance_is_one_pass() -> None:
@@ -94,4 +123,4 @@ def test_each_kind_of_work_is_scaled_separately() -> None:
     assert cost.encode.seconds([10]) == pytest.approx(2 * 0.010)
     assert cost.step_seconds(16, [10], 1) == pytest.approx(3 * COST.step_seconds(16, [10], 1))
     assert cost.decode.seconds([16]) == pytest.approx(5 * 0.016)
-    assert cost.batch_tokens(256) == pytest.approx(COST.batch_tokens(256)), "a ratio"
+    assert cost.step_tokens(256) == pytest.approx(COST.step_tokens(256)), "a ratio"

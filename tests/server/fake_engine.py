@@ -81,6 +81,7 @@ class FakeEngine:
     config: ModelConfig = CONFIG
     is_ready: bool = True
     seconds_per_step: float = 0.1
+    max_batch_size: int = 8
     finished: int = 0
     aborted: int = 0
     requests: deque[EngineRequest] = field(default_factory=lambda: deque(maxlen=100))
@@ -116,7 +117,7 @@ class FakeEngine:
 
     def speeds(self) -> list[DeviceSpeed]:
         step = LinearCost(self.seconds_per_step / 2, 0.0)  # with guidance, a step has two passes
-        cost = CostModel(step, LinearCost(0.0, 0.0), LinearCost(0.0, 0.0), 16)
+        cost = CostModel(step, LinearCost(0.0, 0.0), LinearCost(0.0, 0.0), 16, self.max_batch_size, 32_768)
         return [DeviceSpeed(cost, is_proven=True)] if self.is_ready else []
 
     def backlog_seconds(self, priority: Priority) -> float:

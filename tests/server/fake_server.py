@@ -14,7 +14,6 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 
-from engine.config.options import EngineOptions
 from server.app import create_app, run
 from server.queue.roles import queue_access, queue_engine
 from server.settings.config_error import ConfigError
@@ -106,6 +105,7 @@ def main() -> int:
     try:
         with queue_access(settings) as access:
             engine = fake_engine()
+            engine.max_batch_size = settings.max_batch_size
             app = _app(settings, access, engine)
             app.include_router(control(engine))
             return run(app, listen(settings))
@@ -117,8 +117,7 @@ def main() -> int:
 def _app(settings: Settings, access: Any, engine: FakeEngine) -> FastAPI:
     if access is None:
         return create_app(settings, engine)
-    options = EngineOptions(max_batch_size=settings.max_batch_size)
-    made = queue_engine(settings, access, engine.config, options, lambda: engine, lambda: engine.tokenize)
+    made = queue_engine(settings, access, engine.config, lambda: engine, lambda: engine.tokenize)
     return create_app(settings, made, made)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 
-from engine.config.options import EngineOptions
 from engine.cost import CostModel
 from engine.request import BATCH_SHARE, EngineRequest, Priority
 from server.engine_port import Engine
@@ -12,9 +11,8 @@ from server.queue.worker.delivery import Delivery
 class Capacity:
     """Compares what a worker holds with what its devices can begin soon."""
 
-    def __init__(self, engine: Engine, options: EngineOptions) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._options = options
 
     @property
     def cost(self) -> CostModel | None:
@@ -23,11 +21,10 @@ class Capacity:
 
     def load(self, held: Collection[Delivery]) -> float:
         """1 if the batches of all devices are full."""
-        speeds, options = self._engine.speeds(), self._options
+        speeds = self._engine.speeds()
         if not speeds:
             return 1.0
-        loads = (each.load(speeds[0].cost, options.max_batch_size, options.max_batch_tokens) for each in held)
-        return sum(loads) / len(speeds)
+        return sum(each.load(speeds[0].cost) for each in held) / len(speeds)
 
     def has_room(self, held: Collection[Delivery]) -> bool:
         """Whether a device is not saturated, or will be without work within a step."""

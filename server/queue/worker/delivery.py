@@ -62,13 +62,13 @@ class Delivery:
         """Whether a worker may have had it before."""
         return self.work.is_again or self.message.metadata.num_delivered > 1
 
-    def load(self, cost: CostModel, max_batch_size: int, max_batch_tokens: int) -> float:
+    def load(self, cost: CostModel) -> float:
         """Its share of a batch that saturates a device."""
         if self.is_generated:
             return 0.0
         tokens = cost.image_tokens(*self.request.resolution)
-        budget = min(cost.batch_tokens(tokens), max_batch_tokens)
-        share = max((tokens + len(self.request.token_ids)) / budget, 1 / max_batch_size)
+        share = (tokens + len(self.request.token_ids)) / cost.step_tokens(tokens)
+        share = max(share, 1 / cost.max_batch_size)
         return self._images_left * min(share, 1.0)
 
     def step_seconds(self, cost: CostModel) -> float:

@@ -10,7 +10,6 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
-from engine.config.options import EngineOptions
 from engine.request import Priority
 from server.engine_port import Engine, QueueStats
 from server.queue import names
@@ -41,14 +40,14 @@ logger = logging.getLogger(__name__)
 class Worker:
     """Runs the requests of the queue on `engine`, which it does not start."""
 
-    def __init__(self, engine: Engine, options: EngineOptions, broker: Broker, fleet: Fleet) -> None:
+    def __init__(self, engine: Engine, broker: Broker, fleet: Fleet) -> None:
         self._engine = engine
         self._broker = broker
         self._fleet = fleet
         self._held: dict[str, Delivery] = {}
         self._aborted: OrderedDict[str, None] = OrderedDict()
         self._pulls = {priority: self._pull(priority) for priority in get_args(Priority)}
-        self._capacity = Capacity(engine, options)
+        self._capacity = Capacity(engine)
         self._share = BatchShare()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()

@@ -17,6 +17,7 @@ from engine.checkpoint.loader import load_pipeline
 from engine.checkpoint.weight_files import WeightFiles
 from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.worker.warmup import measure
@@ -676,7 +677,7 @@ def test_the_warm_up_names_the_part_whose_weights_overflow(tmp_path: Path, part:
     fill(*OVERFLOWS[part], 3e38)(folder)
     config, runner = ModelConfig.load(folder), load_runner(folder, torch.float32)
     with pytest.raises(CheckpointError, match=rf"/{part}: .*NaN or infinity"):
-        measure(runner, config)
+        measure(runner, config, EngineOptions())
 
 
 def test_the_last_part_is_compared_before_the_first_is_loaded(

@@ -51,7 +51,7 @@ def test_golden(golden: Golden) -> None:
     features = runner.pipeline.text_encoder(request.token_ids).numpy(force=True)
     np.testing.assert_allclose(features, expected["features"][: len(features)], atol=1e-5)
     state = RequestState(request)
-    state.conditioning = drain(runner.encode_prompt(request))
+    (state.conditioning,) = drain(runner.encode([request]))
     assert float(state.conditioning.times[0]) == pytest.approx(float(expected["t0"].item()), abs=1e-7)
     sample = finish(runner, runner.new_sample(state, 0))
     np.testing.assert_allclose(sample.latents.numpy(), expected["latents"][0], atol=1e-3)

@@ -11,6 +11,7 @@ import torch
 
 from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.errors import CheckpointError
 from engine.worker.warmup import measure
 from tests.engine.checkpoints import edit_json, write_tiny
@@ -90,7 +91,8 @@ def test_the_warm_up_keeps_to_a_small_prompt_limit(folder: Path) -> None:
     assert frame < 16, "shorter than the prompts that the warm-up measures"
     limits(max_prompt_tokens=frame + 1)(folder)
     open_tokenizer(ModelConfig.load(folder))
-    assert measure(load_runner(folder, torch.float32), ModelConfig.load(folder)).encode.seconds([1]) > 0
+    cost = measure(load_runner(folder, torch.float32), ModelConfig.load(folder), EngineOptions())
+    assert cost.encode.seconds([1]) > 0
 
 
 def test_the_demo_model_passes() -> None:

@@ -14,6 +14,7 @@ import torch
 from engine.checkpoint.loader import load_pipeline
 from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.models.resumable import drain
@@ -166,11 +167,11 @@ def use(folder: Path) -> None:
     json.dumps(config.model_id).encode()
     ids = open_tokenizer(config).encode("a fox")
     runner = ModelRunner(load_pipeline(PartFolders.of(folder), "cpu", torch.float32), "cpu")
-    measure(runner, config)
+    measure(runner, config, EngineOptions())
     for sampling in config.presets.values():
         request = EngineRequest("1", ids, config.default_width, config.default_height, (1,), sampling, 1)
         state = RequestState(request)
-        state.conditioning = drain(runner.encode_prompt(request))
+        (state.conditioning,) = drain(runner.encode([request]))
         sample = runner.new_sample(state, 0)
-        pixels = drain(runner.decode(finish(runner, sample)))
+        (pixels,) = drain(runner.decode([finish(runner, sample)]))
         assert len(pixels) == 3 * config.default_width * config.default_height

@@ -62,6 +62,22 @@ def test_each_implementation_is_attention(
     assert products == by_products
 
 
+@pytest.mark.parametrize("lens", [[7, 7], [3, 9, 1]])
+def test_causal_attention_of_several_samples(lens: list[int]) -> None:
+    """With grouped keys and values, as in the text encoder."""
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(sum(lens), 4, 32), torch.randn(2, sum(lens), 2, 32)
+    rows = Rows.build(lens, "cpu")
+    attended = packed_attention(q, k, v, rows, rows, causal=True).split(lens)
+    for sample, queries, keys, values in zip(
+        attended, q.split(lens), k.split(lens), v.split(lens), strict=True
+    ):
+        for last in range(len(queries)):
+            earlier = (x[: last + 1].repeat_interleave(2, dim=1) for x in (keys, values))
+            expected = reference(queries[last : last + 1], *earlier)
+            assert relative(sample[last : last + 1], expected) < 1e-6
+
+
 def test_the_scores_are_computed_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (torch.randn(130, 2, 128, dtype=torch.bfloat16) for _ in range(3))
     rows = Rows.build([130], "cpu")

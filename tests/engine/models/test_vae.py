@@ -50,6 +50,16 @@ def test_strips_are_the_whole(vae: VAE, strip_elements: int) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("max_whole_area", [1, VAE.max_whole_area])
+def test_images_decoded_together(vae: VAE, monkeypatch: pytest.MonkeyPatch, max_whole_area: int) -> None:
+    """Whole and in strips, equal up to float rounding."""
+    latents = torch.cat([scale * _latents(vae, 10, 14) for scale in (1, 2, 3)])
+    alone = torch.cat([vae.decode(each) for each in latents.split(1)])
+    monkeypatch.setattr(VAE, "max_whole_area", max_whole_area)
+    assert (vae.decode(latents) - alone).abs().max() < 1e-4
+
+
+@torch.inference_mode()
 def test_strips_in_bfloat16_are_as_near_to_float32_as_the_whole(checkpoint: Checkpoint) -> None:
     exact, rounded = (_load(checkpoint, dtype) for dtype in (torch.float32, torch.bfloat16))
     latents = _latents(exact, 16, 16)
@@ -88,7 +98,11 @@ def test_only_large_latents_are_decoded_in_strips(
     vae.decode(_latents(vae, 8, 6))
     assert not striped
     vae.decode(_latents(vae, 8, 8))
-    assert striped
+    assert len(striped) == 1
+    vae.decode(torch.cat([_latents(vae, 4, 6)] * 2))
+    assert len(striped) == 1
+    vae.decode(torch.cat([_latents(vae, 4, 6)] * 3))
+    assert len(striped) == 2, "more in total"
 
 
 def test_the_largest_size_that_is_decoded_at_once() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,25 @@ from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.config.part_folders import PartFolders
-from engine.cost import CostModel
-from engine.messages import FromWorker, ImageDone, RequestFailed, UnitStarted
+from engine.cost import CostModel, LinearCost
+from engine.messages import FromWorker, ImageDone, RequestFailed, UnitKind, UnitStarted
+from engine.models.resumable import drain
 from engine.request import EngineRequest
 from engine.runner.model_runner import ModelRunner
-from engine.runner.request_state import SampleState
+from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler
 from engine.worker.core import EngineCore
+from tests.engine.conftest import relative
 from tests.engine.fakes import COST
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 CONFIG = ModelConfig.load(DEMO)
+PROMPT = "a blue square, and beside it a very small green triangle on black"
 TOKENIZER = Tokenizer(DEMO / "tokenizer", 2048)
 Picture = NDArray[np.int16]
+# So that prompts are encoded and images decoded together whenever they wait.
+BATCHED = replace(COST, encode=LinearCost(1.0, 0.001), decode=LinearCost(1.0, 0.001))
 
 
 def request(
@@ -52,7 +58,7 @@ def request(
 
 WANTED = [
     request(7),
-    request(11, "V4_DEFAULT_20", "a blue square, and beside it a very small green triangle on black"),
+    request(11, "V4_DEFAULT_20", PROMPT),
     request(13, "V4_QUALITY_48", "rings", size=(64, 64)),
 ]
 CROWD = [
@@ -76,13 +82,13 @@ def alone(runner: ModelRunner) -> dict[str, Picture]:
 class Engine:
     """A separate core with the real runner."""
 
-    def __init__(self, runner: ModelRunner, cost: CostModel = COST) -> None:
+    def __init__(self, runner: ModelRunner, cost: CostModel = BATCHED) -> None:
         self.sent: list[FromWorker] = []
-        limits = BatchLimits(cost, max_batch_size=8, max_batch_tokens=100_000)
-        self.core = EngineCore(runner, Scheduler(cost, limits, 64), self.sent.append)
+        self.core = EngineCore(runner, Scheduler(cost, BatchLimits(cost), 64), self.sent.append)
 
-    def largest_batch(self) -> int:
-        return max(len(m.request_ids) for m in self.sent if isinstance(m, UnitStarted))
+    def largest_batch(self, kind: UnitKind = "denoise") -> int:
+        units = [message for message in self.sent if isinstance(message, UnitStarted)]
+        return max(len(unit.request_ids) for unit in units if unit.kind == kind)
 
     def pictures(self) -> dict[tuple[str, int], Picture]:
         images = [message for message in self.sent if isinstance(message, ImageDone)]
@@ -90,17 +96,20 @@ class Engine:
 
 
 def run(runner: ModelRunner, requests: list[EngineRequest]) -> dict[tuple[str, int], Picture]:
+    return ran(runner, requests).pictures()
+
+
+def ran(runner: ModelRunner, requests: list[EngineRequest]) -> Engine:
     engine = Engine(runner)
     for each in requests:
         engine.core.add(each)
     while engine.core.has_work:
         engine.core.step()
-    return engine.pictures()
+    return engine
 
 
 def pixels(image: ImageDone) -> Picture:
-    flat = np.frombuffer(image.rgb, np.uint8).astype(np.int16)
-    return flat.reshape(image.height, image.width, 3)
+    return flat(image.rgb).reshape(image.height, image.width, 3)
 
 
 def assert_same(picture: Picture, expected: Picture) -> None:
@@ -115,9 +124,12 @@ def test_different_seeds_and_prompts_make_different_images(alone: dict[str, Pict
 
 
 def test_in_a_mixed_batch(runner: ModelRunner, alone: dict[str, Picture]) -> None:
-    pictures = run(runner, [*CROWD[:1], *WANTED, *CROWD[1:]])
+    runner.clear_cache()
+    engine = ran(runner, [*CROWD[:1], *WANTED, *CROWD[1:]])
+    assert engine.largest_batch("encode") == 6
+    assert engine.largest_batch("decode") == 4
     for name, expected in alone.items():
-        assert_same(pictures[name, 0], expected)
+        assert_same(engine.pictures()[name, 0], expected)
 
 
 def test_after_joining_late_and_when_others_leave(runner: ModelRunner, alone: dict[str, Picture]) -> None:
@@ -167,6 +179,46 @@ def test_the_unconditional_pass_on_a_separate_device(alone: dict[str, Picture]) 
     pictures = run(beside, WANTED)
     for name, expected in alone.items():
         assert_same(pictures[name, 0], expected)
+
+
+def test_prompts_encoded_together(runner: ModelRunner) -> None:
+    """Equal and different lengths; as a step's products, in float32 rounding."""
+    for prompts in (["a red circle", "a blue circle"], ["rings", PROMPT, "a red circle"]):
+        wanted = [request(0, prompt=prompt) for prompt in prompts]
+        runner.clear_cache()
+        alone = [drain(runner.encode([each]))[0].text for each in wanted]
+        runner.clear_cache()
+        for expected, together in zip(alone, drain(runner.encode(wanted)), strict=True):
+            assert relative(together.text, expected) < 1e-5
+
+
+def test_a_cached_prompt_does_not_keep_its_batch_in_memory(runner: ModelRunner) -> None:
+    runner.clear_cache()
+    for each in drain(runner.encode([request(0, prompt="rings"), request(0, prompt=PROMPT)])):
+        assert each.text.untyped_storage().nbytes() == each.text.nbytes
+
+
+def test_a_nan_in_a_decode_fails_only_its_image(runner: ModelRunner) -> None:
+    """In the same convolutions as the others."""
+    samples = [finished(runner, seed) for seed in (1, 2, 3)]
+    expected = [drain(runner.decode([each]))[0] for each in samples]
+    samples[1].latents[0, 0] = float("nan")
+    first, second, third = drain(runner.decode(samples))
+    assert isinstance(second, FloatingPointError)
+    for decoded, alone in ((first, expected[0]), (third, expected[2])):
+        assert_same(flat(decoded), flat(alone))
+
+
+def flat(decoded: bytes | FloatingPointError) -> Picture:
+    assert isinstance(decoded, bytes)
+    return np.frombuffer(decoded, np.uint8).astype(np.int16)
+
+
+def finished(runner: ModelRunner, seed: int) -> SampleState:
+    """Noise, as if it were a finished sample."""
+    sample = runner.new_sample(RequestState(request(seed)), 0)
+    sample.step_index = sample.num_steps
+    return sample
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

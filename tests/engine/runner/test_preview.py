@@ -40,7 +40,7 @@ def test_previews_look_like_the_decoded_image(runner: ModelRunner, width: int, h
     ids = Tokenizer(DEMO / "tokenizer", 2048).encode("a yellow heart at the top left on a blue background")
     sampling = SamplingParams((3.0,) * 12, mu=1.4, std=1.5)
     state = RequestState(EngineRequest("preview", ids, width, height, (1,), sampling))
-    state.conditioning = drain(runner.encode_prompt(state.request))
+    (state.conditioning,) = drain(runner.encode([state.request]))
     sample = finish(runner, runner.new_sample(state, 0))
     preview, small = both(runner, sample.latents, width, height)
     assert preview.shape == (height // 8, width // 8, 3)

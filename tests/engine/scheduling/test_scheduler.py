@@ -63,9 +63,9 @@ class Audit:
 def costs_by_queue(unit: Unit) -> dict[QueueKey, float]:
     """Split the seconds of a unit: its own queue pays for its samples, another one for what it adds."""
     if isinstance(unit, Encode):
-        return {QueueKey.of(unit.request): unit.seconds}
+        return {QueueKey.of(unit.requests[0]): unit.seconds}
     if isinstance(unit, Decode):
-        return {QueueKey.of(unit.sample.state): unit.seconds}
+        return {QueueKey.of(unit.samples[0].state): unit.seconds}
     first = QueueKey.of(unit.samples[0].state)
     own = step_seconds([sample for sample in unit.samples if QueueKey.of(sample.state) == first])
     others = {QueueKey.of(sample.state): unit.seconds - own for sample in unit.samples}
@@ -323,7 +323,7 @@ def test_the_prompt_is_encoded_once_for_all_images() -> None:
     engine = Engine()
     engine.add(request("four", images=4))
     engine.run()
-    assert engine.runner.encodes == ["four"]
+    assert engine.runner.encodes == [["four"]]
     assert engine.runner.steps == [["four"] * 4] * 4
     assert [image.seed for image in engine.of(ImageDone)] == [0, 1, 2, 3]
 
@@ -391,7 +391,7 @@ def test_a_request_may_have_more_images_than_there_are_seats(max_running: int, p
         assert engine.step(), "there is work, and nothing ran"
         assert engine.scheduler.num_running <= max_running
     assert [image.image_index for image in engine.of(ImageDone, "many")] == list(range(10))
-    assert engine.runner.encodes.count("many") == 1
+    assert engine.runner.encodes.count(["many"]) == 1
     assert len(engine.of(RequestDone)) == 2
 
 

@@ -13,7 +13,7 @@ from engine.messages import (
     UnitDone,
     UnitStarted,
 )
-from engine.runner.request_state import SampleState
+from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.batch_limits import RECOVERY_STEPS
 from tests.engine.fakes import COST, Engine, OutOfMemoryError, joined, request
 
@@ -122,17 +122,16 @@ def test_a_limit_recovers_up_to_the_configured_size() -> None:
     assert engine.limits.samples(KEY) == 2
 
 
-@pytest.mark.parametrize("stage", ["encode_prompt", "new_sample", "decode"])
-def test_a_failure_outside_a_step_fails_only_its_request(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_start_an_image_fails_only_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = eight()
-    original = getattr(engine.runner, stage)
+    new_sample = engine.runner.new_sample
 
-    def fails(subject: object, *rest: object) -> object:
-        if "'3'" in repr(subject):
-            raise ValueError(stage)
-        return original(subject, *rest)
+    def fails(state: RequestState, image_index: int) -> SampleState:
+        if state.request.request_id == "3":
+            raise ValueError("bad")
+        return new_sample(state, image_index)
 
-    monkeypatch.setattr(engine.runner, stage, fails)
+    monkeypatch.setattr(engine.runner, "new_sample", fails)
     engine.run()
     assert engine.ids(RequestFailed) == ["3"]
     assert len(engine.of(RequestDone)) == 7
