@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import VERSION
 from server.engine_port import Engine
-from server.routes import captions, health, images, models, openapi, playground
+from server.routes import captions, files, health, images, models, openapi, playground
 from server.schemas.errors import ApiError
 from server.service import Service
 from server.settings.settings import Settings
@@ -44,8 +44,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.service = service
     _add_middleware(app, service)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    for router in (images.router, captions.router, models.router, health.router, playground.router):
-        app.include_router(router)
+    for routes in (images, files, captions, models, health, playground):
+        app.include_router(routes.router)
     app.openapi = lambda: openapi.describe(app, service)  # type: ignore[method-assign]
     return app
 

@@ -58,7 +58,7 @@ def test_model_aliases_are_a_list() -> None:
     )
 
 
-SECRETS = ("magic_prompt_key", "hive_key", "moderation_webhook_key", "c2pa_key")
+SECRETS = ("magic_prompt_key", "hive_key", "moderation_webhook_key", "c2pa_key", "url_secret")
 
 
 @pytest.mark.parametrize("name", SECRETS)
