@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import VERSION
 from server.engine_port import Engine, Queue
-from server.routes import captions, health, images, models, openapi, playground
+from server.routes import captions, files, health, images, models, openapi, playground
 from server.schemas.errors import ApiError
 from server.service import Service
 from server.settings.settings import Settings
@@ -26,7 +26,7 @@ EXPOSED_HEADERS = (
     "X-Should-Retry",
     "X-Warnings",
 )
-ROUTERS = (images.router, captions.router, models.router, health.router, playground.router)
+ROUTERS = tuple(routes.router for routes in (images, files, captions, models, health, playground))
 
 
 def create_app(settings: Settings, engine: Engine, queue: Queue | None = None) -> FastAPI:

@@ -4,6 +4,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from server import store
 from server.access.admission import Admission
 from server.access.api_keys import Caller, Keys
 from server.engine_port import Engine, Queue
@@ -15,8 +16,10 @@ from server.integrations import Integrations
 from server.observability import logs
 from server.observability.metrics import Metrics
 from server.observability.request_record import RequestRecord
+from server.schemas.errors import invalid
 from server.schemas.images import limited_to
 from server.settings.settings import Settings
+from server.store.results import Results
 from server.transport.body import Bodies
 from server.transport.lifecycle import Lifecycle
 from server.upstream.client import UpstreamClients
@@ -36,8 +39,11 @@ class Service:
         self.keys = Keys(settings.api_keys_file)
         self.lifecycle = Lifecycle(engine, queue)
         self.bodies = Bodies(settings)
-        self.encoder = ImageEncoder(settings, engine.config)
         self.metrics = Metrics(engine, queue)
+        self.results = store.from_settings(settings, self.metrics.on_upstream)
+        if self.results:
+            self.metrics.observe_store(self.results.stored_bytes)
+        self.encoder = ImageEncoder(settings, engine.config)
         self.upstreams = UpstreamClients(self.metrics.on_upstream)
         self.integrations = Integrations(settings, self.upstreams, engine.config.model_id)
         self.generations = Generations(
@@ -53,9 +59,13 @@ class Service:
 
     async def start(self) -> None:
         await self.engine.start()
+        if self.results:
+            self.results.start()
 
     async def close(self) -> None:
         await self.engine.close()
+        if self.results:
+            self.results.close()
         await self.upstreams.close()
         self.encoder.close()
         if self._spans:
@@ -66,6 +76,14 @@ class Service:
         caller = self.keys.authenticate(request.headers)
         record.key = caller.name
         return caller
+
+    def open_store(self) -> Results:
+        """The store of images, with room for more. Raises ApiError 400 or 503."""
+        if self.results is None:
+            message = "Images have no URLs without a store: set --store on the server, or use `b64_json`."
+            raise invalid(message, "response_format")
+        self.results.check_room()
+        return self.results
 
     def enter(self, record: RequestRecord) -> None:
         """Count the request as in flight: a drain waits for it. Raises ApiError 503."""

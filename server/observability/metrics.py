@@ -1,11 +1,12 @@
 """Prometheus metrics."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     PlatformCollector,
     ProcessCollector,
@@ -105,6 +106,11 @@ class Metrics:
             self._images.inc(len(record.parameters.seeds))
             self._queue.observe(record.timings.times.queue)
             self._image.observe(record.timings.image)
+
+    def observe_store(self, stored_bytes: Callable[[], float]) -> None:
+        """Export the size of the stored images."""
+        text = "Size of the stored images as of the last sweep."
+        Gauge("ideoserve_store_bytes", text, registry=self._registry).set_function(stored_bytes)
 
     def on_upstream(self, name: str, outcome: str, seconds: float) -> None:
         """Count one call of another service."""

@@ -9,10 +9,11 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from server.generation.parameters import Parameters
-from server.generation.transcript import Event, Subscription, Timings
+from server.generation.transcript import Event, ImageFile, Subscription, Timings
 from server.observability.request_record import RequestRecord
 from server.offload import offload
 from server.responses.frames import comment, failed, frame_of
+from server.responses.images_response import Publish
 from server.schemas.errors import ApiError, ClientDisconnectedError, internal_error, server_stopped
 from server.transport.disconnect import unless_disconnected
 
@@ -31,7 +32,9 @@ class EventStream(StreamingResponse):
         record: RequestRecord,
         ping_seconds: float,
         with_progress: bool,
+        publish: Publish | None = None,
     ) -> None:
+        """`publish` returns the URL of an image, which is sent instead of base64."""
         super().__init__(self._frames(), headers={"X-Accel-Buffering": "no"})
         self._subscription = subscription
         self._transcript = subscription.transcript
@@ -39,6 +42,7 @@ class EventStream(StreamingResponse):
         self._record = record
         self._ping_seconds = ping_seconds
         self._with_progress = with_progress
+        self._publish = publish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -75,7 +79,8 @@ class EventStream(StreamingResponse):
     async def _encoded(self, event: Event) -> bytes:
         if isinstance(event, Timings):
             self._record.timings = event
-        frame = frame_of(event, self._parameters, self._transcript.prompt_tokens)
+        url = await self._publish(event) if self._publish and isinstance(event, ImageFile) else None
+        frame = frame_of(event, self._parameters, self._transcript.prompt_tokens, url)
         return await offload(len(frame.image or b""), lambda: frame.encode(self._with_progress))
 
     def _failed(self, error: ApiError) -> bytes:

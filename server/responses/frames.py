@@ -47,8 +47,8 @@ def failed(body: ErrorBody) -> Frame:
     return Frame("error", body.model_dump())
 
 
-def frame_of(event: Event, parameters: Parameters, prompt_tokens: int) -> Frame:
-    """`parameters` are those of the transcript."""
+def frame_of(event: Event, parameters: Parameters, prompt_tokens: int, url: str | None = None) -> Frame:
+    """`parameters` are those of the transcript; `url` of an image replaces its base64."""
     match event:
         case StepDone():
             fields = {"image_index": event.image_index, "step": event.step, "num_steps": event.num_steps}
@@ -64,7 +64,7 @@ def frame_of(event: Event, parameters: Parameters, prompt_tokens: int) -> Frame:
                 **parameters.prompt.revised(),
                 **warnings(parameters),
             }
-            return _image("completed", event, parameters, more)
+            return _image("completed", event, parameters, more, url)
         case Timings():
             return Frame(f"server-timing {server_timing(event)}")
 
@@ -74,9 +74,10 @@ def _image(
     image: Preview | ImageFile,
     parameters: Parameters,
     more: dict[str, Any],
+    url: str | None = None,
 ) -> Frame:
     fields = {
-        "b64_json": "",
+        **({"b64_json": ""} if url is None else {"url": url}),
         "image_index": image.image_index,
         "created_at": int(time.time()),
         "size": parameters.size,
@@ -84,4 +85,4 @@ def _image(
         "background": "opaque",
         **more,
     }
-    return Frame(f"image_generation.{kind}", fields, image.data)
+    return Frame(f"image_generation.{kind}", fields, image.data if url is None else None)

@@ -1,7 +1,9 @@
 """Responses that wait for the last image: JSON, or one image file."""
 
+import asyncio
 import base64
 import json
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import Request, Response
@@ -16,16 +18,23 @@ from server.schemas.responses import ImageData, ImagesResponse, InputTokensDetai
 from server.transport.disconnect import unless_disconnected
 
 IMAGE_TOKEN_PIXELS = 16 * 16
+Publish = Callable[[ImageFile], Awaitable[str]]
 
 
 async def images_response(
-    kind: Kind, request: Request, subscription: Subscription, requested: Parameters, model: str
+    kind: Kind,
+    request: Request,
+    subscription: Subscription,
+    requested: Parameters,
+    model: str,
+    publish: Publish | None,
 ) -> Response:
-    """Wait for the images, then leave the subscription. Raises ApiError."""
+    """Wait for the images, then leave the subscription. `publish` returns the URL of an image, where it is
+    sent instead of base64. Raises ApiError."""
     record: RequestRecord = request.state.record
     transcript = subscription.transcript
     try:
-        await unless_disconnected(request, subscription.done())
+        urls = await unless_disconnected(request, _finished(subscription, publish))
     finally:
         subscription.leave()
         record.parameters = parameters = transcript.parameters(requested)
@@ -34,8 +43,15 @@ async def images_response(
     if kind == "image":
         return _file_response(transcript.images[0], parameters, headers)
     size = sum(len(image.data) for image in transcript.images)
-    body = await offload(size, lambda: _json_body(transcript, parameters, model))
+    body = await offload(size, lambda: _json_body(transcript, parameters, model, urls))
     return Response(body, media_type="application/json", headers=headers)
+
+
+async def _finished(subscription: Subscription, publish: Publish | None) -> Sequence[str | None]:
+    """Wait for the images. Returns their URLs; None for each without `publish`."""
+    await subscription.done()
+    images = subscription.transcript.images
+    return await asyncio.gather(*map(publish, images)) if publish else [None] * len(images)
 
 
 def _file_response(image: ImageFile, parameters: Parameters, headers: dict[str, str]) -> Response:
@@ -43,7 +59,9 @@ def _file_response(image: ImageFile, parameters: Parameters, headers: dict[str, 
     return Response(image.data, media_type=MEDIA_TYPES[parameters.output_format], headers=headers)
 
 
-def _json_body(transcript: Transcript, parameters: Parameters, model: str) -> bytes:
+def _json_body(
+    transcript: Transcript, parameters: Parameters, model: str, urls: Sequence[str | None]
+) -> bytes:
     images = transcript.images
     response = ImagesResponse(
         id=transcript.request_id,
@@ -57,13 +75,15 @@ def _json_body(transcript: Transcript, parameters: Parameters, model: str) -> by
         usage=usage(transcript.prompt_tokens, parameters, len(images)),
         **warnings(parameters),
     )
-    data = b",".join(_image_json(image, parameters) for image in images)
+    data = b",".join(_image_json(image, url, parameters) for image, url in zip(images, urls, strict=True))
     return _compact(response.model_dump(exclude_unset=True)).replace(b'"data":[]', b'"data":[%b]' % data, 1)
 
 
-def _image_json(image: ImageFile, parameters: Parameters) -> bytes:
-    fields = ImageData(b64_json="", seed=image.seed, **parameters.prompt.revised())
-    return with_base64(fields.model_dump(exclude_unset=True), image.data)
+def _image_json(image: ImageFile, url: str | None, parameters: Parameters) -> bytes:
+    source = {"b64_json": ""} if url is None else {"url": url}
+    data = ImageData(**source, seed=image.seed, **parameters.prompt.revised())
+    fields = data.model_dump(exclude_unset=True)
+    return with_base64(fields, image.data) if url is None else _compact(fields)
 
 
 def with_base64(fields: dict[str, Any], data: bytes) -> bytes:

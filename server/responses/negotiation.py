@@ -11,11 +11,13 @@ Kind = Literal["json", "image", "events"]
 
 
 class ResponseFormat(NamedTuple):
-    """`output_format` is that of an image file; `with_progress` sends progress as events."""
+    """`output_format` is that of an image file; `with_progress` sends progress as events; `as_url` sends URLs
+    of the images instead of base64."""
 
     kind: Kind
     output_format: OutputFormat | None = None
     with_progress: bool = False
+    as_url: bool = False
 
 
 JSON, EVENTS = ResponseFormat("json"), ResponseFormat("events")
@@ -46,16 +48,20 @@ def negotiate(headers: Headers, wanted: ImageRequest) -> ResponseFormat:
     selected = EVENTS if wanted.stream else _select(",".join(headers.getlist("accept")) or "*/*", wanted)
     if selected.kind == "image" and (wanted.n or 1) > 1:
         raise invalid("`n` must be 1 if the response is one image file.", "n")
+    if selected.kind == "image" and wanted.response_format == "url":
+        raise invalid("`url` needs a JSON response or an event stream.", "response_format")
     if selected.kind != "events" and wanted.partial_images:
         raise invalid("`partial_images` needs `stream`.", "partial_images")
-    return selected._replace(with_progress=bool(wanted.progress))
+    as_url = wanted.response_format == "url"
+    return selected._replace(with_progress=bool(wanted.progress), as_url=as_url)
 
 
 def _select(accept: str, wanted: ImageRequest) -> ResponseFormat:
     """The acceptable format with the highest weight; of several, the first in `Accept`.
 
     JSON, if it is acceptable, where the most preferred type is neither an image nor an event stream (such a
-    list is the default of a browser or an HTTP library), and where one image file cannot hold `n` images.
+    list is the default of a browser or an HTTP library), and where one image file cannot hold `n` images or
+    their URLs.
     """
     ranges = _parse(accept)
     acceptable = {
@@ -69,8 +75,8 @@ def _select(accept: str, wanted: ImageRequest) -> ResponseFormat:
         types = ", ".join(FORMATS)
         raise ApiError(406, "not_acceptable", f"The response types are {types}.", param="Accept")
     selected = FORMATS[min(acceptable, key=lambda media_type: acceptable[media_type].rank)]
-    has_too_many = selected.kind == "image" and (wanted.n or 1) > 1
-    is_json = "application/json" in acceptable and (has_too_many or not _is_choice(ranges))
+    is_too_small = selected.kind == "image" and ((wanted.n or 1) > 1 or wanted.response_format == "url")
+    is_json = "application/json" in acceptable and (is_too_small or not _is_choice(ranges))
     return JSON if is_json else selected
 
 

@@ -9,10 +9,11 @@ from server.generation.generations import GenerationRequest
 from server.generation.idempotency import Fingerprint
 from server.generation.parameters import resolve
 from server.generation.processing import OptOuts
+from server.generation.transcript import ImageFile, Subscription
 from server.observability.request_record import RequestRecord
 from server.offload import offload
 from server.responses.event_stream import EventStream
-from server.responses.images_response import images_response
+from server.responses.images_response import Publish, images_response
 from server.responses.negotiation import ResponseFormat, negotiate
 from server.service import AuthenticatedCaller, InjectedService, Service
 from server.transport.body import parse
@@ -31,11 +32,27 @@ async def create_image(request: Request, service: InjectedService, caller: Authe
         response_format, submitted = await _read(request, service, caller, body)
     subscription = await service.generations.submit(submitted)
     record.generation_id = subscription.transcript.request_id
+    publish = _publish(service, request, subscription, submitted) if response_format.as_url else None
     if response_format.kind == "events":
         ping = ping_seconds(request.headers, service.settings.ping_seconds)
-        return EventStream(subscription, submitted.parameters, record, ping, response_format.with_progress)
+        with_progress = response_format.with_progress
+        return EventStream(subscription, submitted.parameters, record, ping, with_progress, publish)
     model = service.engine.config.model_id
-    return await images_response(response_format.kind, request, subscription, submitted.parameters, model)
+    kind, parameters = response_format.kind, submitted.parameters
+    return await images_response(kind, request, subscription, parameters, model, publish)
+
+
+def _publish(
+    service: Service, request: Request, subscription: Subscription, submitted: GenerationRequest
+) -> Publish:
+    """Stores an image of the response and returns its URL."""
+    results, base_url = service.open_store(), str(request.base_url)
+    owner, output_format = subscription.transcript.request_id, submitted.parameters.output_format
+
+    async def publish(image: ImageFile) -> str:
+        return await results.publish(owner, image.image_index, output_format, image.data, base_url)
+
+    return publish
 
 
 async def _read(
@@ -45,6 +62,8 @@ async def _read(
     headers, record = request.headers, request.state.record
     wanted = await offload(len(body), lambda: parse(body, service.request_model))
     response_format = negotiate(headers, wanted)
+    if response_format.as_url:
+        service.open_store()
     opt_outs = OptOuts.of(wanted, caller, service.integrations.configured)
     model, output_format = service.model, response_format.output_format
     parameters = await offload(len(body), lambda: resolve(wanted, model, output_format))

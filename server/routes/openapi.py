@@ -20,8 +20,8 @@ Schema = dict[str, Any]
 ERRORS = {
     400: "invalid JSON, an unknown field, a wrong type or value, or a prompt that is too long or was refused",
     401: "missing or invalid API key",
-    403: "not permitted for this API key",
-    404: "unknown model",
+    403: "not permitted for this API key, or by the signature of the URL",
+    404: "unknown model or file",
     406: "no media type in Accept is supported",
     408: "the body was not received in time",
     413: "the body is too large",
@@ -31,9 +31,13 @@ ERRORS = {
     431: "too many headers",
     499: "the client closed its side of the connection before the response",
     500: "the worker crashed, the generation failed, or an internal error occurred",
-    503: "the model is loading, the server is draining or at a limit of memory or connections, or a "
-    "required upstream service failed",
+    502: "storing the image for `response_format` `url` failed",
+    503: "the model is loading, the server is draining or at a limit of memory or connections, a required "
+    "upstream service failed, or the store is full",
     504: "the deadline passed after admission",
+}
+IMAGE_FILES: Schema = {
+    kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()
 }
 EVENT: Schema = {
     "type": "object",
@@ -80,6 +84,7 @@ def describe(app: FastAPI, service: Service) -> Schema:
         _describe_images(document["paths"][path]["post"], service)
     _describe_captions(document)
     _describe_models(document["paths"])
+    _describe_files(document["paths"]["/v1/files/{name}"]["get"])
     _describe_probes(document["paths"])
     if service.settings.api_keys_file:
         for path in ("/v1/models", "/v1/models/{model_id}", VALIDATE_PATH, *IMAGE_PATHS):
@@ -96,13 +101,10 @@ def _describe_images(operation: Schema, service: Service) -> None:
         {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
         for name, (text, schema) in HEADERS.items()
     ]
-    image = {"schema": {"type": "string", "format": "binary"}}
     operation["responses"] = {
         "200": {
             "description": "The images.",
-            "content": _json(ImagesResponse)
-            | {"text/event-stream": {"schema": EVENT}}
-            | dict.fromkeys(MEDIA_TYPES.values(), image),
+            "content": _json(ImagesResponse) | {"text/event-stream": {"schema": EVENT}} | IMAGE_FILES,
         }
     } | _errors(*ERRORS)
 
@@ -144,6 +146,15 @@ def _describe_models(paths: Schema) -> None:
     retrieve["parameters"] = [
         {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     ]
+
+
+def _describe_files(operation: Schema) -> None:
+    operation["responses"] = {
+        "200": {"description": "The image.", "content": IMAGE_FILES},
+        "206": {"description": "The part named by Range.", "content": IMAGE_FILES},
+        "304": {"description": "Not modified."},
+        "416": {"description": "Range starts after the end."},
+    } | _errors(403, 404, 431)
 
 
 def _describe_probes(paths: Schema) -> None:

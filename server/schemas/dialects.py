@@ -103,7 +103,6 @@ VALUES: dict[str, Mapping[str, str | Refuse]] = {
     "rendering_speed": {"FLASH": "TURBO", "BALANCED": "DEFAULT"},
     "magic_prompt": _UPPER_CASE,
     "output_format": {**_FORMATS, "gif": _NO_ANIMATION, "svg": _NO_VECTORS},
-    "response_format": {"url": Refuse("Images are not stored yet, so they have no URL; use `b64_json`.")},
     "background": {"transparent": Refuse("Transparent backgrounds are not supported; use `opaque`.")},
 }
 

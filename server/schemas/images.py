@@ -126,7 +126,11 @@ class ImageRequest(PromptFields):
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of jpeg and webp; 100 is best."
     )
-    response_format: Literal["b64_json"] | None = None
+    response_format: Literal["b64_json", "url"] | None = Field(
+        None,
+        description="In JSON and events, images as base64 (b64_json, the default) or as URLs that expire "
+        "(url), where the server has a store.",
+    )
     background: Literal["auto", "opaque"] | None = None
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     partial_images: int | None = Field(

@@ -9,9 +9,10 @@ from server.schemas.issue import Issue
 
 
 class ImageData(BaseModel):
-    """One image in base64."""
+    """One image: base64, or a URL if `response_format` is `url`."""
 
-    b64_json: str
+    b64_json: str | None = None
+    url: str | None = Field(None, description="Expires after `url_ttl_seconds` of the server.")
     seed: int
     revised_prompt: str | None = Field(None, description="The caption that the prompt was expanded into.")
 

@@ -1,4 +1,4 @@
-"""Settings of magic prompt, moderation, content credentials and webhooks."""
+"""Settings of magic prompt, moderation, content credentials, webhooks and stored images."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, Field, SecretStr
 
 from server.settings.http_settings import Seconds
+
+MAX_URL_SECONDS = 7 * 86_400  # the longest that S3 and Google Cloud Storage sign
 
 
 class IntegrationSettings(BaseModel):
@@ -87,3 +89,41 @@ class IntegrationSettings(BaseModel):
         "base64 of 24 to 64 bytes; required with webhook_hosts",
     )
     webhook_secret: SecretStr | None = Field(None, description="Secrets that sign webhooks")
+
+    store: str | None = Field(
+        None,
+        description="Where images are stored for response_format url: file:///FOLDER, s3://BUCKET[/PREFIX], "
+        "gs://BUCKET[/PREFIX] or az://CONTAINER[/PREFIX]; buckets need the extra store; if unset, url is "
+        "refused",
+    )
+    url_ttl_seconds: int = Field(
+        3600,
+        ge=1,
+        le=MAX_URL_SECONDS,
+        description="Time after which a URL expires and its image is deleted, in seconds",
+    )
+    public_url: str | None = Field(
+        None,
+        description="Base of the URLs of images in a folder, such as https://images.example.com; if unset, "
+        "the scheme and Host of each request",
+    )
+    url_secret_file: Path | None = Field(
+        None,
+        description="File with the secret that signs the URLs of images in a folder, at least 32 characters, "
+        "the same on all replicas; if unset, a random one, whose URLs end with the process",
+    )
+    url_secret: SecretStr | None = Field(
+        None, description="Secret that signs the URLs of images in a folder, at least 32 characters"
+    )
+    max_store_bytes: int = Field(
+        10 << 30,
+        ge=1 << 20,
+        le=1 << 50,
+        description="Maximum size of the stored images in a folder, in bytes; above it requests for URLs "
+        "get 503",
+    )
+    store_sweep: bool = Field(
+        True,
+        description="Delete expired images: in a folder every minute, in a bucket every hour; turn it off "
+        "if a lifecycle rule of the bucket does",
+    )

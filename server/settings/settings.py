@@ -14,6 +14,7 @@ from server.settings.queue_settings import QueueSettings
 
 # What a browser sends as `Origin`; `null` is that of a local file.
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#*A-Z]+")
+BASE_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 
 
 class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings, BaseSettings):
@@ -43,6 +44,13 @@ class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings,
         for origin in _items(value):
             if not ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin} is not an origin: scheme://host[:port], in lower case, or *")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_base_url(cls, value: str | None) -> str | None:
+        if value is not None and not BASE_URL.fullmatch(value):
+            raise ValueError("must be http(s)://host[:port][/path], without a query or fragment")
         return value
 
     @property

@@ -109,7 +109,7 @@ def _error_response(error: ApiError) -> JSONResponse:
 
 def _add_headers(headers: MutableHeaders, record: RequestRecord, is_last: bool) -> None:
     headers["x-request-id"] = record.request_id
-    headers["Cache-Control"] = "no-store"
+    headers.setdefault("Cache-Control", "no-store")
     if is_last:
         headers["Connection"] = "close"
     total = f"total;dur={record.seconds * 1000:.1f}"

@@ -20,6 +20,11 @@ SET_ELSEWHERE = {
     "devices",
     "uncond_device",
     "api_keys_file",
+    "queue",
+    "queue_dir",
+    "role",
+    "store",
+    "url_secret_file",
     "drain_delay_seconds",
 }
 RULES = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "description")

@@ -236,6 +236,26 @@ def test_secrets_are_mounted_for_settings_that_name_a_file() -> None:
     assert volume["secret"]["secretName"] == "hive"
 
 
+@pytest.mark.parametrize(
+    ("uri", "store", "claim"),
+    [
+        ("pvc://claim", "file:///store/", "claim"),
+        ("pvc://claim/images", "file:///store/images", "claim"),
+        ("s3://bucket/images", "s3://bucket/images", None),
+    ],
+)
+def test_stored_images(uri: str, store: str, claim: str | None) -> None:
+    manifests = render(store__uri=uri, store__urlSecret__existingSecret="urls")
+    variables = environment(server(manifests))
+    assert variables["IDEOSERVE_STORE"] == store
+    assert variables["IDEOSERVE_URL_SECRET"] == {"secretKeyRef": {"name": "urls", "key": "secret"}}
+    volumes = [volume for volume in pod(manifests)["volumes"] if volume["name"] == "store"]
+    assert [volume["persistentVolumeClaim"]["claimName"] for volume in volumes] == ([claim] if claim else [])
+    mounts = [mount for mount in server(manifests)["volumeMounts"] if mount["name"] == "store"]
+    assert mounts == ([{"name": "store", "mountPath": "/store"}] if claim else [])
+    assert "IDEOSERVE_STORE" not in environment(server(render()))
+
+
 def test_pods_meet_the_restricted_pod_security_level() -> None:
     manifests = render(model__uri="init://fp8", model__init__image="fetch:1")
     spec = pod(manifests)

@@ -104,6 +104,8 @@ def test_lint(profile: str | None) -> None:
         ("model.uri=ideogram", "uri"),
         ("model.uri=hf://owner/name@", "uri"),
         ("model.uri=init://fp8", "image"),
+        ("store.uri=file:///images", "uri"),
+        ("store.uri=pvc://claim", "existingSecret"),
         ("host=localhost", "host"),
         ("podSecurityContext.runAsUser=0", "runAsUser"),
         ("replica=2", "replica"),

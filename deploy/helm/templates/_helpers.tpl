@@ -7,6 +7,17 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Labels that select the pods of a component. Arguments: root, component. */}}
+{{- define "ideoserve.podSelector" -}}
+{{ include "ideoserve.selector" (index . 0) }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* The component that serves the API. */}}
+{{- define "ideoserve.serving" -}}
+{{ empty .Values.queue.url | ternary "worker" "front" }}
+{{- end }}
+
 {{- define "ideoserve.labels" -}}
 {{ include "ideoserve.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -16,6 +27,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "ideoserve.metadata" -}}
 name: {{ include "ideoserve.fullname" . }}
+namespace: {{ .Release.Namespace }}
+labels:
+  {{- include "ideoserve.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "ideoserve.frontMetadata" -}}
+name: {{ include "ideoserve.fullname" . }}-front
 namespace: {{ .Release.Namespace }}
 labels:
   {{- include "ideoserve.labels" . | nindent 2 }}
@@ -84,6 +102,25 @@ labels:
 {{/* Labels that the ServiceMonitor adds to the metrics of this release. */}}
 {{- define "ideoserve.series" -}}
 namespace="{{ .Release.Namespace }}",job="{{ include "ideoserve.fullname" . }}"
+{{- end }}
+
+{{/* Of the pods with devices. */}}
+{{- define "ideoserve.workerSeries" -}}
+{{ include "ideoserve.series" . }}{{ if .Values.queue.url }},component="worker"{{ end }}
+{{- end }}
+
+{{/* Of the pods that serve the API. */}}
+{{- define "ideoserve.servingSeries" -}}
+{{ include "ideoserve.series" . }}{{ if .Values.queue.url }},component="front"{{ end }}
+{{- end }}
+
+{{/* Name of the durable consumer of a priority, as server/queue/names.py makes it. Arguments: root, priority. */}}
+{{- define "ideoserve.consumer" -}}
+{{- $name := (index . 0).Values.model.name }}
+{{- if not (regexMatch "^[A-Za-z0-9_-]+$" $name) }}
+{{- $name = printf "%s-%s" (regexReplaceAll "[^A-Za-z0-9_-]" $name "_" | trunc 64) (sha256sum $name | trunc 16) }}
+{{- end }}
+{{- $name }}-{{ index . 1 }}
 {{- end }}
 
 {{- define "ideoserve.hubToken" -}}

@@ -165,6 +165,12 @@ def test_aspect_ratio(server: ServerProcess) -> None:
     assert server.create(size="192x64").status_code == 200
 
 
+def test_urls_need_a_store(server: ServerProcess) -> None:
+    error = check(server.create(response_format="url"), 400, "invalid_value", "response_format")
+    assert "--store" in error["message"]
+    check(server.http.get("/v1/files/img-1-0-1000000000.png"), 404, "not_found")
+
+
 def test_raw_image_needs_n_of_one(server: ServerProcess) -> None:
     check(server.create(headers={"Accept": "image/png"}, n=2), 400, "invalid_value", "n")
 

@@ -59,4 +59,4 @@ def test_limits_are_the_models(server: ServerProcess) -> None:
 def test_the_document_is_browsable(server: ServerProcess) -> None:
     assert "swagger" in server.http.get("/docs").text.lower()
     responses = server.http.get("/openapi.json").json()["paths"]["/v1/images"]["post"]["responses"]
-    assert " ".join(responses) == "200 400 401 403 404 406 408 413 415 422 429 431 499 500 503 504"
+    assert " ".join(responses) == "200 400 401 403 404 406 408 413 415 422 429 431 499 500 502 503 504"

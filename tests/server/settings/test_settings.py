@@ -58,7 +58,14 @@ def test_model_aliases_are_a_list() -> None:
     )
 
 
-SECRETS = ("magic_prompt_key", "hive_key", "moderation_webhook_key", "c2pa_key", "webhook_secret")
+SECRETS = (
+    "magic_prompt_key",
+    "hive_key",
+    "moderation_webhook_key",
+    "c2pa_key",
+    "webhook_secret",
+    "url_secret",
+)
 
 
 @pytest.mark.parametrize("name", SECRETS)
