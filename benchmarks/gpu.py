@@ -178,11 +178,15 @@ def run(stages: Sequence[Stage], options: argparse.Namespace, started: float) ->
     def left() -> float:
         return started + options.seconds - time.monotonic()
 
+    def save() -> None:
+        write(options.json, {"benchmark": "gpu", "machine": where, "stages": results})
+
+    save()
     for stage in fitting(todo, left):
         say(f"--- {stage.name}: {stage.seconds} s expected, {left():.0f} s left")
         result = execute(stage, commands[stage.name], min(left(), stage.limit), options.small)
         results[stage.name] = {"key": keys[stage.name], **result}
-        write(options.json, {"benchmark": "gpu", "machine": where, "stages": results})
+        save()
         say(f"--- {stage.name}: {result['status']} after {result['seconds']} s")
     return int(any(result["status"] != "ok" for result in results.values()))
 

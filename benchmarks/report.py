@@ -78,7 +78,8 @@ class Report:
         for part in ("benchmark", "machine"):
             if comparable(before[part]) != comparable(self.content[part]):
                 raise SystemExit(f"--json: {self._file} has results of another {part}: {before[part]}")
-        self.content["tables"] |= before["tables"]
+        tables = self.content["tables"] | before["tables"]
+        self.content = {**before, "options": self.content["options"], "tables": tables}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -96,6 +96,7 @@ class Ours:
             pipeline, device, compiled=compiled, recorder=cuda_recorder if recorded else None
         )
         self.tokenizer = tokenizer
+        self.picked: dict[str, Any] = {}  # the kernels that were chosen for this machine
 
     @classmethod
     def load(cls, path: Path, dtype: str, compiled: bool = False, set_up: bool = True) -> "Ours":
@@ -105,11 +106,6 @@ class Ours:
         return cls(
             load_pipeline(PartFolders.of(path), CPU, choose_dtype(CPU, dtype)), load_tokenizer(path), compiled
         )
-
-    @property
-    def picked(self) -> dict[str, Any]:
-        """The kernels that the runner picked for this machine, by operation."""
-        return dict(getattr(self.runner, "picked", {}))
 
     def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
         """A sample before its first step; encodes the prompt if it is not cached."""

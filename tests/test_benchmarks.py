@@ -54,9 +54,12 @@ def test_rows_are_printed_and_kept_as_they_are_measured(
 
 
 def test_a_report_resumes_from_its_file(options: argparse.Namespace) -> None:
-    Report("made", options, images=COLUMNS).add("images", side=256, seconds=1.0)
+    before = Report("made", options, images=COLUMNS)
+    before.content["kernels"] = {"attention": "native"}
+    before.add("images", side=256, seconds=1.0)
     resumed = Report("made", options, resume=True, images=COLUMNS)
     assert resumed.rows("images", side=256) == [{"side": 256, "seconds": 1.0}]
+    assert resumed.content["kernels"] == {"attention": "native"}
     assert Report("made", options, images=COLUMNS).rows("images") == []
 
 
