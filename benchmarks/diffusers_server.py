@@ -1,6 +1,6 @@
 """A minimal server around diffusers' pipeline: FastAPI, one request at a time.
 
-The baseline of `benchmarks.versus`, with the pipeline options that are fastest for mixed sizes.
+The baseline of `benchmarks.versus_http`, with the pipeline options that are fastest for mixed sizes.
 """
 
 import argparse

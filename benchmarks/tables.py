@@ -2,7 +2,8 @@
 
 Results lie in benchmarks/results/MACHINE/BENCHMARK.json, as `--json` writes them. The page marks the place of
 each table with `<!-- BENCHMARK TABLE -->` and `<!-- end -->`. The command replaces what is between them by
-that table of every machine that has it. A new machine needs its files only.
+that table of every machine that has it, and by the plot docs/images/BENCHMARK-TABLE-MACHINE.png, if any. A
+new machine needs its files only.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from benchmarks.report import ROOT, Row, read
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
+PLOTS = PAGE.parent / "images"
 BLOCK = re.compile(r"(<!-- (?P<name>(?!end)[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # Heading and cell of each column. A cell is a format string over the row's values.
@@ -23,8 +25,7 @@ Rows = list[Row]
 
 
 def markdown(rows: Iterable[Row], columns: Columns) -> Iterator[str]:
-    """The lines of a table. A cell with a value that the row lacks is empty, and so is omitted its column
-    where all cells are empty."""
+    """The lines of a table. A cell whose value the row lacks is empty; an empty column is omitted."""
     cells = [[_cell(row, template) for _, template in columns] for row in rows]
     kept = [index for index in range(len(columns)) if any(row[index] for row in cells)]
     yield _line(columns[index][0] for index in kept)
@@ -159,13 +160,16 @@ def reports(folder: Path) -> dict[str, list[Row]]:
 def block(name: str, results: Path = RESULTS) -> str:
     """The table `name` (benchmark and table) of every machine that has it, each below the machine's name."""
     benchmark, table = name.split()
-    parts = []
+    lines = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         found = [each for each in reports(folder).get(benchmark, []) if each["tables"].get(table)]
         rows = [row for each in found for row in each["tables"][table]]
         if rows:
-            parts += ["", f"**{name_of(found[0])}**:", "", *BLOCKS[name](rows)]
-    return "\n".join([*parts, "", ""])
+            lines += ["", f"**{name_of(found[0])}**:", "", *BLOCKS[name](rows)]
+        plot = PLOTS / f"{benchmark}-{table}-{folder.name}.png"
+        if rows and plot.exists():
+            lines += ["", f"![{benchmark} {table} on {folder.name}](images/{plot.name})"]
+    return "\n".join([*lines, "", ""])
 
 
 def name_of(content: Row) -> str:

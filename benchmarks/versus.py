@@ -221,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--row-seconds", type=float, default=20, help="repeat short rows for this long (default 20)"
     )
-    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios of all rows")
+    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios, see benchmarks.tables")
     add_arguments(made)
     return made
 

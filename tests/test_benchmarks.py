@@ -82,7 +82,9 @@ def test_the_performance_page_has_the_tables_of_the_results_files() -> None:
     assert tables.BLOCK.search(page)
 
 
-def test_machines_are_not_mixed(tmp_path: Path) -> None:
+def test_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "PLOTS", tmp_path)
+    (tmp_path / "published-images-second.png").touch()
     for name, seconds in (("first", 1.0), ("second", 2.5)):
         (tmp_path / name).mkdir()
         machine = {"processor": name, "instructions": ["AVX2"], "cores": 2, "card": None, "torch": "2.13.0"}
@@ -95,6 +97,8 @@ def test_machines_are_not_mixed(tmp_path: Path) -> None:
     first, second = page.split("**second (AVX2), 2 cores, torch 2.13.0**:")
     assert "| 256 px | 100 tokens | 1.00 |" in first
     assert "| 256 px | 100 tokens | 2.50 |" in second
+    assert "![" not in first
+    assert "![published images on second](images/published-images-second.png)" in second
     assert page == tables.current(page, tmp_path)
 
 
