@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI, Request
 
 from engine.config.options import EngineOptions
 from server.app import create_app, run
-from server.queue.roles import queue_access, queue_engine
+from server.queue.roles import queue_access
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
 from server.transport.server import listen
@@ -117,8 +117,17 @@ def main() -> int:
 def _app(settings: Settings, access: Any, engine: FakeEngine) -> FastAPI:
     if access is None:
         return create_app(settings, engine)
+    from server.queue.queue_engine import QueueEngine
+
     options = EngineOptions(max_batch_size=settings.max_batch_size)
-    made = queue_engine(settings, access, engine.config, options, lambda: engine, lambda: engine.tokenize)
+    made = QueueEngine(
+        engine.config,
+        access,
+        options,
+        local=None if settings.role == "front" else engine,
+        tokenize=None if settings.role == "worker" else engine.tokenize,
+        beat_seconds=float(os.environ.get("FAKE_BEAT_SECONDS", "1")),
+    )
     return create_app(settings, made, made)
 
 
