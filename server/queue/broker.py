@@ -16,6 +16,7 @@ from nats.js.kv import KeyValue
 
 from server.queue.access import Access
 from server.queue.names import BUCKETS, STREAMS, Bucket, Stream
+from server.queue.tasks import Tasks
 from server.settings.config_error import ConfigError
 
 CONNECT_SECONDS = 5
@@ -39,7 +40,7 @@ class Broker:
         self._is_closing = False
         self._problem: Exception | None = None
         self._listeners: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._waits: set[asyncio.Timeout] = set()
 
     async def connect(self) -> None:
@@ -118,6 +119,14 @@ class Broker:
             raise APIError.from_error(response["error"])
         return response
 
+    async def purge(self, stream: Stream, subject: str) -> None:
+        """Remove messages now. If that fails, they expire."""
+        try:
+            async with self._answering():
+                await self.jetstream.purge_stream(stream.name, subject=subject)
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            logger.debug("%s is not removed: %s", subject, error)
+
     async def bucket(self, bucket: Bucket) -> KeyValue:
         return await self.jetstream.key_value(bucket.name)
 
@@ -170,9 +179,7 @@ class Broker:
         logger.warning("the connection to the broker is restored")
         self._up.set()
         for listener in self._listeners:
-            task = asyncio.create_task(listener())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(listener())
 
     async def _on_closed(self) -> None:
         self._up.clear()

@@ -17,13 +17,14 @@ from server.queue import names
 from server.queue.broker import Broker
 from server.queue.wire import FrontNews, VersionError, WorkerNews, decode, encode
 
-INTERVAL_SECONDS = 1.0
 # A change is announced at once, though not more often than this.
 MIN_INTERVAL_SECONDS = 0.1
+# Seconds between two announcements. All processes of a fleet need the same.
+BEAT_SECONDS = 1.0
 # A process is gone if this one has received so many of its own announcements since the last of that process.
 # Time without a broker, and time in which this process was stopped, do not count.
 GONE_BEATS = 4
-STALL_SECONDS = GONE_BEATS / 2 * INTERVAL_SECONDS
+STALL_BEATS = GONE_BEATS / 2
 
 News = TypeVar("News", FrontNews, WorkerNews)
 logger = logging.getLogger(__name__)
@@ -47,8 +48,12 @@ class _Members(Generic[News]):
         else:
             self.known[news.id] = _Known(news, beat)
 
-    def forget(self, beat: int) -> None:
-        self.known = {id_: each for id_, each in self.known.items() if beat - each.beat < GONE_BEATS}
+    def forget(self, beat: int) -> list[str]:
+        """Remove those that are gone, and return their ids."""
+        gone = [id_ for id_, each in self.known.items() if beat - each.beat >= GONE_BEATS]
+        for id_ in gone:
+            del self.known[id_]
+        return gone
 
     def __iter__(self) -> Iterator[News]:
         return (each.news for each in self.known.values())
@@ -59,14 +64,16 @@ class _Members(Generic[News]):
 
 
 class Fleet:
-    """Announces this process, whose id is `id`, and keeps what the others announced."""
+    """Announces this process, whose id is `id`, and keeps what the others announced, every `beat_seconds`."""
 
-    def __init__(self, broker: Broker, model_id: str, id_: str) -> None:
+    def __init__(self, broker: Broker, model_id: str, id_: str, beat_seconds: float = BEAT_SECONDS) -> None:
         self.id = id_
+        self.beat_seconds = beat_seconds
         self._broker = broker
         self._model_id = model_id
         self._sources: list[Callable[[], FrontNews | WorkerNews]] = []
         self._stall_listeners: list[Callable[[], None]] = []
+        self._gone_listeners: list[Callable[[str], None]] = []
         self._workers: _Members[WorkerNews] = _Members()
         self._fronts: _Members[FrontNews] = _Members()
         self._beats, self._last_beat = 0, 0.0
@@ -77,6 +84,10 @@ class Fleet:
     def add(self, source: Callable[[], FrontNews | WorkerNews]) -> None:
         """Announce `source()` from now on."""
         self._sources.append(source)
+
+    def on_front_gone(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(id)` when a front died."""
+        self._gone_listeners.append(listener)
 
     def on_stall(self, listener: Callable[[], None]) -> None:
         """Call `listener()` when this process was stopped for so long that others may count it as gone."""
@@ -136,12 +147,12 @@ class Fleet:
             for source in self._sources:
                 await self._publish(source())
             last, before = time.monotonic(), last
-            if last - before > STALL_SECONDS:
+            if last - before > STALL_BEATS * self.beat_seconds:
                 for listener in self._stall_listeners:
                     listener()
             await asyncio.sleep(MIN_INTERVAL_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), INTERVAL_SECONDS - MIN_INTERVAL_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), self.beat_seconds - MIN_INTERVAL_SECONDS)
             self._changed.clear()
 
     async def _publish(self, news: FrontNews | WorkerNews) -> None:
@@ -173,11 +184,13 @@ class Fleet:
     def _on_beat(self) -> None:
         """Count at most one beat in an interval."""
         now = time.monotonic()
-        if now < self._last_beat + INTERVAL_SECONDS / 2:
+        if now < self._last_beat + self.beat_seconds / 2:
             return
         self._beats, self._last_beat = self._beats + 1, now
         self._workers.forget(self._beats)
-        self._fronts.forget(self._beats)
+        for front in self._fronts.forget(self._beats):
+            for listener in self._gone_listeners:
+                listener(front)
 
 
 def _kind(news: FrontNews | WorkerNews) -> Literal["front", "worker"]:

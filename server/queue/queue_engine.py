@@ -15,7 +15,7 @@ from engine.request import EngineRequest, Priority
 from server.engine_port import Engine, EngineStats, QueueStats
 from server.queue.access import Access
 from server.queue.broker import Broker
-from server.queue.fleet import Fleet
+from server.queue.fleet import BEAT_SECONDS, Fleet
 from server.queue.front.backlog import FleetBacklog
 from server.queue.front.submission import Submission
 from server.queue.front.submissions import Submissions
@@ -47,10 +47,11 @@ class QueueEngine:
         *,
         local: Engine | None,
         tokenize: Tokenize | None,
+        beat_seconds: float = BEAT_SECONDS,
     ) -> None:
         self.config = config
         self.broker = Broker(access)
-        self._fleet = Fleet(self.broker, config.model_id, secrets.token_hex(8))
+        self._fleet = Fleet(self.broker, config.model_id, secrets.token_hex(8), beat_seconds)
         self._tokenize = tokenize
         self._local = local
         self.worker = Worker(local, self.broker, self._fleet) if local else None

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 
 from server.app import create_app, run
-from server.queue.roles import queue_access, queue_engine
+from server.queue.roles import queue_access
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
 from server.transport.server import listen
@@ -117,7 +117,15 @@ def main() -> int:
 def _app(settings: Settings, access: Any, engine: FakeEngine) -> FastAPI:
     if access is None:
         return create_app(settings, engine)
-    made = queue_engine(settings, access, engine.config, lambda: engine, lambda: engine.tokenize)
+    from server.queue.queue_engine import QueueEngine
+
+    made = QueueEngine(
+        engine.config,
+        access,
+        local=None if settings.role == "front" else engine,
+        tokenize=None if settings.role == "worker" else engine.tokenize,
+        beat_seconds=float(os.environ.get("FAKE_BEAT_SECONDS", "1")),
+    )
     return create_app(settings, made, made)
 
 

@@ -4,8 +4,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 import msgspec
 import nats.errors
@@ -17,6 +15,7 @@ from engine.errors import GenerationError, VersionMismatchError
 from server.queue import names
 from server.queue.broker import Broker
 from server.queue.front.submission import Submission
+from server.queue.tasks import Tasks
 from server.queue.wire import Done, Part, Progress, Promotion, Run, VersionError, Work, decode, encode
 
 # Results of requests that are over are removed from the stream at most this often.
@@ -35,7 +34,7 @@ class Submissions:
         self._front = front
         self._open: dict[str, Submission] = {}
         self._over: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._cleaning: asyncio.Task[None] | None = None
         broker.on_reconnect(self._on_reconnect)
 
@@ -49,8 +48,7 @@ class Submissions:
 
     async def close(self) -> None:
         """Finish aborts and removals, for as long as the broker answers."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS if self._broker.is_up else 0)
+        await self._tasks.wait(CLOSE_SECONDS if self._broker.is_up else 0)
         if self._cleaning is not None:
             self._cleaning.cancel()
         if self._broker.is_up:
@@ -61,24 +59,24 @@ class Submissions:
         name = f"{names.token(in_flight.request.request_id)}-{secrets.token_hex(4)}"
         submission = Submission(names.results(self._front, name), in_flight)
         self._open[submission.reply] = submission
-        self._spawn(self._publish(submission))
+        self._tasks.spawn(self._publish(submission))
         return submission
 
     def leave(self, submission: Submission) -> None:
         """Its outputs are not needed any more: abort it unless it is answered."""
         del self._open[submission.reply]
         if not submission.in_flight.is_answered:
-            self._spawn(self._abort(submission))
+            self._tasks.spawn(self._abort(submission))
         self._clean_up(submission.reply)
 
     def promote(self, submission: Submission) -> None:
         """Its deadline or priority has changed."""
-        self._spawn(self._promote(submission))
+        self._tasks.spawn(self._promote(submission))
 
     def publish_again(self) -> None:
         """Workers may have dropped the requests of this front, because it was silent for too long."""
         for submission in self._open.values():
-            self._spawn(self._publish_again(submission))
+            self._tasks.spawn(self._publish_again(submission))
 
     async def _publish(self, submission: Submission) -> None:
         submission.publications += 1
@@ -202,15 +200,7 @@ class Submissions:
     async def _remove_results(self) -> None:
         over, self._over = self._over, set()
         for reply in over:
-            try:
-                await self._broker.jetstream.purge_stream(names.RESULTS.name, subject=f"{reply}.>")
-            except (nats.errors.Error, TimeoutError) as error:  # they expire
-                logger.debug("results of %s are not removed: %s", reply, error)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            await self._broker.purge(names.RESULTS, f"{reply}.>")
 
 
 def _reply_of(subject: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import Header
 from nats.js.errors import APIError, NotFoundError
@@ -23,7 +24,7 @@ from server.queue.wire import Done, Part, Progress, Promotion, Run, Work, decode
 # Workers that may die with a request before it fails.
 MAX_DEATHS = 2
 PART_BYTES = 512 << 10
-AGAIN_SECONDS = 2.0
+AGAIN_BEATS = 2
 WRONG_SEQUENCE = (10071, 10164)
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,17 @@ class Delivery:
         """Tell the broker that it is still held."""
         await self.message.in_progress()
 
+    async def is_wanted(self) -> bool:
+        """Whether its message is still in the stream."""
+        sequence = self.message.metadata.sequence.stream
+        try:
+            await self._broker.jetstream.get_msg(names.WORK.name, sequence)
+        except NotFoundError:
+            return self.is_generated
+        except (nats.errors.Error, TimeoutError):
+            return True
+        return True
+
     async def drop(self) -> None:
         """Stop: nobody waits for it."""
         await self._stop()
@@ -120,7 +132,7 @@ class Delivery:
         data = await self._last("run")
         run = decode(data, Run) if data else Run(worker="", deaths=0)
         if not self._fleet.is_settled or self._fleet.holds(run.worker, self.work.reply):
-            await self.message.nak(delay=AGAIN_SECONDS)
+            await self.message.nak(delay=AGAIN_BEATS * self._fleet.beat_seconds)
             return False
         self._deaths = run.deaths + (run.worker not in ("", self._fleet.id))
         return True

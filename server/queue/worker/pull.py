@@ -9,8 +9,6 @@ from nats.aio.msg import Msg
 from server.queue import names
 from server.queue.broker import Broker
 
-# A message that is not acknowledged for so long is delivered again.
-ACK_SECONDS = 6
 # Idle workers are served first: pulls have a level, 0 first.
 MAX_LEVEL = 9
 _GROUP = "workers"
@@ -20,13 +18,17 @@ _API = "$JS.API.CONSUMER"
 
 
 class Pull:
-    """A durable consumer that all workers of a model share. At most one `next` runs at a time; a message that
-    arrives after it was cancelled goes to `on_late`."""
+    """A durable consumer that all workers of a model share, which delivers a message again if it is not
+    acknowledged for `ack_seconds`. At most one `next` runs at a time; a message that arrives after it was
+    cancelled goes to `on_late`."""
 
-    def __init__(self, broker: Broker, subject: str, consumer: str, on_late: Callable[[Msg], None]) -> None:
+    def __init__(
+        self, broker: Broker, subject: str, consumer: str, ack_seconds: float, on_late: Callable[[Msg], None]
+    ) -> None:
         self._broker = broker
         self._subject = subject
         self._consumer = consumer
+        self._ack_seconds = ack_seconds
         self._on_late = on_late
         self.waiting = 0
         self._inbox = ""
@@ -78,7 +80,7 @@ class Pull:
             "durable_name": self._consumer,
             "filter_subject": self._subject,
             "ack_policy": "explicit",
-            "ack_wait": ACK_SECONDS * _NANOSECONDS,
+            "ack_wait": int(self._ack_seconds * _NANOSECONDS),
             "max_deliver": -1,
             "max_ack_pending": -1,
             "max_waiting": 10_000,

@@ -1,6 +1,7 @@
 """Brokers for tests: one shared where the broker is not stopped, or one of one's own."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def start_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """For clients that wait."""
+    with ThreadPoolExecutor(32) as threads:
+        yield threads
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """Processes that share a queue, and the broker between them."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+import httpx
 import nats
 
 from server.queue import names
-from tests.server.process import ServerProcess, until
+from tests.server.process import ServerProcess, small, until
 from tests.server.queue.nats_server import NatsServer
 
 
@@ -25,7 +29,7 @@ class Fleet:
         return self.process("front", *flags)
 
     def process(self, role: str, *flags: str, **environment: str) -> ServerProcess:
-        environment = {"FAKE_MODEL": self.model} | environment
+        environment = {"FAKE_MODEL": self.model, "FAKE_BEAT_SECONDS": "0.3"} | environment
         return self._start("--queue", self.broker.url, "--role", role, *flags, **environment)
 
     def messages(self, stream: names.Stream) -> int:
@@ -43,3 +47,14 @@ class Fleet:
 def ready(*processes: ServerProcess) -> None:
     for process in processes:
         until(lambda process=process: process.http.get("/readyz").status_code == 200)
+
+
+def submit(
+    pool: ThreadPoolExecutor, front: ServerProcess, headers: dict[str, str] | None = None, **body: Any
+) -> "Future[httpx.Response]":
+    return pool.submit(front.create, headers, **body)
+
+
+def stream(front: ServerProcess) -> "contextlib.AbstractContextManager[httpx.Response]":
+    """A request that holds, whose client leaves at the end of the block."""
+    return httpx.stream("POST", f"{front.url}/v1/images", json=small(prompt="hold: x", stream=True))

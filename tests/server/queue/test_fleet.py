@@ -1,29 +1,10 @@
 """Fronts and workers over one broker: real processes, with the fake engine."""
 
-import contextlib
-import signal
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
-import httpx
-import pytest
+from concurrent.futures import ThreadPoolExecutor
 
 from server.queue import names
-from tests.server.process import ServerProcess, small, until
-from tests.server.queue.fleet import Fleet, ready
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(32) as threads:
-        yield threads
-
-
-def submit(
-    pool: ThreadPoolExecutor, front: ServerProcess, headers: dict[str, str] | None = None, **body: Any
-) -> Future[httpx.Response]:
-    return pool.submit(front.create, headers, **body)
+from tests.server.process import until
+from tests.server.queue.fleet import Fleet, ready, stream, submit
 
 
 def test_a_front_and_a_worker_answer_requests(fleet: Fleet) -> None:
@@ -101,22 +82,3 @@ def test_a_client_that_leaves_aborts_its_request(fleet: Fleet, pool: ThreadPoolE
     worker.release()
     assert held.result().status_code == 200
     assert worker.state()["aborted"] == 1
-
-
-def stream(front: ServerProcess) -> "contextlib.AbstractContextManager[httpx.Response]":
-    """A request that holds, whose client leaves at the end of the block."""
-    return httpx.stream("POST", f"{front.url}/v1/images", json=small(prompt="hold: x", stream=True))
-
-
-def test_a_killed_worker_s_requests_run_elsewhere(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
-    first, front = fleet.worker(), fleet.front()
-    ready(first, front)
-    held = submit(pool, front, prompt="hold: x", seed=9)
-    first.wait(running=1)
-    second = fleet.worker()
-    ready(second)
-    first.process.send_signal(signal.SIGKILL)
-    second.wait(running=1)
-    second.release()
-    assert held.result().json()["data"][0]["seed"] == 9
-    assert second.metric("ideoserve_queue_redelivered_total") == 1

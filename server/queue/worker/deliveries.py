@@ -1,0 +1,144 @@
+"""The requests of the queue that a worker holds."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+
+from server.engine_port import Engine
+from server.queue import names
+from server.queue.broker import Broker
+from server.queue.fleet import Fleet
+from server.queue.tasks import Tasks
+from server.queue.wire import Done, Promotion, VersionError, Work, decode, encode
+from server.queue.worker.delivery import Delivery
+
+KEEP_BEATS = 1.5
+# Time for fronts to connect again and delete their requests.
+ABORT_BEATS = 2
+CLOSE_SECONDS = 2.0
+# Aborts of requests that are on their way to this worker.
+MAX_ABORTED = 10_000
+
+logger = logging.getLogger(__name__)
+
+
+class Deliveries:
+    """Holds each until it is answered, aborted, or given back. Calls `on_change` when one needs less of a
+    device."""
+
+    def __init__(self, engine: Engine, broker: Broker, fleet: Fleet, on_change: Callable[[], None]) -> None:
+        self.pulled = self.redelivered = 0
+        self._engine = engine
+        self._broker = broker
+        self._fleet = fleet
+        self._on_change = on_change
+        self._held: dict[str, Delivery] = {}
+        self._aborted: OrderedDict[str, None] = OrderedDict()
+        self._tasks = Tasks()
+        fleet.on_front_gone(self._on_front_gone)
+        broker.on_reconnect(self._drop_deleted)
+
+    @property
+    def held(self) -> Collection[Delivery]:
+        return self._held.values()
+
+    async def start(self) -> None:
+        """Call it once the broker is connected."""
+        await self._broker.client.subscribe(names.control("results.*.*"), cb=self._on_control)
+        self._tasks.spawn(self._keep())
+
+    async def close(self) -> None:
+        """Give back what is held."""
+        self._tasks.cancel()
+        given = [asyncio.create_task(delivery.give_back()) for delivery in self.held]
+        if given:
+            await asyncio.wait(given, timeout=CLOSE_SECONDS)
+
+    async def add(self, message: Msg) -> Delivery | None:
+        """Run the request of a message. Returns None if nobody waits for it, or it cannot be read."""
+        try:
+            work = decode(message.data, Work)
+        except VersionError as error:
+            await self._refuse(message, error)
+        except msgspec.MsgspecError as error:
+            logger.error("a message cannot be read and is dropped: %s", error)
+            await message.term()
+        else:
+            if not self._is_unwanted(work):
+                return self._hold(message, work)
+            await message.ack()
+        return None
+
+    def _is_unwanted(self, work: Work) -> bool:
+        """Whether nobody waits for it, or it is held already."""
+        is_late = work.deadline is not None and work.deadline <= time.time()
+        is_gone = self._fleet.is_front_gone(names.front_of(work.reply))
+        return is_late or is_gone or work.reply in self._aborted or work.reply in self._held
+
+    async def _refuse(self, message: Msg, error: VersionError) -> None:
+        logger.error("%s", error)
+        if error.reply:
+            await self._broker.store(f"{error.reply}.done", encode(Done(error="version", message=str(error))))
+        await message.term()
+
+    def _hold(self, message: Msg, work: Work) -> Delivery:
+        delivery = Delivery(message, work, self._engine, self._broker, self._fleet, self._on_change)
+        self._held[delivery.work.reply] = delivery
+        self.pulled += 1
+        self.redelivered += delivery.is_again
+        delivery.task.add_done_callback(lambda _: self._let_go(delivery))
+        return delivery
+
+    def _let_go(self, delivery: Delivery) -> None:
+        del self._held[delivery.work.reply]
+        error = None if delivery.task.cancelled() else delivery.task.exception()
+        if error is not None:  # it is delivered again
+            logger.error("%s was not answered", delivery.request.request_id, exc_info=error)
+        self._on_change()
+
+    async def _keep(self) -> None:
+        """Keep the broker from delivering again what is held."""
+        while True:
+            await asyncio.sleep(KEEP_BEATS * self._fleet.beat_seconds)
+            for delivery in list(self.held):
+                if self._broker.is_up:
+                    with contextlib.suppress(nats.errors.Error):
+                        await delivery.keep()
+
+    async def _on_control(self, message: Msg) -> None:
+        reply = message.subject.partition(".")[2]
+        delivery = self._held.get(reply)
+        if not message.data:
+            self._abort(reply)
+        elif delivery is not None:
+            delivery.promote(decode(message.data, Promotion))
+
+    def _abort(self, reply: str) -> None:
+        self._aborted[reply] = None
+        if len(self._aborted) > MAX_ABORTED:
+            self._aborted.popitem(last=False)
+        if reply in self._held:
+            self._tasks.spawn(self._held[reply].drop())
+
+    def _on_front_gone(self, front: str) -> None:
+        self._tasks.spawn(self._drop_all_of(front))
+
+    async def _drop_all_of(self, front: str) -> None:
+        """Drop what is held for a front that is gone, and its results."""
+        held = [each for each in self.held if names.front_of(each.work.reply) == front]
+        await asyncio.gather(*(delivery.drop() for delivery in held))
+        await self._broker.purge(names.RESULTS, names.results(front, ">"))
+
+    async def _drop_deleted(self) -> None:
+        """After an outage: drop what fronts have deleted, whose aborts may have been lost."""
+        await asyncio.sleep(ABORT_BEATS * self._fleet.beat_seconds)
+        for delivery in list(self.held):
+            if not await delivery.is_wanted():
+                await delivery.drop()

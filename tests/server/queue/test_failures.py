@@ -1,0 +1,192 @@
+"""What dies, and what the client sees: real processes, with the fake engine."""
+
+import asyncio
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import nats
+
+from server.queue import names
+from server.queue.wire import VERSION, Done, decode
+from tests.server.process import until
+from tests.server.queue.fleet import Fleet, ready, stream, submit
+
+REDELIVERED = "ideoserve_queue_redelivered_total"
+
+
+def test_a_killed_worker_s_requests_run_elsewhere_and_crash_the_second_time(
+    fleet: Fleet, pool: ThreadPoolExecutor
+) -> None:
+    first, front = fleet.worker(), fleet.front()
+    ready(first, front)
+    held = submit(pool, front, prompt="hold: x", seed=9)
+    first.wait(running=1)
+    second = fleet.worker()
+    ready(second)
+    first.process.kill()
+    second.wait(running=1)
+    other = submit(pool, front, prompt="hold: x", seed=7)
+    second.wait(running=2)
+    third = fleet.worker()
+    ready(third)
+    second.process.kill()
+    crashed = held.result()
+    assert (crashed.status_code, crashed.json()["error"]["code"]) == (500, "worker_crashed")
+    third.wait(running=1)
+    third.release()
+    assert other.result().json()["data"][0]["seed"] == 7
+    assert third.metric(REDELIVERED) == 2
+    until(lambda: fleet.messages(names.WORK) == 0)
+
+
+def test_a_worker_that_drains_finishes_and_pulls_no_more(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    first, front = fleet.worker(), fleet.front()
+    ready(first, front)
+    held = submit(pool, front, prompt="hold: x")
+    first.wait(running=1)
+    second = fleet.worker()
+    ready(second)
+    first.terminate()
+    until(lambda: first.http.get("/readyz").status_code == 503)
+    assert front.create().status_code == 200
+    assert second.state()["finished"] == 1
+    first.release()
+    assert held.result().status_code == 200
+    assert first.exit_code() == 0
+    assert second.metric(REDELIVERED) == 0
+
+
+def test_a_worker_that_must_end_gives_its_requests_back(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    first, front = fleet.worker(), fleet.front()
+    ready(first, front)
+    held = submit(pool, front, prompt="hold: x")
+    first.wait(running=1)
+    second = fleet.worker()
+    ready(second)
+    first.terminate()
+    until(lambda: first.http.get("/readyz").status_code == 503)
+    first.terminate()
+    second.wait(running=1)
+    second.release()
+    assert held.result().status_code == 200
+
+
+def test_a_stopped_worker_does_not_answer_twice(own_fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    fleet = own_fleet
+    first, front = fleet.worker(), fleet.front()
+    ready(first, front)
+    held = submit(pool, front, prompt="hold: x", seed=4)
+    first.wait(running=1)
+    second = fleet.worker()
+    ready(second)
+    first.process.send_signal(signal.SIGSTOP)
+    second.wait(running=1)
+    second.release()
+    assert held.result().json()["data"][0]["seed"] == 4
+    first.process.send_signal(signal.SIGCONT)
+    first.release()
+    first.wait(running=0)
+    until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
+    assert front.create().status_code == 200
+
+
+def test_a_killed_front_s_requests_end(own_fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    fleet = own_fleet
+    worker, front = fleet.worker("--max-batch-size", "1"), fleet.front()
+    ready(worker, front)
+    for _ in range(2):
+        submit(pool, front, prompt="hold: x")
+    worker.wait(running=1)
+    until(lambda: fleet.messages(names.WORK) == 2)
+    front.process.kill()
+    worker.wait(running=0)
+    until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
+    assert worker.state()["finished"] == 0
+
+
+def test_a_stopped_front_is_answered_when_it_goes_on(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    worker, front = fleet.worker(), fleet.front()
+    ready(worker, front)
+    held = submit(pool, front, prompt="hold: x", seed=3)
+    worker.wait(running=1)
+    front.process.send_signal(signal.SIGSTOP)
+    worker.wait(running=0)  # as if the front were dead
+    front.process.send_signal(signal.SIGCONT)
+    worker.wait(running=1)
+    worker.release()
+    assert held.result().json()["data"][0]["seed"] == 3
+
+
+def test_an_outage_of_the_broker_loses_nothing(own_fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    fleet = own_fleet
+    worker, front = fleet.worker("--max-batch-size", "1"), fleet.front()
+    ready(worker, front)
+    held = [submit(pool, front, prompt="hold: x", seed=seed) for seed in (1, 2)]
+    worker.wait(running=1)
+    until(lambda: fleet.messages(names.WORK) == 2)
+    fleet.broker.kill()
+    until(lambda: front.http.get("/readyz").status_code == 503)
+    refused = front.create()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_unavailable")
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    assert front.metric("ideoserve_queue_up") == 0
+    worker.release()
+    worker.wait(running=0)
+    until(lambda: worker.metric("ideoserve_queue_unsent") == 1)
+    fleet.broker.start()
+    worker.wait(running=1)
+    worker.release()
+    assert {each.result().json()["data"][0]["seed"] for each in held} == {1, 2}
+    assert worker.metric(REDELIVERED) == 0
+    until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
+
+
+def test_a_request_in_the_queue_meets_its_deadline(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    worker, front = fleet.worker("--max-batch-size", "1"), fleet.front()
+    ready(worker, front)
+    worker.set(seconds_per_step=0.0001)
+    held = submit(pool, front, prompt="hold: x", num_inference_steps=1)
+    worker.wait(running=1)
+    late = front.create({"X-Request-Timeout": "0.5"}, num_inference_steps=1)
+    assert late.json()["error"]["code"] in ("deadline_exceeded", "deadline_unreachable")
+    until(lambda: fleet.messages(names.WORK) == 1)
+    worker.release()
+    assert held.result().status_code == 200
+
+
+def test_a_message_of_another_version_is_answered_and_garbage_is_dropped(fleet: Fleet) -> None:
+    worker, front = fleet.worker(), fleet.front()
+    ready(worker, front)
+    reply = "results.nobody.version"
+    subject = names.work(fleet.model, "interactive")
+
+    async def publish() -> Done:
+        client = await nats.connect(fleet.broker.url)
+        answers = await client.subscribe(f"{reply}.done")
+        jetstream = client.jetstream()
+        await jetstream.publish(subject, b"garbage")
+        await jetstream.publish(subject, msgspec.msgpack.encode({"version": 99, "reply": reply}))
+        answer = await answers.next_msg(60)
+        await jetstream.purge_stream(names.RESULTS.name, subject=f"{reply}.>")
+        await client.close()
+        return decode(answer.data, Done)
+
+    done = asyncio.run(publish())
+    assert done.error == "version"
+    assert "version 99" in done.message
+    assert f"reads {VERSION}" in done.message
+    assert front.create().status_code == 200
+    until(lambda: fleet.messages(names.WORK) == 0)
+
+
+def test_a_client_that_leaves_during_an_outage_leaves_nothing(own_fleet: Fleet) -> None:
+    fleet = own_fleet
+    worker, front = fleet.worker(), fleet.front()
+    ready(worker, front)
+    with stream(front):
+        worker.wait(running=1)
+        fleet.broker.kill()
+    fleet.broker.start()
+    worker.wait(running=0, aborted=1)
+    until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
