@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from server import VERSION
-from server.engine_port import Engine, Queue
+from server.engine_port import Engine
+from server.generation.sharing import SharedQueue
 from server.routes import captions, files, health, images, models, openapi, playground
 from server.schemas.errors import ApiError
 from server.service import Service
@@ -29,7 +30,7 @@ EXPOSED_HEADERS = (
 ROUTERS = tuple(routes.router for routes in (images, files, captions, models, health, playground))
 
 
-def create_app(settings: Settings, engine: Engine, queue: Queue | None = None) -> FastAPI:
+def create_app(settings: Settings, engine: Engine, queue: SharedQueue | None = None) -> FastAPI:
     """Create the application, which starts and closes the engine with itself. A worker serves only probes,
     metrics and the drain hook. Raises ConfigError."""
     service = Service(settings, engine, queue)

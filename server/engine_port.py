@@ -67,9 +67,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Requests that this process pulled since its start, and those of them that another worker had before;
-    requests that it holds, and those of them whose results the broker has not stored. `waiting` in the queue
-    are by priority, as of the last seconds; only workers know them."""
+    """Requests that this process has pulled since its start, and those that it answered after another worker
+    had died with them; requests that it holds, and those whose results the broker has not stored. `waiting`
+    in the queue are by priority, as of the last seconds; only workers know them."""
 
     pulled: int = 0
     redelivered: int = 0

@@ -7,11 +7,12 @@ from fastapi import Depends, Request
 from server import store
 from server.access.admission import Admission
 from server.access.api_keys import Caller, Keys
-from server.engine_port import Engine, Queue
+from server.engine_port import Engine
 from server.generation.generations import Generations
 from server.generation.idempotency import IdempotencyCache
 from server.generation.image_encoder import ImageEncoder
 from server.generation.parameters import ServedModel
+from server.generation.sharing import SharedQueue
 from server.integrations import Integrations
 from server.observability import logs
 from server.observability.metrics import Metrics
@@ -33,7 +34,7 @@ class _Spans(Protocol):
 class Service:
     """Raises ConfigError."""
 
-    def __init__(self, settings: Settings, engine: Engine, queue: Queue | None = None) -> None:
+    def __init__(self, settings: Settings, engine: Engine, queue: SharedQueue | None = None) -> None:
         self.settings = settings
         self.engine = engine
         self.keys = Keys(settings.api_keys_file)
@@ -52,6 +53,7 @@ class Service:
             IdempotencyCache(settings.idempotency_seconds, settings.idempotency_bytes),
             self.encoder,
             self.integrations,
+            queue,
         )
         self.model = ServedModel(engine.config, settings.model_aliases, settings.size_policy)
         self.request_model = limited_to(engine.config, settings.max_n)

@@ -93,8 +93,14 @@ class Admission:
     def _check_caller(self, caller: Caller, wait: float) -> None:
         own = [slot.request.request_id for slot in self._slots if slot.caller.name == caller.name]
         if caller.max_concurrency is not None and len(own) >= caller.max_concurrency:
-            message = f"This key has {len(own)} requests in flight; its limit is {caller.max_concurrency}."
-            raise _refusal("concurrency_limit", message, max(self._engine.first_done_seconds(own), wait))
+            wait = max(self._engine.first_done_seconds(own), wait)
+            raise concurrency_refusal(len(own), caller.max_concurrency, wait)
+
+
+def concurrency_refusal(in_flight: int, limit: int, wait: float) -> ApiError:
+    """For a key that has reached its limit; `wait` is in seconds."""
+    message = f"This key has {in_flight} requests in flight; its limit is {limit}."
+    return _refusal("concurrency_limit", message, wait)
 
 
 def _refusal(code: str, message: str, wait: float, retry: bool | None = None) -> ApiError:

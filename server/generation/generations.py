@@ -8,10 +8,11 @@ from server.access.admission import Admission
 from server.access.api_keys import Caller
 from server.engine_port import Engine
 from server.generation.generation import Generation
-from server.generation.idempotency import Fingerprint, IdempotencyCache
+from server.generation.idempotency import Fingerprint, IdempotencyCache, is_final
 from server.generation.image_encoder import ImageEncoder
 from server.generation.parameters import Parameters
 from server.generation.processing import OptOuts, Processing, tokenize
+from server.generation.sharing import Permit, Sharing
 from server.generation.transcript import Subscription, Transcript
 from server.integrations import Integrations
 from server.magic_prompt.expander import TokenIds
@@ -39,17 +40,45 @@ class Generations:
         cache: IdempotencyCache,
         encoder: ImageEncoder,
         integrations: Integrations,
+        sharing: Sharing | None = None,
     ) -> None:
+        """`sharing` is None for a server that works alone."""
         self._engine = engine
         self._admission = admission
         self._cache = cache
         self._encoder = encoder
         self._integrations = integrations
+        self._sharing = sharing
 
     async def submit(self, request: GenerationRequest) -> Subscription:
         """Leave the subscription when the response is done. Raises ApiError 400, 422 or 429."""
         token_ids = await tokenize(self._engine, request.parameters.prompt.text)
+        while not self._can_subscribe(request):
+            assert self._sharing is not None
+            entered = await self._sharing.enter(request.caller, request.fingerprint, request.deadline)
+            if isinstance(entered, Transcript):
+                return Subscription(entered, request.deadline)
+            if entered is not None:
+                return self._permitted(request, token_ids, entered)
         return self._subscribe(request, token_ids)
+
+    def _can_subscribe(self, request: GenerationRequest) -> bool:
+        """Whether no other server needs to be asked: nothing is shared, or a request of this one is."""
+        if self._sharing is None:
+            return True
+        if request.fingerprint is None:
+            return request.caller.max_concurrency is None
+        return self._cache.find(request.fingerprint) is not None
+
+    def _permitted(self, request: GenerationRequest, token_ids: TokenIds, permit: Permit) -> Subscription:
+        """Start a generation that finishes the permit."""
+        try:
+            generation = self._start(request, token_ids)
+        except BaseException:
+            permit.finish(None)
+            raise
+        generation.task.add_done_callback(lambda _: permit.finish(_answer(generation)))
+        return generation.subscribe(request.deadline, request.priority)
 
     def _subscribe(self, request: GenerationRequest, token_ids: TokenIds) -> Subscription:
         """Awaits nothing: two requests with one Idempotency-Key cannot both start a generation."""
@@ -69,6 +98,12 @@ class Generations:
         if request.fingerprint:
             self._cache.add(request.fingerprint, generation)
         return generation
+
+
+def _answer(generation: Generation) -> Transcript | None:
+    """What repeated requests get."""
+    is_kept = not generation.task.cancelled() and is_final(generation.transcript)
+    return generation.transcript.kept() if is_kept else None
 
 
 def _engine_request(request: GenerationRequest, parameters: Parameters, token_ids: TokenIds) -> EngineRequest:

@@ -72,10 +72,10 @@ class IdempotencyCache:
         """Raises ApiError 422 if the key was used with another body."""
         running, kept = self._running.get(fingerprint.scope), self._kept.get(fingerprint.scope)
         if running and not running.generation.is_abandoned:
-            _check(running.fingerprint, fingerprint)
+            check_body(running.fingerprint.digest, fingerprint.digest)
             return running.generation
         if kept:
-            _check(kept.fingerprint, fingerprint)
+            check_body(kept.fingerprint.digest, fingerprint.digest)
             return kept.transcript
         return None
 
@@ -90,7 +90,7 @@ class IdempotencyCache:
         if self._running.get(scope) is not entry:  # abandoned, and replaced by a retry
             return
         del self._running[scope]
-        if not generation.task.cancelled() and _is_final(generation.transcript):
+        if not generation.task.cancelled() and is_final(generation.transcript):
             self._keep(entry.fingerprint, generation.transcript.kept())
 
     def _keep(self, fingerprint: Fingerprint, transcript: Transcript) -> None:
@@ -119,13 +119,15 @@ class IdempotencyCache:
         self.total_bytes -= self._kept.pop(next(iter(self._kept))).bytes
 
 
-def _check(first: Fingerprint, now: Fingerprint) -> None:
+def check_body(first: bytes, now: bytes) -> None:
+    """Compare the digests of two bodies that were sent with one key. Raises ApiError 422."""
     if first != now:
         message = "This Idempotency-Key was already used with another body."
         raise ApiError(422, "idempotency_key_reused", message, param="Idempotency-Key")
 
 
-def _is_final(transcript: Transcript) -> bool:
+def is_final(transcript: Transcript) -> bool:
+    """Whether repeated requests get it too."""
     return transcript.failure is None or isinstance(transcript.failure, RefusedError)
 
 

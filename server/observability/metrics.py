@@ -174,7 +174,9 @@ class _QueueCollector:
         stats = self._queue.queue_stats()
         yield _gauge("queue_up", "1 if the broker can be reached.", float(self._queue.is_up))
         yield _counter("queue_pulled", "Requests pulled from the queue.", stats.pulled)
-        yield _counter("queue_redelivered", "Requests pulled that a worker had before.", stats.redelivered)
+        yield _counter(
+            "queue_redelivered", "Requests pulled after a worker died with them.", stats.redelivered
+        )
         yield _gauge("queue_held", "Requests of the queue that this worker has.", stats.held)
         yield _gauge("queue_unsent", "Finished requests whose results are not stored yet.", stats.unsent)
         yield _labelled(

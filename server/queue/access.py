@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nats.js.errors import APIError, ServiceUnavailableError
+
 from server.queue.embedded import EmbeddedServer, embedded_server
 from server.settings.config_error import ConfigError
 from server.settings.queue_settings import EMBEDDED, QueueSettings, servers
@@ -78,3 +80,19 @@ def _load(flag: str, load: Callable[[], None]) -> None:
         load()
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(f"{flag}: {error.strerror if isinstance(error, OSError) else error}") from None
+
+
+def failure(access: Access, error: Exception, problem: Exception | None) -> str:
+    """What a failed connection means, in one line. `problem` is what the server reported meanwhile."""
+    said = " ".join(filter(None, (str(error), str(problem or ""))))
+    if "authorization" in said.lower():
+        return f"--queue-credentials-file: {access} refuses the credentials"
+    if "permissions violation" in said.lower():
+        violation = said[said.lower().index("permissions violation") :]
+        return f"--queue-credentials-file: {access} refuses this user: {violation}"
+    if isinstance(error, ServiceUnavailableError):
+        return f"--queue: {access} has no JetStream; start nats-server with -js"
+    if isinstance(error, APIError):
+        return f"--queue: {access}: {error.description}"
+    reason = getattr(error, "strerror", None) or str(error) or "no answer"
+    return f"--queue: {access} cannot be reached: {reason}"

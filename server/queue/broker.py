@@ -11,10 +11,10 @@ import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, PubAck, RetentionPolicy, StreamConfig
-from nats.js.errors import APIError, BucketNotFoundError, NoStreamResponseError, ServiceUnavailableError
+from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 
-from server.queue.access import Access
+from server.queue.access import Access, failure
 from server.queue.names import BUCKETS, STREAMS, Bucket, Stream
 from server.queue.tasks import Tasks
 from server.settings.config_error import ConfigError
@@ -51,7 +51,7 @@ class Broker:
                 await _declare(self.jetstream, self._access.replicas)
         except (OSError, nats.errors.Error, TimeoutError) as error:
             await self.close()
-            raise ConfigError(_reason(self._access, error, self._problem)) from None
+            raise ConfigError(failure(self._access, error, self._problem)) from None
         self._up.set()
 
     async def close(self) -> None:
@@ -127,8 +127,9 @@ class Broker:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             logger.debug("%s is not removed: %s", subject, error)
 
-    async def bucket(self, bucket: Bucket) -> KeyValue:
-        return await self.jetstream.key_value(bucket.name)
+    async def declare(self, bucket: Bucket) -> KeyValue:
+        """Create a bucket if it is missing, and open it."""
+        return await _declare_bucket(self.jetstream, bucket, self._access.replicas)
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
@@ -207,11 +208,17 @@ async def _declare(jetstream: JetStreamContext, replicas: int) -> None:
     for stream in STREAMS:
         await _declare_stream(jetstream, stream, replicas)
     for bucket in BUCKETS:
-        try:
-            await jetstream.key_value(bucket.name)
-        except BucketNotFoundError:
-            config = KeyValueConfig(bucket.name, history=1, ttl=bucket.ttl, replicas=replicas, direct=True)
-            await jetstream.create_key_value(config)
+        await _declare_bucket(jetstream, bucket, replicas)
+
+
+async def _declare_bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int) -> KeyValue:
+    config = KeyValueConfig(bucket.name, history=1, ttl=bucket.ttl, replicas=replicas, direct=True)
+    try:
+        return await jetstream.create_key_value(config)
+    except APIError as error:
+        if error.err_code != NAME_IN_USE:
+            raise
+        return await jetstream.key_value(bucket.name)
 
 
 async def _declare_stream(jetstream: JetStreamContext, stream: Stream, replicas: int) -> None:
@@ -230,19 +237,3 @@ async def _declare_stream(jetstream: JetStreamContext, stream: Stream, replicas:
         if error.err_code != NAME_IN_USE:
             raise
         await jetstream.update_stream(config)
-
-
-def _reason(access: Access, error: Exception, problem: Exception | None) -> str:
-    """What a failed connection means. `problem` is what the server reported meanwhile."""
-    said = " ".join(filter(None, (str(error), str(problem or ""))))
-    if "authorization" in said.lower():
-        return f"--queue-credentials-file: {access} refuses the credentials"
-    if "permissions violation" in said.lower():
-        violation = said[said.lower().index("permissions violation") :]
-        return f"--queue-credentials-file: {access} refuses this user: {violation}"
-    if isinstance(error, ServiceUnavailableError):
-        return f"--queue: {access} has no JetStream; start nats-server with -js"
-    if isinstance(error, APIError):
-        return f"--queue: {access}: {error.description}"
-    reason = getattr(error, "strerror", None) or str(error) or "no answer"
-    return f"--queue: {access} cannot be reached: {reason}"

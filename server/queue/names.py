@@ -37,6 +37,9 @@ RESULTS = Stream("RESULTS", ("results.>",), max_age=600.0)
 # Until the last attempt to deliver, which is made after 76 hours.
 WEBHOOKS = Stream("WEBHOOKS", ("webhooks",), "work", max_age=5 * DAY)
 
+SEATS = Bucket("seats", DAY)
+CLAIMS = Bucket("claims", DAY)
+
 STREAMS: Sequence[Stream] = (WORK, RESULTS, WEBHOOKS)
 BUCKETS: Sequence[Bucket] = ()
 

@@ -12,14 +12,23 @@ from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
 from engine.messages import RequestDone, RequestOutput, UnitKind
 from engine.request import EngineRequest, Priority
+from server.access.api_keys import Caller
 from server.engine_port import Engine, EngineStats, QueueStats
+from server.generation.idempotency import Fingerprint
+from server.generation.sharing import Permit
+from server.generation.transcript import Transcript
 from server.queue.access import Access
 from server.queue.broker import Broker
 from server.queue.fleet import BEAT_SECONDS, Fleet
+from server.queue.front.answers import Answers
 from server.queue.front.backlog import FleetBacklog
+from server.queue.front.claims import Claims
+from server.queue.front.seats import Seats
+from server.queue.front.sharing import FleetSharing
 from server.queue.front.submission import Submission
 from server.queue.front.submissions import Submissions
 from server.queue.worker.worker import Worker
+from server.settings.http_settings import HttpSettings
 
 Tokenize = Callable[[str], tuple[int, ...]]
 
@@ -43,6 +52,7 @@ class QueueEngine:
     def __init__(
         self,
         config: ModelConfig,
+        settings: HttpSettings,
         access: Access,
         *,
         local: Engine | None,
@@ -59,6 +69,12 @@ class QueueEngine:
         self._submitted: dict[str, Submission] = {}
         self._backlog = FleetBacklog(self._fleet, self._in_flight)
         self._submissions = Submissions(self.broker, config.model_id, self._fleet.id)
+        self._sharing = FleetSharing(
+            self._backlog,
+            Answers(self.broker, settings.idempotency_seconds, settings.idempotency_bytes),
+            Claims(self.broker, self._fleet),
+            Seats(self.broker, self._fleet),
+        )
         if tokenize is not None:
             self._fleet.add(self._backlog.news)
             self._fleet.on_stall(self._submissions.publish_again)
@@ -70,6 +86,7 @@ class QueueEngine:
         await self.broker.connect()
         if self._tokenize is not None:
             await self._submissions.start()
+            await self._sharing.start()
         if self.worker is not None:
             await self.worker.start()
         await self._fleet.start()
@@ -79,6 +96,7 @@ class QueueEngine:
             in_flight.fail(EngineDeadError("the engine is closed"))
         if self.worker is not None:
             await self.worker.close()
+        await self._sharing.close()
         await self._submissions.close()
         await self._fleet.close()
         await self.broker.close()
@@ -124,6 +142,11 @@ class QueueEngine:
     async def _broker_ends(self) -> EngineDeadError:
         await self.broker.wait_ended()
         return EngineDeadError("the broker refuses to restore the connection")
+
+    async def enter(
+        self, caller: Caller, fingerprint: Fingerprint | None, deadline: float
+    ) -> Permit | Transcript | None:
+        return await self._sharing.enter(caller, fingerprint, deadline)
 
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """Raises PromptTooLongError."""

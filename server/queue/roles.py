@@ -42,6 +42,7 @@ def queue_engine(
 
     return QueueEngine(
         config,
+        settings,
         access,
         local=None if settings.role == "front" else local(),
         tokenize=None if settings.role == "worker" else tokenize(),

@@ -110,6 +110,7 @@ class RefusedError(ApiError):
     """Moderation refused a prompt or an image; a retry would be refused too."""
 
     def __init__(self, subject: str, categories: Iterable[str]) -> None:
+        self.subject = subject
         self.categories = sorted(categories)
         message = f"The {subject} was refused: {', '.join(self.categories)}."
         param = "prompt" if subject == "prompt" else None
@@ -150,6 +151,11 @@ def from_engine(error: EngineError) -> ApiError:
             return ApiError(500, "generation_failed", "The model failed on this request.", retry=False)
         case _:
             return internal_error()
+
+
+def queue_unavailable() -> ApiError:
+    """For a request that needs the queue while its broker cannot be reached."""
+    return ApiError(503, "queue_unavailable", "The queue cannot be reached.", retry_after=2)
 
 
 def server_stopped() -> ApiError:

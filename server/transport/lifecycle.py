@@ -3,7 +3,7 @@
 import asyncio
 
 from server.engine_port import Engine, Queue
-from server.schemas.errors import ApiError
+from server.schemas.errors import ApiError, queue_unavailable
 
 CLOSE = {"Connection": "close"}
 
@@ -41,8 +41,7 @@ class Lifecycle:
             message = "The server is shutting down."
             raise ApiError(503, "server_draining", message, retry_after=1, headers=CLOSE)
         if self._queue is not None and not self._queue.is_up:
-            message = "The queue cannot be reached."
-            raise ApiError(503, "queue_unavailable", message, retry_after=2)
+            raise queue_unavailable()
         if not self._engine.is_ready:
             message = "No device is ready: the model is loading, or a device does not respond."
             raise ApiError(503, "model_not_ready", message, retry_after=5, headers=CLOSE)

@@ -121,6 +121,7 @@ def _app(settings: Settings, access: Any, engine: FakeEngine) -> FastAPI:
 
     made = QueueEngine(
         engine.config,
+        settings,
         access,
         local=None if settings.role == "front" else engine,
         tokenize=None if settings.role == "worker" else engine.tokenize,

@@ -92,12 +92,12 @@ class Deliveries:
         delivery = Delivery(message, work, self._engine, self._broker, self._fleet, self._on_change)
         self._held[delivery.work.reply] = delivery
         self.pulled += 1
-        self.redelivered += delivery.is_again
         delivery.task.add_done_callback(lambda _: self._let_go(delivery))
         return delivery
 
     def _let_go(self, delivery: Delivery) -> None:
         del self._held[delivery.work.reply]
+        self.redelivered += delivery.deaths > 0
         error = None if delivery.task.cancelled() else delivery.task.exception()
         if error is not None:  # it is delivered again
             logger.error("%s was not answered", delivery.request.request_id, exc_info=error)

@@ -53,7 +53,7 @@ class Delivery:
         self.request = replace(work.request, request_id=work.reply.rpartition(".")[2])
         self._queue_seconds = max(0.0, time.time() - work.submitted)
         self._images_left = len(work.request.seeds)
-        self._deaths = 0
+        self.deaths = 0
         self._uploads: list[asyncio.Task[None]] = []
         self.is_begun = self.is_generated = False
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
@@ -104,7 +104,7 @@ class Delivery:
     async def give_back(self) -> None:
         """Stop, and let another worker have it at once. It does not count as a death."""
         await self._stop()
-        await self._store("run", encode(Run(worker="", deaths=self._deaths)))
+        await self._store("run", encode(Run(worker="", deaths=self.deaths)))
         await self.message.nak()
 
     async def _stop(self) -> None:
@@ -134,15 +134,15 @@ class Delivery:
         if not self._fleet.is_settled or self._fleet.holds(run.worker, self.work.reply):
             await self.message.nak(delay=AGAIN_BEATS * self._fleet.beat_seconds)
             return False
-        self._deaths = run.deaths + (run.worker not in ("", self._fleet.id))
+        self.deaths = run.deaths + (run.worker not in ("", self._fleet.id))
         return True
 
     async def _result(self) -> Done:
         """Run the request and store its images."""
-        if self._deaths >= MAX_DEATHS:
-            return Done.failed(WorkerCrashedError(f"{self._deaths} workers died while they ran this request"))
+        if self.deaths >= MAX_DEATHS:
+            return Done.failed(WorkerCrashedError(f"{self.deaths} workers died while they ran this request"))
         begun = asyncio.create_task(
-            self._store("run", encode(Run(worker=self._fleet.id, deaths=self._deaths)))
+            self._store("run", encode(Run(worker=self._fleet.id, deaths=self.deaths)))
         )
         try:
             done = await self._generate()
@@ -159,7 +159,7 @@ class Delivery:
         return done
 
     async def _generate(self) -> Done:
-        request = replace(self.request, is_suspect=self._deaths > 0)
+        request = replace(self.request, is_suspect=self.deaths > 0)
         self._engine.reserve(request, _monotonic(self.work.deadline))
         done: Done | None = None
         async with aclosing(self._engine.generate(request)) as outputs:

@@ -32,16 +32,18 @@ class Fleet:
         environment = {"FAKE_MODEL": self.model, "FAKE_BEAT_SECONDS": "0.3"} | environment
         return self._start("--queue", self.broker.url, "--role", role, *flags, **environment)
 
-    def messages(self, stream: names.Stream) -> int:
-        """Messages of this model or of its fronts in a stream."""
-        return asyncio.run(self._messages(stream))
+    def messages(self, stream: names.Stream, suffix: str = "") -> int:
+        """Requests for this model, or results of all fronts, whose subjects end with `suffix`."""
+        subjects = asyncio.run(self._messages(stream))
+        return sum(number for subject, number in subjects.items() if subject.endswith(suffix))
 
-    async def _messages(self, stream: names.Stream) -> int:
+    async def _messages(self, stream: names.Stream) -> dict[str, int]:
         client = await nats.connect(self.broker.url)
         state = (await client.jetstream().stream_info(stream.name, subjects_filter=">")).state
         await client.close()
         prefix = f"work.{names.token(self.model)}." if stream is names.WORK else "results."
-        return sum(number for subject, number in (state.subjects or {}).items() if subject.startswith(prefix))
+        subjects = (state.subjects or {}).items()
+        return {subject: number for subject, number in subjects if subject.startswith(prefix)}
 
 
 def ready(*processes: ServerProcess) -> None:

@@ -36,7 +36,7 @@ def test_a_killed_worker_s_requests_run_elsewhere_and_crash_the_second_time(
     third.wait(running=1)
     third.release()
     assert other.result().json()["data"][0]["seed"] == 7
-    assert third.metric(REDELIVERED) == 2
+    until(lambda: third.metric(REDELIVERED) == 2)
     until(lambda: fleet.messages(names.WORK) == 0)
 
 

@@ -1,0 +1,109 @@
+"""Finished generations that servers of a fleet keep for repeated requests."""
+
+import asyncio
+
+from nats.js.errors import KeyNotFoundError
+from nats.js.kv import KeyValue
+
+from engine.messages import StageTimes
+from server.generation.transcript import Event, ImageFile, Timings, Transcript
+from server.queue.broker import Broker
+from server.queue.names import Bucket
+from server.queue.wire import Message, decode, encode
+from server.schemas.errors import RefusedError
+from server.schemas.issue import Issue
+
+PART_BYTES = 512 << 10
+
+
+class _Answer(Message, frozen=True, kw_only=True):
+    """A transcript without its image files: `images` are index, seed and bytes of each. `refused` and
+    `categories` describe a refusal by moderation."""
+
+    digest: bytes
+    request_id: str
+    seeds: tuple[int, ...]
+    created: int
+    prompt_tokens: int
+    revised_prompt: str | None
+    warnings: tuple[tuple[str, str | None, str], ...]
+    images: tuple[tuple[int, int, int], ...]
+    times: StageTimes | None
+    image_seconds: float
+    refused: str | None
+    categories: tuple[str, ...]
+
+
+class Answers:
+    """Kept for `seconds`; those of more than `max_bytes` are not kept."""
+
+    def __init__(self, broker: Broker, seconds: float, max_bytes: int) -> None:
+        self._broker = broker
+        self._bucket_config = Bucket("answers", seconds)
+        self._max_bytes = max_bytes
+
+    async def start(self) -> None:
+        """Call it once the broker is connected."""
+        self._bucket: KeyValue = await self._broker.declare(self._bucket_config)
+
+    async def put(self, key: str, digest: bytes, transcript: Transcript) -> None:
+        """Store a finished transcript."""
+        data = b"".join(image.data for image in transcript.images)
+        if len(data) > self._max_bytes:
+            return
+        for part, start in enumerate(range(0, len(data), PART_BYTES)):
+            await self._bucket.put(f"{key}.{part}", data[start : start + PART_BYTES])
+        await self._bucket.put(key, encode(_answer(digest, transcript)))
+
+    async def get(self, key: str) -> tuple[bytes, Transcript] | None:
+        """The digest of the request's body, and the transcript."""
+        try:
+            answer = decode((await self._bucket.get(key)).value or b"", _Answer)
+            size = sum(length for _, _, length in answer.images)
+            parts = [self._bucket.get(f"{key}.{part}") for part in range(-(-size // PART_BYTES))]
+            data = b"".join([entry.value or b"" for entry in await asyncio.gather(*parts)])
+        except KeyNotFoundError:
+            return None
+        return answer.digest, _transcript(answer, data)
+
+
+def _answer(digest: bytes, transcript: Transcript) -> _Answer:
+    timings = next((event for event in transcript.events if isinstance(event, Timings)), None)
+    refusal = transcript.failure if isinstance(transcript.failure, RefusedError) else None
+    return _Answer(
+        digest=digest,
+        request_id=transcript.request_id,
+        seeds=transcript.seeds,
+        created=transcript.created,
+        prompt_tokens=transcript.prompt_tokens,
+        revised_prompt=transcript.revised_prompt,
+        warnings=tuple((each.code, each.path, each.message) for each in transcript.warnings),
+        images=tuple((image.image_index, image.seed, len(image.data)) for image in transcript.images),
+        times=timings.times if timings else None,
+        image_seconds=timings.image if timings else 0.0,
+        refused=refusal.subject if refusal else None,
+        categories=tuple(refusal.categories) if refusal else (),
+    )
+
+
+def _transcript(answer: _Answer, data: bytes) -> Transcript:
+    events: list[Event] = []
+    for index, seed, length in answer.images:
+        events.append(ImageFile(index, seed, data[:length]))
+        data = data[length:]
+    if answer.times is not None:
+        events.append(Timings(answer.times, answer.image_seconds))
+    return Transcript(
+        request_id=answer.request_id,
+        seeds=answer.seeds,
+        created=answer.created,
+        prompt_tokens=answer.prompt_tokens,
+        revised_prompt=answer.revised_prompt,
+        warnings=tuple(
+            Issue(code=code, path=path, message=message) for code, path, message in answer.warnings
+        ),
+        events=events,
+        failure=RefusedError(answer.refused, answer.categories) if answer.refused else None,
+        is_prepared=True,
+        is_done=True,
+    )
