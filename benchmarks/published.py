@@ -107,9 +107,18 @@ class Builder:
         torch.set_default_dtype(torch.bfloat16)
         try:
             with self.device:
-                return build().eval().requires_grad_(False)
+                module = build().eval().requires_grad_(False)
         finally:
             torch.set_default_dtype(torch.float32)
+        fill_embeddings(module)
+        return module
+
+
+def fill_embeddings(module: nn.Module) -> None:
+    """Fill the embeddings, which the engine leaves uninitialised."""
+    for part in module.modules():
+        if isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
 
 
 def weight_bytes(variant: str, sizes: Sizes) -> int:

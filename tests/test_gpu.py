@@ -68,6 +68,13 @@ def test_a_published_stage_measures(name: str, tmp_path: Path) -> None:
     assert len(tables["images"]) == (0 if name == "batches" else 1)
 
 
+def test_random_models_are_finite() -> None:
+    """The engine leaves embeddings uninitialised."""
+    made = published.Builder(published.SIZES["small"], torch.device("cpu")).ours()
+    embeddings = [made.text_encoder.language_model.embed_tokens, made.conditional.embed_image_indicator]
+    assert all(0 < embedding.weight.abs().max() < 1 for embedding in embeddings)
+
+
 def test_a_failed_stage_is_recorded_and_the_next_one_runs(tmp_path: Path, stages: Stages) -> None:
     stages(stage("bad", "raise SystemExit('no such kernel')"), stage("good"))
     results = run(tmp_path, code=1)
