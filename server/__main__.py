@@ -66,7 +66,8 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         local=lambda: EngineClient(config, options),
         tokenize=lambda: open_tokenizer(config).encode,
     )
-    return create_app(settings, engine, engine)
+    broker = None if settings.role == "worker" else engine.broker
+    return create_app(settings, engine, engine, broker)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,28 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match, Route
 
 from server import VERSION
 from server.engine_port import Engine
 from server.generation.sharing import SharedQueue
-from server.routes import captions, files, health, images, models, openapi, playground
+from server.openapi import document
+from server.openapi.jobs import describe_jobs
+from server.routes import captions, files, health, images, jobs, models, playground
 from server.schemas.errors import ApiError
 from server.service import Service
 from server.settings.settings import Settings
 from server.transport.middleware import ErrorMiddleware, RequestMiddleware
 from server.transport.server import serve
+
+if TYPE_CHECKING:
+    from server.queue.broker import Broker
 
 # Response headers that cross-origin scripts can read.
 EXPOSED_HEADERS = (
@@ -27,13 +35,18 @@ EXPOSED_HEADERS = (
     "X-Should-Retry",
     "X-Warnings",
 )
-ROUTERS = tuple(routes.router for routes in (images, files, captions, models, health, playground))
+RESOURCES = (images, jobs, files, captions, models, health, playground)
 
 
-def create_app(settings: Settings, engine: Engine, queue: SharedQueue | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, engine: Engine, queue: SharedQueue | None = None, broker: "Broker | None" = None
+) -> FastAPI:
     """Create the application, which starts and closes the engine with itself. A worker serves only probes,
-    metrics and the drain hook. Raises ConfigError."""
-    service = Service(settings, engine, queue)
+    metrics and the drain hook. Raises ConfigError.
+
+    `broker` is that of the queue, for jobs; without one there are none.
+    """
+    service = Service(settings, engine, queue, broker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,9 +60,9 @@ def create_app(settings: Settings, engine: Engine, queue: SharedQueue | None = N
     app.state.service = service
     _add_middleware(app, service)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    for router in (health.router,) if settings.role == "worker" else ROUTERS:
-        app.include_router(router)
-    app.openapi = lambda: openapi.describe(app, service)  # type: ignore[method-assign]
+    for resource in (health,) if settings.role == "worker" else RESOURCES:
+        app.include_router(resource.router)
+    app.openapi = lambda: describe_jobs(document.describe(app, service), service)  # type: ignore[method-assign]
     return app
 
 
@@ -66,7 +79,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=service.settings.cors_origin_list,
-            allow_methods=("GET", "HEAD", "POST"),
+            allow_methods=("DELETE", "GET", "HEAD", "POST"),
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
         )
@@ -78,14 +91,17 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if "Allow" in headers:
-        headers["Allow"] = _with_implied_methods(headers["Allow"])
+        headers["Allow"] = ", ".join(sorted(_allowed_methods(request, headers["Allow"])))
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     raise ApiError(error.status_code, code, error.detail, headers=headers)
 
 
-def _with_implied_methods(allow: str) -> str:
-    """The methods of a route, with OPTIONS and, where GET is, HEAD."""
-    methods = {*allow.split(", "), "OPTIONS"}
-    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+def _allowed_methods(request: Request, allow: str) -> set[str]:
+    """The methods of all routes of the path, where Starlette lists those of the first; with OPTIONS and,
+    where GET is, HEAD."""
+    routes = [route for each in RESOURCES for route in each.router.routes if isinstance(route, Route)]
+    matching = [route.methods or () for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    methods = {"OPTIONS", *allow.split(", "), *chain.from_iterable(matching)}
+    return methods | {"HEAD"} if "GET" in methods else methods

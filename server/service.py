@@ -1,6 +1,6 @@
 """The components of the application, and the dependencies that give them to the routes."""
 
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from fastapi import Depends, Request
 
@@ -18,12 +18,17 @@ from server.observability import logs
 from server.observability.metrics import Metrics
 from server.observability.request_record import RequestRecord
 from server.schemas.errors import invalid
-from server.schemas.images import limited_to
+from server.schemas.images import job_request, limited_to
 from server.settings.settings import Settings
 from server.store.results import Results
 from server.transport.body import Bodies
 from server.transport.lifecycle import Lifecycle
 from server.upstream.client import UpstreamClients
+
+if TYPE_CHECKING:  # imported only if a queue is set
+    from server.jobs import JobService
+    from server.jobs.jobs import Jobs
+    from server.queue.broker import Broker
 
 
 class _Spans(Protocol):
@@ -34,7 +39,13 @@ class _Spans(Protocol):
 class Service:
     """Raises ConfigError."""
 
-    def __init__(self, settings: Settings, engine: Engine, queue: SharedQueue | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        queue: SharedQueue | None = None,
+        broker: "Broker | None" = None,
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.keys = Keys(settings.api_keys_file)
@@ -57,14 +68,29 @@ class Service:
         )
         self.model = ServedModel(engine.config, settings.model_aliases, settings.size_policy)
         self.request_model = limited_to(engine.config, settings.max_n)
+        self.job_model = job_request(self.request_model)
+        self._job_service = None if broker is None else self._create_job_service(broker)
         self._spans = _spans(settings.otlp_endpoint)
+
+    def _create_job_service(self, broker: "Broker") -> "JobService":
+        from server.jobs import JobService
+
+        service = JobService(
+            self.settings, broker, self.engine, self.generations, self.lifecycle, self.metrics
+        )
+        self.metrics.observe_jobs(service.jobs.index.count)
+        return service
 
     async def start(self) -> None:
         await self.engine.start()
         if self.results:
             self.results.start()
+        if self._job_service:
+            await self._job_service.start()
 
     async def close(self) -> None:
+        if self._job_service:
+            await self._job_service.close()
         await self.engine.close()
         if self.results:
             self.results.close()
@@ -72,6 +98,11 @@ class Service:
         self.encoder.close()
         if self._spans:
             self._spans.close()
+
+    @property
+    def jobs(self) -> "Jobs | None":
+        """None without a queue."""
+        return self._job_service.jobs if self._job_service else None
 
     def authenticate(self, request: Request, record: RequestRecord) -> Caller:
         """Raises ApiError 401."""
@@ -90,6 +121,14 @@ class Service:
     def enter(self, record: RequestRecord) -> None:
         """Count the request as in flight: a drain waits for it. Raises ApiError 503."""
         self.lifecycle.check_open()
+        self._entered(record)
+
+    def enter_job(self, record: RequestRecord) -> None:
+        """As `enter`, but whether a device is ready does not matter. Raises ApiError 503."""
+        self.lifecycle.check_accepting()
+        self._entered(record)
+
+    def _entered(self, record: RequestRecord) -> None:
         self.lifecycle.request_started()
         record.is_in_flight = True
 

@@ -1,7 +1,7 @@
 """Submission of requests: each starts a generation or shares the one of its Idempotency-Key."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.request import EngineRequest, Priority
 from server.access.admission import Admission
@@ -20,7 +20,10 @@ from server.magic_prompt.expander import TokenIds
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A valid request of `caller`; holds nothing of its body. `deadline` is in `time.monotonic()` seconds."""
+    """A valid request of `caller`; holds nothing of its body. `deadline` is in `time.monotonic()` seconds.
+
+    `request_id` identifies its generation, unless it shares that of another request.
+    """
 
     caller: Caller
     parameters: Parameters
@@ -28,6 +31,7 @@ class GenerationRequest:
     priority: Priority
     deadline: float
     fingerprint: Fingerprint | None = None
+    request_id: str = field(default_factory=lambda: "img-" + uuid.uuid4().hex)
 
 
 class Generations:
@@ -80,6 +84,12 @@ class Generations:
         generation.task.add_done_callback(lambda _: permit.finish(_answer(generation)))
         return generation.subscribe(request.deadline, request.priority)
 
+    async def device_seconds(self, request: GenerationRequest) -> float | None:
+        """Predicted seconds on the fastest device; None if no device is ready. Raises ApiError 400."""
+        token_ids = await tokenize(self._engine, request.parameters.prompt.text)
+        forecasts = self._engine.forecast(_engine_request(request, request.parameters, token_ids))
+        return min((forecast.own for forecast in forecasts), default=None)
+
     def _subscribe(self, request: GenerationRequest, token_ids: TokenIds) -> Subscription:
         """Awaits nothing: two requests with one Idempotency-Key cannot both start a generation."""
         found = self._cache.find(request.fingerprint) if request.fingerprint else None
@@ -108,7 +118,7 @@ def _answer(generation: Generation) -> Transcript | None:
 
 def _engine_request(request: GenerationRequest, parameters: Parameters, token_ids: TokenIds) -> EngineRequest:
     return EngineRequest(
-        request_id="img-" + uuid.uuid4().hex,
+        request_id=request.request_id,
         token_ids=token_ids,
         width=parameters.width,
         height=parameters.height,

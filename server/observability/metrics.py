@@ -1,6 +1,7 @@
 """Prometheus metrics."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from prometheus_client import (
@@ -19,9 +20,11 @@ from engine.messages import UnitKind
 from server import VERSION
 from server.engine_port import Engine, Queue
 from server.observability.request_record import RequestRecord
+from server.schemas.responses import UNFINISHED, JobStatus
 
 WHOLE = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 STAGE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+JOB = (1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 REJECTIONS = (
     "queue_full",
@@ -84,6 +87,8 @@ class Metrics:
             "Webhooks that were given up, by the reason of the last failure.",
             "reason",
         )
+        self._jobs = self._counter("jobs", "Jobs that this server finished, by outcome.", "outcome")
+        self._job = self._seconds("job_duration", "Time from the creation of a job to its end.", JOB)
         self._registry.register(_EngineCollector(engine))
         if queue is not None:
             self._registry.register(_QueueCollector(queue))
@@ -120,6 +125,22 @@ class Metrics:
     def on_dead_letter(self, reason: str) -> None:
         """Count a webhook that was given up."""
         self._dead_letters.labels(reason).inc()
+
+    def on_job(self, outcome: str, seconds: float) -> None:
+        """Count a job that ended: ok, cancelled or an error code."""
+        self._jobs.labels(outcome).inc()
+        self._job.observe(seconds)
+
+    def observe_jobs(self, count: Callable[[JobStatus], int]) -> None:
+        """Read the unfinished jobs of all servers at each scrape."""
+        gauge = Gauge(
+            "ideoserve_jobs_unfinished",
+            "Jobs of all servers, by status: queued or running.",
+            ("status",),
+            registry=self._registry,
+        )
+        for status in UNFINISHED:
+            gauge.labels(status).set_function(partial(count, status))
 
     def _on_unit(self, kind: UnitKind, batch_size: int, seconds: float) -> None:
         self._units[kind].observe(seconds)

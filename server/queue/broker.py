@@ -10,12 +10,12 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import KeyValueConfig, PubAck, RetentionPolicy, StreamConfig
+from nats.js.api import DiscardPolicy, KeyValueConfig, PubAck, RetentionPolicy, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 
 from server.queue.access import Access, failure
-from server.queue.names import BUCKETS, STREAMS, Bucket, Stream
+from server.queue.names import BUCKETS, DUPLICATE_SECONDS, STREAMS, Bucket, Stream
 from server.queue.tasks import Tasks
 from server.settings.config_error import ConfigError
 
@@ -131,6 +131,10 @@ class Broker:
         """Create a bucket if it is missing, and open it."""
         return await _declare_bucket(self.jetstream, bucket, self._access.replicas)
 
+    async def declare_stream(self, stream: Stream) -> None:
+        """Create or update a stream."""
+        await _declare_stream(self.jetstream, stream, self._access.replicas)
+
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         """Raises TimeoutError if the connection breaks, or the server refuses a subject."""
@@ -218,7 +222,11 @@ async def _declare_bucket(jetstream: JetStreamContext, bucket: Bucket, replicas:
     except APIError as error:
         if error.err_code != NAME_IN_USE:
             raise
-        return await jetstream.key_value(bucket.name)
+        existing = await jetstream.key_value(bucket.name)
+    stream = (await existing.status()).stream_info.config
+    window = min(bucket.ttl, DUPLICATE_SECONDS)
+    await jetstream.update_stream(stream.evolve(max_age=bucket.ttl, duplicate_window=window))
+    return existing
 
 
 async def _declare_stream(jetstream: JetStreamContext, stream: Stream, replicas: int) -> None:
@@ -227,7 +235,10 @@ async def _declare_stream(jetstream: JetStreamContext, stream: Stream, replicas:
         subjects=list(stream.subjects),
         retention=RetentionPolicy.WORK_QUEUE if stream.retention == "work" else RetentionPolicy.LIMITS,
         max_age=stream.max_age,
-        duplicate_window=stream.duplicate_window,
+        duplicate_window=min(stream.duplicate_window, stream.max_age),
+        max_msgs=stream.max_messages,
+        max_msgs_per_subject=stream.max_per_subject or -1,
+        discard=DiscardPolicy.NEW if stream.max_messages else DiscardPolicy.OLD,
         num_replicas=replicas,
         allow_direct=True,
     )

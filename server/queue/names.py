@@ -10,18 +10,24 @@ from engine.request import Priority
 
 PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 DAY = 86_400.0
+DUPLICATE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A persistent stream. A `work` stream deletes a message once it is acknowledged. Messages are kept for
-    `max_age` and equal `Nats-Msg-Id`s are stored once within `duplicate_window`, both in seconds."""
+    `max_age` and equal `Nats-Msg-Id`s are stored once within `duplicate_window`, both in seconds.
+
+    Above `max_messages`, messages are refused; above `max_per_subject`, the oldest of a subject are deleted.
+    """
 
     name: str
     subjects: tuple[str, ...]
     retention: Literal["limits", "work"] = "limits"
     max_age: float = DAY
-    duplicate_window: float = 120.0
+    duplicate_window: float = DUPLICATE_SECONDS
+    max_messages: int | None = None
+    max_per_subject: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
@@ -20,10 +21,54 @@ from server.transport.disconnect import unless_disconnected
 logger = logging.getLogger(__name__)
 
 
-class EventStream(StreamingResponse):
-    """Starts once the prompt is accepted; an error after that is its last event. Leaves the subscription."""
+class FrameStream(StreamingResponse, ABC):
+    """Sends frames until they end or the client disconnects. An error after the first is the last frame."""
 
     media_type = "text/event-stream"
+
+    def __init__(self, record: RequestRecord) -> None:
+        super().__init__(self._guarded(), headers={"X-Accel-Buffering": "no"})
+        self._record = record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_disconnected(Request(scope, receive), self._respond(send))
+        except ClientDisconnectedError as error:
+            await self._end(error, send)
+        except asyncio.CancelledError:
+            await self._end(server_stopped(), send)
+
+    @abstractmethod
+    def frames(self) -> AsyncIterator[bytes]:
+        """Raises ApiError."""
+
+    async def _respond(self, send: Send) -> None:
+        await self.stream_response(send)
+
+    async def _end(self, error: ApiError, send: Send) -> None:
+        """Send the error as the last event. Raises it before the first byte and after the last."""
+        if self._record.status == 0 or self._record.is_answered:
+            raise error
+        await send({"type": "http.response.body", "body": self._failed(error)})
+
+    async def _guarded(self) -> AsyncIterator[bytes]:
+        yield comment("accepted")
+        try:
+            async for frame in self.frames():
+                yield frame
+        except ApiError as error:
+            yield self._failed(error)
+        except Exception:
+            logger.exception("a stream failed", extra={"fields": {"request_id": self._record.request_id}})
+            yield self._failed(internal_error())
+
+    def _failed(self, error: ApiError) -> bytes:
+        self._record.fail(error)
+        return failed(error.body()).encode()
+
+
+class EventStream(FrameStream):
+    """Starts once the prompt is accepted. Leaves the subscription."""
 
     def __init__(
         self,
@@ -35,46 +80,28 @@ class EventStream(StreamingResponse):
         publish: Publish | None = None,
     ) -> None:
         """`publish` returns the URL of an image, which is sent instead of base64."""
-        super().__init__(self._frames(), headers={"X-Accel-Buffering": "no"})
+        super().__init__(record)
         self._subscription = subscription
         self._transcript = subscription.transcript
         self._parameters = requested
-        self._record = record
         self._ping_seconds = ping_seconds
         self._with_progress = with_progress
         self._publish = publish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_disconnected(Request(scope, receive), self._respond(send))
-        except ClientDisconnectedError as error:
-            await self._end(error, send)
-        except asyncio.CancelledError:
-            await self._end(server_stopped(), send)
+            await super().__call__(scope, receive, send)
         finally:
             self._subscription.leave()
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        async for event in self._subscription.events(self._ping_seconds):
+            yield comment("ping") if event is None else await self._encoded(event)
 
     async def _respond(self, send: Send) -> None:
         await self._subscription.prepared()
         self._record.parameters = self._parameters = self._transcript.parameters(self._parameters)
-        await self.stream_response(send)
-
-    async def _end(self, error: ApiError, send: Send) -> None:
-        """Send the error as the last event. Raises it before the first byte and after the last."""
-        if self._record.status == 0 or self._record.is_answered:
-            raise error
-        await send({"type": "http.response.body", "body": self._failed(error)})
-
-    async def _frames(self) -> AsyncIterator[bytes]:
-        yield comment("accepted")
-        try:
-            async for event in self._subscription.events(self._ping_seconds):
-                yield comment("ping") if event is None else await self._encoded(event)
-        except ApiError as error:
-            yield self._failed(error)
-        except Exception:
-            logger.exception("a stream failed", extra={"fields": {"request_id": self._record.request_id}})
-            yield self._failed(internal_error())
+        await super()._respond(send)
 
     async def _encoded(self, event: Event) -> bytes:
         if isinstance(event, Timings):
@@ -82,7 +109,3 @@ class EventStream(StreamingResponse):
         url = await self._publish(event) if self._publish and isinstance(event, ImageFile) else None
         frame = frame_of(event, self._parameters, self._transcript.prompt_tokens, url)
         return await offload(len(frame.image or b""), lambda: frame.encode(self._with_progress))
-
-    def _failed(self, error: ApiError) -> bytes:
-        self._record.fail(error)
-        return failed(error.body()).encode()

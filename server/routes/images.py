@@ -1,20 +1,17 @@
 """`POST /v1/images`: parse, submit, respond."""
 
-import time
-
 from fastapi import APIRouter, Request, Response
 
 from server.access.api_keys import Caller
 from server.generation.generations import GenerationRequest
-from server.generation.idempotency import Fingerprint
-from server.generation.parameters import resolve
-from server.generation.processing import OptOuts
 from server.generation.transcript import ImageFile, Subscription
 from server.observability.request_record import RequestRecord
 from server.offload import offload
 from server.responses.event_stream import EventStream
 from server.responses.images_response import Publish, images_response
 from server.responses.negotiation import ResponseFormat, negotiate
+from server.routes.image_request import image_request
+from server.routes.jobs import create_job, is_wanted_as_job
 from server.service import AuthenticatedCaller, InjectedService, Service
 from server.transport.body import parse
 from server.transport.timeouts import allowed_seconds, ping_seconds
@@ -25,7 +22,12 @@ router = APIRouter()
 @router.post("/v1/images", operation_id="create_image")
 @router.post("/v1/images/generations", operation_id="create_image_openai")
 async def create_image(request: Request, service: InjectedService, caller: AuthenticatedCaller) -> Response:
-    """Create images from a prompt. The response is JSON, one image file, or server-sent events."""
+    """Create images from a prompt. The response is JSON, one image file, or server-sent events; with
+    `Prefer: respond-async`, a job."""
+    if is_wanted_as_job(request, service):
+        response = await create_job(request, service, caller)
+        response.headers["Preference-Applied"] = "respond-async"
+        return response
     record: RequestRecord = request.state.record
     service.enter(record)
     async with service.bodies.receive(request) as body:
@@ -59,24 +61,12 @@ async def _read(
     request: Request, service: Service, caller: Caller, body: bytearray
 ) -> tuple[ResponseFormat, GenerationRequest]:
     """Raises ApiError."""
-    headers, record = request.headers, request.state.record
     wanted = await offload(len(body), lambda: parse(body, service.request_model))
-    response_format = negotiate(headers, wanted)
+    response_format = negotiate(request.headers, wanted)
+    request.state.record.mode = response_format.kind
     if response_format.as_url:
         service.open_store()
-    opt_outs = OptOuts.of(wanted, caller, service.integrations.configured)
-    model, output_format = service.model, response_format.output_format
-    parameters = await offload(len(body), lambda: resolve(wanted, model, output_format))
-    record.mode, record.parameters = response_format.kind, parameters
-    record.priority = caller.priority(headers)
-    key = headers.get("idempotency-key")
     is_stream = response_format.kind == "events"
-    seconds = allowed_seconds(headers, service.settings.max_request_seconds, is_stream)
-    return response_format, GenerationRequest(
-        caller=caller,
-        parameters=parameters,
-        opt_outs=opt_outs,
-        priority=record.priority,
-        deadline=time.monotonic() + seconds,
-        fingerprint=None if key is None else Fingerprint.of(caller.name, key, body, parameters.output_format),
-    )
+    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds, is_stream)
+    accepted = response_format.output_format
+    return response_format, await image_request(request, service, caller, body, wanted, seconds, accepted)

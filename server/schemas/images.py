@@ -1,9 +1,9 @@
-"""Wire types of the requests of `POST /v1/images` and `POST /v1/captions/validate`."""
+"""Wire types of the requests of `POST /v1/images`, `/v1/jobs` and `/v1/captions/validate`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, field_validator
 
 from engine.config.model_config import MAX_GUIDANCE, MAX_STD, MAX_STEPS, MIN_GUIDANCE, ModelConfig
 from server.schemas import dialect_schema
@@ -16,10 +16,13 @@ from server.schemas.validation import invalid_request
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SEED = 2**31 - 1
 MAX_SENT_SEED = 10**20 - 1  # 64 bits, also where a client rounded them to a float
+MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512  # entries and characters
+MAX_WEBHOOK_CHARACTERS = 2048
 N = "Number of images; image k uses seed + k."
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 SizePolicy: TypeAlias = Literal["strict", "nearest"]
+MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-100, le=100)]
 Guidance = Annotated[float, Field(allow_inf_nan=False, ge=MIN_GUIDANCE, le=MAX_GUIDANCE)]
 
@@ -162,3 +165,35 @@ def limited_to(config: ModelConfig, max_n: int) -> type[ImageRequest]:
         height=(int | None, side),
         preset=(preset | None, None),
     )
+
+
+class JobFields(BaseModel):
+    """The fields that a job has besides those of an image request."""
+
+    webhook: str | None = Field(
+        None, max_length=MAX_WEBHOOK_CHARACTERS, description="URL that is sent the finished job."
+    )
+    metadata: dict[str, MetadataValue] | None = Field(
+        None,
+        max_length=MAX_METADATA,
+        description=f"Returned with the job: at most {MAX_METADATA} keys of at most {MAX_METADATA_KEY} "
+        f"characters, with texts of at most {MAX_METADATA_VALUE}.",
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _has_short_keys(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if any(len(key) > MAX_METADATA_KEY for key in value or ()):
+            raise ValueError(f"keys should have at most {MAX_METADATA_KEY} characters")
+        return value
+
+
+class JobRequest(JobFields, ImageRequest):
+    """An image request that runs as a job. `stream` does not apply."""
+
+
+def job_request(image_request: type[ImageRequest]) -> type[JobRequest]:
+    """JobRequest with the limits of `image_request`."""
+    # The fields of the first base take precedence.
+    bases: Any = (image_request, JobRequest)
+    return create_model("JobRequest", __base__=bases, __doc__=JobRequest.__doc__)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 EMBEDDED = "embedded"
+MAX_JOB_TTL = 90 * 86_400
 SERVER = re.compile(r"(nats|tls)://[^\s/?#@]+")
 Role = Literal["all", "front", "worker"]
 
@@ -44,6 +45,20 @@ class QueueSettings(BaseModel):
         "all",
         description="With a queue: serve HTTP and run the model (all), serve HTTP only, without weights and "
         "device (front), or run the model only (worker)",
+    )
+
+    job_ttl_seconds: float = Field(
+        86_400,
+        ge=1,
+        le=MAX_JOB_TTL,
+        allow_inf_nan=False,
+        description="Time that a finished job and its images are kept, and a job may take, in seconds",
+    )
+    max_queued_jobs: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Maximum jobs that are queued or running, on all servers; above it requests get 429",
     )
 
     @field_validator("queue")

@@ -32,14 +32,22 @@ class Lifecycle:
         """Raises ApiError 503 if new requests are refused."""
         self._check(self.is_draining)
 
+    def check_accepting(self) -> None:
+        """Raises ApiError 503 if the server is draining. Unlike `check_open`, ignores the engine."""
+        if self.is_draining:
+            raise _draining()
+
+    def is_open(self) -> bool:
+        """Whether new work may start."""
+        return self._engine.is_ready and not self.is_draining
+
     def check_ready(self) -> None:
         """Raises ApiError 503 if new requests are refused or a shutdown has begun."""
         self._check(self.is_shutting_down or self.is_draining)
 
     def _check(self, is_leaving: bool) -> None:
         if is_leaving:
-            message = "The server is shutting down."
-            raise ApiError(503, "server_draining", message, retry_after=1, headers=CLOSE)
+            raise _draining()
         if self._queue is not None and not self._queue.is_up:
             raise queue_unavailable()
         if not self._engine.is_ready:
@@ -74,3 +82,7 @@ class Lifecycle:
         await self._idle.wait()
         if self._queue is not None:
             await self._queue.drained()
+
+
+def _draining() -> ApiError:
+    return ApiError(503, "server_draining", "The server is shutting down.", retry_after=1, headers=CLOSE)

@@ -25,6 +25,11 @@ def allowed_seconds(headers: Headers, maximum: float, is_stream: bool) -> float:
     return min(maximum, *(seconds for seconds in waits if seconds is not None), maximum)
 
 
+def job_seconds(headers: Headers, maximum: float) -> float:
+    """Seconds in which a job must be done. Proxies and SDKs do not limit it. Raises ApiError 400."""
+    return min(_own(headers.get("x-request-timeout")) or maximum, maximum)
+
+
 def ping_seconds(headers: Headers, maximum: float) -> float:
     """Interval of a stream's pings: half the client's read timeout, at most `maximum`."""
     read_timeout = _read_timeout(headers)

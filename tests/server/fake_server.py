@@ -127,7 +127,7 @@ def _app(settings: Settings, access: Any, engine: FakeEngine) -> FastAPI:
         tokenize=None if settings.role == "worker" else engine.tokenize,
         beat_seconds=float(os.environ.get("FAKE_BEAT_SECONDS", "1")),
     )
-    return create_app(settings, made, made)
+    return create_app(settings, made, made, None if settings.role == "worker" else made.broker)
 
 
 if __name__ == "__main__":

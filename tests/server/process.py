@@ -56,7 +56,7 @@ class ServerProcess:
 
     def log_lines(self, **fields: Any) -> list[dict[str, Any]]:
         """The JSON lines that have these fields."""
-        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in self.log.split("\n") if line.startswith("{")]
         return [line for line in lines if fields.items() <= line.items()]
 
     def logged(self, **fields: Any) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ def read(lines: Iterable[str]) -> Iterator[Event]:
     for line in lines:
         if line.startswith(":"):
             yield Event("", line[1:].strip())
+        elif line.startswith("id: "):
+            pass
         elif line.startswith("event: "):
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):

@@ -19,24 +19,30 @@ CHECKS = (
 )
 
 
-def test_schemathesis(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
-    """The examples, coverage and fuzzing phases, without /drain, which would end the test."""
-    # The phases send the same few Idempotency-Keys with every body.
-    server = start("--idempotency-seconds", "0.001")
+def run_schemathesis(
+    server: ServerProcess, folder: Path, *options: str
+) -> "subprocess.CompletedProcess[str]":
+    """The examples, coverage and fuzzing phases."""
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
         "run",
         f"{server.url}/openapi.json",
         "--phases=examples,coverage,fuzzing",
         f"--checks={','.join(CHECKS)}",
-        "--max-examples=60",
-        "--exclude-path=/drain",
         "--seed=1",
         "--continue-on-failure",
         "--suppress-health-check=all",
         f"--request-timeout={HANG}",
+        *options,
     ]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
+
+
+def test_schemathesis(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    """Without /drain, which would end the test."""
+    # The phases send the same few Idempotency-Keys with every body.
+    server = start("--idempotency-seconds", "0.001")
+    run = run_schemathesis(server, tmp_path, "--max-examples=60", "--exclude-path=/drain")
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr
     assert server.metric('ideoserve_requests_total{outcome="ok"}') > 50
     assert not server.log_lines(level="error")

@@ -1,5 +1,6 @@
 """The OpenAPI document, with the limits of the served model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,6 +18,7 @@ from server.schemas.responses import CaptionReport, ImagesResponse
 from server.service import Service
 
 Schema = dict[str, Any]
+SECURITY: list[Schema] = [{"bearer": []}, {"apiKey": []}]
 ERRORS = {
     400: "invalid JSON, an unknown field, a wrong type or value, or a prompt that is too long or was refused",
     401: "missing or invalid API key",
@@ -72,7 +74,7 @@ def describe(app: FastAPI, service: Service) -> Schema:
     """Return the OpenAPI document."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     document["components"] = {
-        "schemas": _schemas(
+        "schemas": schemas_of(
             service.request_model, PromptFields, CaptionReport, ErrorBody, ImagesResponse, Model, ModelList
         ),
         "securitySchemes": {
@@ -89,30 +91,35 @@ def describe(app: FastAPI, service: Service) -> Schema:
     if service.settings.api_keys_file:
         for path in ("/v1/models", "/v1/models/{model_id}", VALIDATE_PATH, *IMAGE_PATHS):
             for operation in document["paths"][path].values():
-                operation["security"] = [{"bearer": []}, {"apiKey": []}]
+                operation["security"] = SECURITY
     return document
 
 
 def _describe_images(operation: Schema, service: Service) -> None:
-    content = _json(ImageRequest)
+    content = json_of(ImageRequest)
     content["application/json"]["examples"] = _examples(service)
     operation["requestBody"] = {"required": True, "content": content}
-    operation["parameters"] = [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
-        for name, (text, schema) in HEADERS.items()
-    ]
+    operation["parameters"] = header_parameters(HEADERS)
     operation["responses"] = {
         "200": {
             "description": "The images.",
-            "content": _json(ImagesResponse) | {"text/event-stream": {"schema": EVENT}} | IMAGE_FILES,
+            "content": json_of(ImagesResponse) | {"text/event-stream": {"schema": EVENT}} | IMAGE_FILES,
         }
-    } | _errors(*ERRORS)
+    } | errors(*ERRORS)
+
+
+def header_parameters(names: Iterable[str]) -> list[Schema]:
+    return [
+        {"name": name, "in": "header", "required": False, "description": HEADERS[name][0]}
+        | {"schema": HEADERS[name][1]}
+        for name in names
+    ]
 
 
 def _describe_captions(document: Schema) -> None:
     operation = document["paths"][VALIDATE_PATH]["post"]
-    operation["requestBody"] = {"required": True, "content": _json(PromptFields)}
-    operation["responses"] = _ok(CaptionReport) | _errors(400, 401, 408, 413, 415, 431, 503)
+    operation["requestBody"] = {"required": True, "content": json_of(PromptFields)}
+    operation["responses"] = ok(CaptionReport) | errors(400, 401, 408, 413, 415, 431, 503)
     schemas = document["components"]["schemas"]
     schemas["Caption"] = caption_schema()
     for name in (ImageRequest.__name__, PromptFields.__name__):
@@ -140,9 +147,9 @@ def _examples(service: Service) -> Schema:
 
 
 def _describe_models(paths: Schema) -> None:
-    paths["/v1/models"]["get"]["responses"] = _ok(ModelList) | _errors(401, 431)
+    paths["/v1/models"]["get"]["responses"] = ok(ModelList) | errors(401, 431)
     retrieve = paths["/v1/models/{model_id}"]["get"]
-    retrieve["responses"] = _ok(Model) | _errors(401, 404, 431)
+    retrieve["responses"] = ok(Model) | errors(401, 404, 431)
     retrieve["parameters"] = [
         {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     ]
@@ -154,19 +161,19 @@ def _describe_files(operation: Schema) -> None:
         "206": {"description": "The part named by Range.", "content": IMAGE_FILES},
         "304": {"description": "Not modified."},
         "416": {"description": "Range starts after the end."},
-    } | _errors(403, 404, 431)
+    } | errors(403, 404, 431)
 
 
 def _describe_probes(paths: Schema) -> None:
     state = {"application/json": {"schema": {"type": "object"}}}
-    for path, errors in {"/healthz": (431,), "/readyz": (431, 503), "/drain": (403, 431)}.items():
+    for path, statuses in {"/healthz": (431,), "/readyz": (431, 503), "/drain": (403, 431)}.items():
         (operation,) = paths[path].values()
-        operation["responses"] = {"200": {"description": "OK", "content": state}} | _errors(*errors)
+        operation["responses"] = {"200": {"description": "OK", "content": state}} | errors(*statuses)
     text = {"text/plain": {"schema": {"type": "string"}}}
-    paths["/metrics"]["get"]["responses"] = {"200": {"description": "OK", "content": text}} | _errors(431)
+    paths["/metrics"]["get"]["responses"] = {"200": {"description": "OK", "content": text}} | errors(431)
 
 
-def _schemas(*models: type[BaseModel]) -> Schema:
+def schemas_of(*models: type[BaseModel]) -> Schema:
     _, root = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -174,13 +181,15 @@ def _schemas(*models: type[BaseModel]) -> Schema:
     return schemas
 
 
-def _ok(model: type[BaseModel]) -> Schema:
-    return {"200": {"description": "OK", "content": _json(model)}}
+def ok(model: type[BaseModel]) -> Schema:
+    return {"200": {"description": "OK", "content": json_of(model)}}
 
 
-def _errors(*statuses: int) -> Schema:
-    return {str(status): {"description": ERRORS[status], "content": _json(ErrorBody)} for status in statuses}
+def errors(*statuses: int) -> Schema:
+    return {
+        str(status): {"description": ERRORS[status], "content": json_of(ErrorBody)} for status in statuses
+    }
 
 
-def _json(model: type[BaseModel]) -> Schema:
+def json_of(model: type[BaseModel]) -> Schema:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}

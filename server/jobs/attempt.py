@@ -1,0 +1,100 @@
+"""One run of a job."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from engine.messages import StepDone
+from server.generation.generations import Generations
+from server.generation.parameters import Parameters
+from server.generation.transcript import Event, ImageFile, Preview, Subscription, Timings
+from server.jobs.job import JobFile, JobRecord, JobSpec
+from server.jobs.job_store import StoredJob
+from server.jobs.jobs import Jobs
+from server.responses.frames import Frame, frame_of
+from server.schemas.errors import ApiError
+from server.store.names import file_name
+
+TICK_SECONDS = 0.5  # after which a job without events is checked
+
+KeepAlive = Callable[[], Awaitable[None]]
+
+
+class CancelledJobError(Exception):
+    """The job was cancelled or deleted, or another server runs it."""
+
+
+class Attempt:
+    """Writes the events and files of a job while it is generated."""
+
+    def __init__(self, jobs: Jobs, spec: JobSpec, job: StoredJob, keep_alive: KeepAlive) -> None:
+        """`keep_alive` is called at least every few seconds."""
+        self._jobs = jobs
+        self._spec = spec
+        self._job = job
+        self._keep_alive = keep_alive
+        self._steps: dict[int, float] = {}
+        self._files: list[JobFile] = []
+
+    @property
+    def job(self) -> StoredJob:
+        """As this attempt has stored it last."""
+        return self._job
+
+    async def run(self, generations: Generations) -> JobRecord:
+        """The record of the completed job. Raises ApiError, ChangedError or CancelledJobError."""
+        subscription = await generations.submit(self._spec.attempt(self._job.record.attempts + 1))
+        try:
+            self._job = await self._jobs.store.update(self._job, self._job.record.started())
+            self._jobs.index.put(self._job)
+            return await self._follow(subscription)
+        finally:
+            subscription.leave()
+
+    async def _follow(self, subscription: Subscription) -> JobRecord:
+        transcript = subscription.transcript
+        async for event in subscription.events(TICK_SECONDS):
+            await self._keep_alive()
+            self._check()
+            if event is not None:
+                parameters = transcript.parameters(self._spec.request.parameters)
+                await self._store(event, frame_of(event, parameters, transcript.prompt_tokens), parameters)
+        parameters = transcript.parameters(self._spec.request.parameters)
+        files = tuple(sorted(self._files, key=lambda file: file.index))
+        return self._job.record.completed(transcript, parameters, files)
+
+    def _check(self) -> None:
+        """Raises CancelledJobError."""
+        known = self._jobs.index.find(self._spec.id)
+        if known is None or known.revision > self._job.revision:
+            raise CancelledJobError
+
+    async def _store(self, event: Event, frame: Frame, parameters: Parameters) -> None:
+        events, job_id = self._jobs.events, self._spec.id
+        match event:
+            case StepDone():
+                await events.progress(job_id, frame, self._share(event))
+            case Preview():
+                await events.add(job_id, f"preview.{event.image_index}.{event.preview_index}", frame)
+            case ImageFile():
+                name = await self._put(event, parameters)
+                await events.add(job_id, f"image.{event.image_index}", frame, name)
+            case Timings():
+                await events.add(job_id, "timings", frame)
+
+    async def _put(self, image: ImageFile, parameters: Parameters) -> str:
+        """The name of the stored file."""
+        expires = int(time.time() + self._jobs.ttl)
+        name = file_name(self._spec.id, image.image_index, expires, parameters.output_format)
+        await self._jobs.files.put(name, image.data)
+        self._files.append(JobFile(image.image_index, image.seed, name))
+        return name
+
+    def _share(self, step: StepDone) -> float:
+        """The completed share of all steps."""
+        self._steps[step.image_index] = step.step / step.num_steps
+        return sum(self._steps.values()) / len(self._spec.request.parameters.seeds)
+
+
+def can_retry(error: ApiError) -> bool:
+    """Whether the same request may succeed later, such as after a refused admission."""
+    return "Retry-After" in error.headers and error.headers.get("x-should-retry") != "false"
