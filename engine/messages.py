@@ -123,10 +123,21 @@ class WorkerFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitStarted:
-    """Sent before each unit of work: the requests in it, and its predicted duration in seconds."""
+class Notice:
+    """A line for the log of the client's process. `level` is one of `logging`."""
 
-    kind: UnitKind
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStarted:
+    """Sent before each unit of work: the requests in it, and its predicted duration in seconds.
+
+    Kind "compile": between two units, compiled code is loaded or compared.
+    """
+
+    kind: UnitKind | Literal["compile"]
     request_ids: tuple[str, ...]
     expected_seconds: float
 
@@ -148,5 +159,13 @@ class UnitDone:
 RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone
 ToWorker = EngineRequest | Abort | Promote | Ping | Shutdown
 FromWorker = (
-    RequestOutput | RequestFailed | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone | Pong
+    RequestOutput
+    | RequestFailed
+    | WorkerReady
+    | WorkerFailed
+    | CostCorrected
+    | UnitStarted
+    | UnitDone
+    | Notice
+    | Pong
 )

@@ -56,7 +56,7 @@ if __name__ == "__main__":
     from tests import recording_server
 
     settings = read_settings(sys.argv[1:])
-    options = EngineOptions(("cpu",), dtype="float32")
+    options = EngineOptions(("cpu",), dtype="float32", compile=False)
     engine = EngineClient(ModelConfig.load(Path(settings.model)), options, recording_server.worker_main)
     recording_server.start()
     code = run(create_app(settings, engine), listen(settings))

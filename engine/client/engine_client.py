@@ -6,6 +6,7 @@ restarted.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from engine.messages import (
     Abort,
     FromWorker,
     ImageDone,
+    Notice,
     PreviewReady,
     Promote,
     RequestDone,
@@ -37,6 +39,7 @@ from engine.worker.main import main as worker_main
 
 UnitListener = Callable[[UnitKind, int, float], None]
 WorkerTarget = Callable[..., None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +178,10 @@ class EngineClient:
             self.release(request.request_id)
 
     def on_message(self, worker: WorkerSupervisor, message: FromWorker) -> None:
-        """Pass outputs to their requests and units of work to the listeners."""
+        """Pass outputs to their requests, units of work to the listeners, and notices to the log."""
         match message:
+            case Notice(level, text):
+                logger.log(level, "worker %s: %s", worker.device or "auto", text)
             case UnitDone():
                 self._units[worker] = message
                 for listener in self._listeners:

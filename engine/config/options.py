@@ -1,6 +1,7 @@
 """How the engine runs. Torch-free."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,7 +10,8 @@ class EngineOptions:
 
     `uncond_device`: device of the unconditional transformer, whose pass then runs in parallel.
     `dtype`: "float32", or None or "bfloat16" for bfloat16 where the device has instructions for it.
-    `compile`: whether to compile the transformers' blocks; None for on cuda only.
+    `compile`: whether to compile the transformers' blocks at start. "auto": on cuda at start, on a CPU beside
+    serving, once steps have taken `compile_after_seconds`.
     `cuda_graphs`: on cuda, record small passes and replay them.
     `max_batch_size` (1..64): samples of a step.
     `max_batch_tokens`: image and prompt tokens of a step; a single sample may have more.
@@ -23,7 +25,8 @@ class EngineOptions:
     devices: tuple[str, ...] = ()
     uncond_device: str | None = None
     dtype: str | None = None
-    compile: bool | None = None
+    compile: bool | Literal["auto"] = "auto"
+    compile_after_seconds: float = 60.0
     cuda_graphs: bool = False
     max_batch_size: int = 8
     max_batch_tokens: int = 32_768

@@ -5,9 +5,9 @@ Shapes: T tokens of all samples in one row, B samples, N image tokens, D width, 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,24 @@ class Block(nn.Module):
         return x + gate_mlp * self.ffn_norm2(mixed)
 
 
+class BlockParts(NamedTuple):
+    """The functions that run a block: `Block.before_attention` and `Block.after_attention`, or the compiled
+    ones. Attention is a library kernel already."""
+
+    before_attention: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    after_attention: Callable[..., Tensor]
+
+
+PLAIN = BlockParts(Block.before_attention, Block.after_attention)
+
+
+def compile_parts(backend: str | Callable[..., Any] = "inductor") -> BlockParts:
+    """Compile the parts of a block. The number of tokens is dynamic: one compilation serves every prompt
+    length."""
+    before, after = (cast(Any, torch.compile(part, dynamic=True, backend=backend)) for part in PLAIN)
+    return BlockParts(before, after)
+
+
 class TimeEmbedding(nn.Module):
     """t in [0, 1] -> sinusoids of 1e4 t (sines first) -> two-layer MLP."""
 
@@ -135,7 +153,7 @@ class DiT(nn.Module):
     """Predicts the velocity (data minus noise) of each image token.
 
     Compute what is constant over a request's steps once and pass it to `forward`:
-    `project_text`, `modulate` and `rotary`.
+    `project_text`, `modulate` and `rotary`. `parts` run the blocks.
     """
 
     def __init__(self, config: DiTConfig) -> None:
@@ -151,16 +169,7 @@ class DiT(nn.Module):
         self.embed_image_indicator = nn.Embedding.from_pretrained(torch.empty(2, width))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
-        self._before_attention, self._after_attention = Block.before_attention, Block.after_attention
-
-    def compile_blocks(self) -> None:
-        """Compile the parts of a block before and after attention.
-
-        The number of tokens is dynamic: one compilation serves every prompt length. Attention is a library
-        kernel already.
-        """
-        self._before_attention = torch.compile(Block.before_attention, dynamic=True)
-        self._after_attention = torch.compile(Block.after_attention, dynamic=True)
+        self.parts = PLAIN
 
     @property
     def dtype(self) -> torch.dtype:
@@ -203,11 +212,11 @@ class DiT(nn.Module):
         queries = packing.tokens
         for index, block in enumerate(self._blocks()):
             by_time = modulation.blocks[:, index]
-            q, k, v = self._before_attention(block, x, by_time, packing.tokens.samples, rotary)
+            q, k, v = self.parts.before_attention(block, x, by_time, packing.tokens.samples, rotary)
             if index == len(self.layers) - 1:  # only the text's keys and values are still needed
                 x, q, queries = packing.image_rows(x), packing.image_rows(q), packing.images
             attended = packed_attention(q, k, v, queries, packing.tokens)
-            x = self._after_attention(block, x, attended, by_time, queries.samples)
+            x = self.parts.after_attention(block, x, attended, by_time, queries.samples)
         return self.final_layer(x, spread(modulation.final, packing.images.samples)).float()
 
 

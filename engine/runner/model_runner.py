@@ -11,7 +11,7 @@ from engine.checkpoint.loader import Pipeline
 from engine.kernels.capabilities import wants_prepacked_weights
 from engine.kernels.packing import Packing
 from engine.kernels.prepack import prepack_weights
-from engine.models.dit import DiT, Modulation
+from engine.models.dit import PLAIN, DiT, Modulation, compile_parts
 from engine.models.resumable import calling
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
@@ -27,6 +27,7 @@ PATCH = 2
 class ModelRunner:
     """encode -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
 
+    `parts` run the blocks, and `compiled_parts` those of requests that are compiled.
     With an `uncond_device` the unconditional pass runs there, in parallel with the conditional one. With a
     `recorder` (one per device) small passes are recorded as CUDA graphs and replayed.
     """
@@ -56,9 +57,8 @@ class ModelRunner:
             for part in parts:
                 prepack_weights(part)
                 self.device.release_memory()  # that the plain weights took
-        if compiled:
-            for dit in self._passes:
-                dit.compile_blocks()
+        self.parts = compile_parts() if compiled else PLAIN
+        self.compiled_parts = self.parts
 
     @property
     def cache_hits(self) -> int:
@@ -185,6 +185,7 @@ class ModelRunner:
         text_lens = tuple(map(len, text)) or (0,) * len(samples)
         packing, rotary = self._packing(dit, text_lens, *samples[0].request.resolution)
         modulation = Modulation.stack(modulations)
+        dit.parts = self.compiled_parts if samples[0].state.is_compiled else self.parts
         velocity = self._passes[dit](latents.flatten(0, 1), text, modulation, rotary, packing)
         return velocity.view_as(latents)
 

@@ -70,7 +70,8 @@ class RequestState:
     `image_seconds` are predicted for each image. Image indices are first in `unseated`, then in `entering`
     (with a seat, without a sample); then each has a SampleState. `images_left` counts images not yet decoded.
     `task` is its encode, once that has begun; if it failed in a batch, it `must_run_alone`. `times` are
-    seconds of device time by stage, and `started` is when the first unit of work began.
+    seconds of device time by stage, and `started` is when the first unit of work began. All images of a
+    request that `is_compiled` run in compiled blocks, which round differently.
     """
 
     request: EngineRequest
@@ -84,6 +85,7 @@ class RequestState:
     conditioning: Conditioning | None = None
     started: float = 0.0
     is_removed: bool = False
+    is_compiled: bool = False
     times: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
 
     def __post_init__(self) -> None:
@@ -92,8 +94,9 @@ class RequestState:
 
     @property
     def batch_key(self) -> BatchKey:
-        """Equal for requests whose samples may share a step: those of one resolution."""
-        return self.request.resolution
+        """Equal for requests whose samples may share a step: those of one resolution, compiled or not."""
+        resolution = self.request.resolution
+        return (resolution, "compiled") if self.is_compiled else resolution
 
     @property
     def priority(self) -> Priority:
@@ -107,6 +110,11 @@ class RequestState:
     @property
     def stage_times(self) -> StageTimes:
         return StageTimes(queue=self.started - self.request.submitted, **self.times)
+
+    @property
+    def has_first_seat(self) -> bool:
+        """Whether the seat that it was just granted is its first: nothing of it has run."""
+        return self.task is None and not self.is_encoded and len(self.entering) == 1
 
     @property
     def is_encoded(self) -> bool:

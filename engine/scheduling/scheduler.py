@@ -33,6 +33,7 @@ class Scheduler:
 
     def __init__(self, cost: CostModel, limits: BatchLimits, max_running: int) -> None:
         self.cost = cost
+        self.compiles = False  # whether requests that get their first seat run in compiled blocks
         self._limits = limits
         self._seats = Seats(max_running)
         self._requests: dict[str, RequestState] = {}
@@ -117,6 +118,8 @@ class Scheduler:
     def candidates(self) -> dict[QueueKey, Unit]:
         """Grant the free seats, and return the unit that each queue would run now."""
         for state in self._seats.grant():
+            if state.has_first_seat:
+                state.is_compiled = self.compiles
             self._queue_of(state).enter(state)
         steps = {queue: self._step(queue) for queue in self._order if queue.running}
         shortest = min((step.seconds for step in steps.values()), default=math.inf)

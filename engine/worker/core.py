@@ -24,6 +24,7 @@ from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.units import Decode, Denoise, Encode, Unit, request_ids
 from engine.worker.batch_tasks import begin_decode, begin_encode
 from engine.worker.calibration import Calibration
+from engine.worker.compilation import Compilation
 from engine.worker.runner_port import Runner
 
 M = TypeVar("M", RequestState, SampleState)
@@ -41,17 +42,21 @@ class EngineCore:
         scheduler: Scheduler,
         emit: Callable[[FromWorker], None],
         clock: Callable[[], float] = time.monotonic,
+        compilation: Compilation | None = None,
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._emit = emit
         self._clock = clock
+        self.compilation = compilation
         self._calibration = Calibration(scheduler.cost)
         self._last: tuple[UnitKind, tuple[str, ...]] | None = None
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        """Whether `step` has something to do: requests, or compiled code to load."""
+        is_loading = self.compilation is not None and self.compilation.has_pieces
+        return is_loading or self._scheduler.has_work
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request."""
@@ -73,6 +78,8 @@ class EngineCore:
         unit = self._scheduler.next_unit()
         if unit is not None:
             self._run(unit)
+        if self.compilation:
+            self.compilation.advance(self._scheduler.has_work)
 
     def _run(self, unit: Unit) -> None:
         members = request_ids(unit)
@@ -134,6 +141,8 @@ class EngineCore:
             return error
         self._scheduler.stepped(samples)
         seconds = self._clock() - started
+        if self.compilation:
+            self.compilation.stepped(samples, seconds)
         # A runner waits for the previous step only, so this is a step's time if that was an equal step.
         if self._last == (unit.kind, request_ids(unit)):
             self._calibrate("denoise", unit.seconds, seconds)

@@ -5,7 +5,7 @@ import ctypes
 import signal
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 from engine.channel import Outbox, receive
@@ -44,13 +44,16 @@ def main(connection: Connection, config: ModelConfig, options: EngineOptions, de
 def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> "EngineCore":
     from engine.scheduling.batch_limits import BatchLimits
     from engine.scheduling.scheduler import Scheduler
+    from engine.worker.background_compiler import compile_beside
     from engine.worker.core import EngineCore
     from engine.worker.warmup import measure
 
     runner = _build_runner(config, options, device)
     cost = measure(runner, config, options)
     runner.clear_cache()
-    core = EngineCore(runner, Scheduler(cost, BatchLimits(cost), options.max_running), emit)
+    scheduler = Scheduler(cost, BatchLimits(cost), options.max_running)
+    compilation = compile_beside(runner, config, options, scheduler, emit)
+    core = EngineCore(runner, scheduler, emit, compilation=compilation)
     emit(WorkerReady(cost, runner.device.peak_memory_bytes()))
     return core
 
@@ -67,7 +70,7 @@ def _build_runner(config: ModelConfig, options: EngineOptions, device: str | Non
         set_up_cpu(max(1, len(options.devices)))
     dtype = choose_dtype(chosen, options.dtype)
     pipeline = load_pipeline(config.folders, chosen, dtype, options.uncond_device)
-    compiled = options.compile if options.compile is not None else chosen.type == "cuda"
+    compiled = chosen.type == "cuda" if options.compile == "auto" else options.compile
     recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
     return ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)
 
@@ -80,7 +83,7 @@ def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
     while True:
         if not core.has_work:
             outbox.flush()
-        while connection.poll(0 if core.has_work else None):
+        while _has_messages(connection, core):
             for message in receive(connection):
                 match message:
                     case EngineRequest():
@@ -95,6 +98,14 @@ def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
                     case Shutdown():
                         return
         core.step()
+
+
+def _has_messages(connection: Connection, core: "EngineCore") -> bool:
+    """Wait for messages if there is no work, or for the end of a task beside it."""
+    if core.has_work:
+        return connection.poll(0)
+    task = core.compilation and core.compilation.task
+    return connection in wait([connection, task.fileno()] if task else [connection])
 
 
 def _tie_to_parent() -> None:

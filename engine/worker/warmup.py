@@ -22,6 +22,7 @@ BUDGET_SECONDS = 10.0
 _RUNS = 3
 _BATCHES = (1, 4)
 _PROMPT_LENS = (16, 256)
+_LENGTHS_OF_EXAMPLES = (17, 23)
 _GUIDED, _UNGUIDED = (SamplingParams((scale,) * _RUNS, mu=0.0, std=1.5) for scale in (7.0, 1.0))
 
 # The number of passes (each has the fixed cost), the lengths they ran over, and the seconds they took.
@@ -62,6 +63,17 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
         max_batch_size=min(options.max_batch_size, options.max_running),
         max_batch_tokens=options.max_batch_tokens,
     )
+
+
+def examples(runner: ModelRunner, config: ModelConfig) -> list[list[SampleState]]:
+    """Guided batches of a small size: one sample, and two with different prompt lengths.
+
+    Code that is compiled for a number of tokens that equals a width of the model serves this number only.
+    """
+    limits = config.limits
+    size = (limits.min_size + limits.multiple_of, limits.min_size)
+    shorter, longer = (_samples(runner, size, 1, _GUIDED, length) for length in _LENGTHS_OF_EXAMPLES)
+    return [shorter, [*_samples(runner, size, 1, _GUIDED, _LENGTHS_OF_EXAMPLES[0]), *longer]]
 
 
 def _overflowing_part(runner: ModelRunner, config: ModelConfig) -> Path:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 
 class EngineSettings(BaseModel):
@@ -41,10 +41,10 @@ class EngineSettings(BaseModel):
         description="Compute type; if unset, bfloat16 where the device has instructions for it, else "
         "float32; a CPU without them always computes in float32",
     )
-    compile: bool | None = Field(
-        None,
-        description="Compile the transformer blocks at startup (on a CPU this needs a C++ compiler); "
-        "if unset, only on cuda",
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="Compile the transformer blocks at startup (on a CPU this needs a C++ compiler); auto: "
+        "on cuda at startup, on a CPU with a compiler beside serving, after 60 seconds of steps",
     )
     cuda_graphs: bool = Field(
         False,
@@ -58,3 +58,11 @@ class EngineSettings(BaseModel):
         le=1024,
         description="Maximum images in the memory of a device; priority `batch` holds at most half of them",
     )
+
+    @field_validator("compile", mode="wrap")
+    @classmethod
+    def _names_all_choices(cls, value: object, parse: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return parse(value)
+        except ValidationError:
+            raise ValueError("must be auto, true or false") from None

@@ -96,7 +96,9 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
-    choices = [value for part in (field.annotation, *get_args(field.annotation)) for value in _literals(part)]
+    parts = (field.annotation, *get_args(field.annotation))
+    choices = ["true", "false"] if bool in parts else []
+    choices += [value for part in parts for value in _literals(part)]
     return "{" + ",".join(choices) + "}" if choices else "VALUE"
 
 

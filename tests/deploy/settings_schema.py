@@ -27,7 +27,7 @@ SET_ELSEWHERE = {
     "url_secret_file",
     "drain_delay_seconds",
 }
-RULES = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "description")
+RULES = ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "description")
 
 
 def settings_schema() -> dict[str, Any]:
@@ -51,9 +51,13 @@ def _is_secret(field: dict[str, Any]) -> bool:
 
 
 def _field(field: dict[str, Any]) -> dict[str, Any]:
-    """Drop titles and defaults. Of an optional field, keep the part that is not null."""
-    chosen: dict[str, Any] = next((part for part in field.get("anyOf", []) if part["type"] != "null"), {})
-    return {rule: value for rule, value in (field | chosen).items() if rule in RULES}
+    """Drop titles and defaults. Of an optional field, keep the parts that are not null."""
+    parts = [_rules(part) for part in field.get("anyOf", []) if part["type"] != "null"]
+    return _rules(field) | (parts[0] if len(parts) == 1 else {"anyOf": parts} if parts else {})
+
+
+def _rules(field: dict[str, Any]) -> dict[str, Any]:
+    return {rule: value for rule, value in field.items() if rule in RULES}
 
 
 if __name__ == "__main__":

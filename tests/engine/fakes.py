@@ -11,6 +11,7 @@ from engine.request import EngineRequest, Priority, SamplingParams
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler
+from engine.worker.compilation import Compilation
 from engine.worker.core import EngineCore
 
 # A pass takes 2 ms and 0.1 ms per token; encoding and decoding take 1 ms per token.
@@ -156,6 +157,7 @@ class Engine:
         max_running: int = 64,
         cost: CostModel = COST,
         actual: CostModel = COST,
+        compiling: Callable[["Engine"], Compilation] | None = None,
     ) -> None:
         """`cost` is the scheduler's initial cost model; the runner takes the time that `actual` predicts."""
         self.runner = FakeRunner(actual)
@@ -163,7 +165,10 @@ class Engine:
         cost = replace(cost, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens)
         self.limits = BatchLimits(cost)
         self.scheduler = Scheduler(cost, self.limits, max_running)
-        self.core = EngineCore(self.runner, self.scheduler, self.sent.append, self.runner.clock)
+        compilation = compiling(self) if compiling else None
+        self.core = EngineCore(
+            self.runner, self.scheduler, self.sent.append, self.runner.clock, compilation=compilation
+        )
 
     def add(self, *requests: EngineRequest) -> None:
         for each in requests:

@@ -9,9 +9,11 @@ LOAD = f"""
 import sys
 from pathlib import Path
 from engine.checkpoint.loader import load_pipeline
+from engine.config.model_config import ModelConfig
 from engine.runner.model_runner import ModelRunner
 import torch
-ModelRunner(load_pipeline(Path({str(DEMO)!r}), "cpu", torch.float32), "cpu")
+config = ModelConfig.load(Path({str(DEMO)!r}))
+ModelRunner(load_pipeline(config.folders, "cpu", torch.float32), "cpu")
 print(*sys.modules.keys() & {{"torch._dynamo", "torch._inductor", "transformers", "fastapi"}})
 """
 

@@ -232,3 +232,14 @@ def test_it_listens_on_ipv6(start: Start) -> None:
     server = start("--host", "::1")
     assert server.url.startswith("http://[::1]:")
     assert server.http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("auto", "auto"), ("true", True), ("off", False)])
+def test_compile_takes_auto_or_a_boolean(value: str, wanted: bool | str) -> None:
+    assert read_settings(["--model", "m", "--compile", value]).compile == wanted
+
+
+def test_a_wrong_value_of_compile_names_all_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(["--model", "m", "--compile", "maybe"])
+    assert capsys.readouterr().err == "ideoserve: --compile: must be auto, true or false\n"
