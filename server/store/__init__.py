@@ -17,8 +17,8 @@ MIN_SECRET_CHARACTERS = 32
 
 
 def from_settings(settings: Settings, listener: Listener) -> Results | None:
-    """None without `--store`. Raises ConfigError."""
-    if settings.store is None:
+    """None without `--store`, and for a worker, which answers no requests. Raises ConfigError."""
+    if settings.store is None or settings.role == "worker":
         return None
     folder, links = FOLDER.fullmatch(settings.store), None
     store: Store

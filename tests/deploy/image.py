@@ -130,7 +130,9 @@ def test_it_contains_no_installer_and_no_tests(container: Container) -> None:
 
 
 def test_it_contains_the_extras(container: Container) -> None:
-    code = "import c2pa, obstore, opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http"
+    code = (
+        "import c2pa, msgspec, nats, obstore, opentelemetry.sdk.trace, opentelemetry.exporter.otlp.proto.http"
+    )
     assert container.run("python", "-c", code).stderr == ""
 
 

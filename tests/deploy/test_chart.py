@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from server.queue import names
 from server.settings.settings import read_settings
 from tests.deploy.chart import CHART, PROFILES, Manifest, environment, helm, kinds, one, pod, render, server
 
@@ -129,12 +130,15 @@ def test_preStop_before_kubernetes_1_30() -> None:
 
 
 def test_the_server_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    for profile in (None, *PROFILES):
-        for name, value in environment(server(render(profile))).items():
-            monkeypatch.setenv(name, str(value))
-        settings = read_settings(["--model", "x"])
-        assert settings.drain_delay_seconds == 5
-        assert settings.max_request_seconds == 300
+    for manifests in map(render, (None, *PROFILES)):
+        for deployment in (each for each in manifests if each["kind"] == "Deployment"):
+            (container,) = deployment["spec"]["template"]["spec"]["containers"]
+            with monkeypatch.context() as patch:
+                for name, value in environment(container).items():
+                    patch.setenv(name, str(value))
+                settings = read_settings(["--model", "x"])
+            assert settings.drain_delay_seconds == 5
+            assert settings.max_request_seconds == 300
 
 
 def test_large_integers_in_a_values_file_stay_integers(tmp_path: Path) -> None:
@@ -254,6 +258,111 @@ def test_stored_images(uri: str, store: str, claim: str | None) -> None:
     mounts = [mount for mount in server(manifests)["volumeMounts"] if mount["name"] == "store"]
     assert mounts == ([{"name": "store", "mountPath": "/store"}] if claim else [])
     assert "IDEOSERVE_STORE" not in environment(server(render()))
+
+
+def component(manifests: tuple[Manifest, ...], name: str) -> Manifest:
+    """The Deployment of the fronts or the workers of a fleet."""
+    key = "app.kubernetes.io/component"
+    (found,) = [
+        each
+        for each in manifests
+        if each["kind"] == "Deployment" and each["spec"]["selector"]["matchLabels"][key] == name
+    ]
+    return found
+
+
+def containers(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
+    return {
+        name: component(manifests, name)["spec"]["template"]["spec"]["containers"][0]
+        for name in ("front", "worker")
+    }
+
+
+def test_a_fleet_has_fronts_without_gpus_and_workers_with_them() -> None:
+    manifests = render("fleet")
+    front, worker = containers(manifests).values()
+    for name, container in containers(manifests).items():
+        variables = environment(container)
+        assert (variables["IDEOSERVE_QUEUE"], variables["IDEOSERVE_ROLE"]) == ("nats://nats.nats:4222", name)
+        assert variables["IDEOSERVE_QUEUE_CREDENTIALS_FILE"] == "/secrets/nats/nats.creds"
+        assert "weights" in {mount["name"] for mount in container["volumeMounts"]}
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "nvidia.com/gpu" not in str(front["resources"])
+    assert not {"IDEOSERVE_DEVICE", "IDEOSERVE_DEVICES"} & environment(front).keys()
+    spec = component(manifests, "front")["spec"]
+    assert "tolerations" not in spec["template"]["spec"]
+    assert (spec["replicas"], spec["strategy"]["rollingUpdate"]) == (2, {"maxSurge": 1, "maxUnavailable": 0})
+    # What only the API needs stays off the workers.
+    assert "IDEOSERVE_API_KEYS_FILE" in environment(front)
+    assert "IDEOSERVE_API_KEYS_FILE" not in environment(worker)
+    assert "keys" not in {mount["name"] for mount in worker["volumeMounts"]}
+
+
+def test_the_parts_of_a_fleet_select_their_pods() -> None:
+    manifests = render("fleet")
+    key = "app.kubernetes.io/component"
+    services = {each["metadata"]["name"]: each["spec"] for each in manifests if each["kind"] == "Service"}
+    assert services["x-ideoserve"]["selector"][key] == "front"
+    assert (services["x-ideoserve-worker"]["selector"][key], services["x-ideoserve-worker"]["clusterIP"]) == (
+        "worker",
+        "None",
+    )
+    budgets = [each["spec"]["selector"] for each in manifests if each["kind"] == "PodDisruptionBudget"]
+    assert {budget["matchLabels"][key] for budget in budgets} == {"front", "worker"}
+    for name in ("front", "worker"):
+        spec = component(manifests, name)["spec"]
+        labels = spec["template"]["metadata"]["labels"].items()
+        assert spec["selector"]["matchLabels"].items() <= labels
+        spread = spec["template"]["spec"]["topologySpreadConstraints"][0]
+        assert spread["labelSelector"] == spec["selector"]
+    assert one(manifests, "ScaledObject")["spec"]["scaleTargetRef"]["name"] == "x-ideoserve"
+    assert component(manifests, "worker")["metadata"]["name"] == "x-ideoserve"
+
+
+def test_without_a_queue_there_is_one_kind_of_pods() -> None:
+    manifests = render()
+    assert len([each for each in manifests if each["kind"] in ("Deployment", "Service")]) == 2
+    assert not {"IDEOSERVE_QUEUE", "IDEOSERVE_ROLE"} & environment(server(manifests)).keys()
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("nats://nats.nats:4222", [4222]),
+        ("nats://a", [4222]),
+        ("tls://a:5222,tls://b:5222,tls://c:6222", [5222, 6222]),
+    ],
+)
+def test_the_network_policy_allows_the_queue(url: str, ports: list[int]) -> None:
+    egress = one(render(queue__url=url), "NetworkPolicy")["spec"]["egress"]
+    assert [port["port"] for port in egress[1]["ports"]] == ports
+
+
+def test_keda_scales_workers_on_the_queue() -> None:
+    backlog, _, *queued = one(render("fleet"), "ScaledObject")["spec"]["triggers"]
+    assert 'component="front"' in backlog["metadata"]["query"]
+    assert [each["type"] for each in queued] == ["nats-jetstream"] * 2
+    assert queued[0]["metadata"] == {
+        "natsServerMonitoringEndpoint": "nats-headless.nats:8222",
+        "account": "$G",
+        "stream": names.WORK.name,
+        "consumer": names.consumer("ideogram-4", "interactive"),
+        "lagThreshold": "8",
+    }
+
+
+@pytest.mark.parametrize("model", ["ideogram-4", "owner/name", "a b.c", "x/" * 50])
+def test_the_consumers_have_the_names_that_workers_give_them(model: str) -> None:
+    triggers = one(render("fleet", model__name=model), "ScaledObject")["spec"]["triggers"]
+    consumers = [each["metadata"]["consumer"] for each in triggers if each["type"] == "nats-jetstream"]
+    assert consumers == [names.consumer(model, priority) for priority in ("interactive", "batch")]
+
+
+def test_metrics_of_a_fleet_tell_fronts_from_workers() -> None:
+    (endpoint,) = one(render("fleet"), "ServiceMonitor")["spec"]["endpoints"]
+    assert [each["targetLabel"] for each in endpoint["relabelings"]] == ["job", "component"]
+    assert endpoint["relabelings"][0]["replacement"] == "x-ideoserve"
+    assert "relabelings" not in one(render(), "ServiceMonitor")["spec"]["endpoints"][0]
 
 
 def test_pods_meet_the_restricted_pod_security_level() -> None:

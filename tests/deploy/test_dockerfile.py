@@ -36,7 +36,7 @@ def test_the_default_is_cuda_with_torch_from_the_package_index(tmp_path: Path) -
     assert [word for word in printed if "torch" in word or "find-links" in word] == []
     assert printed[-4:] == ["--constraint", "requirements.lock", "--constraint", "image.lock"]
     wanted = (tmp_path / "dependencies.txt").read_text().splitlines()
-    assert wanted == [*PROJECT["dependencies"], *_extras("otel", "c2pa", "store", "nf4")]
+    assert wanted == [*PROJECT["dependencies"], *_extras("otel", "c2pa", "store", "queue", "nf4")]
 
 
 def test_cpu_uses_the_cpu_build_of_torch_at_the_locked_version(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_cpu_uses_the_cpu_build_of_torch_at_the_locked_version(tmp_path: Path) -
     (locked,) = re.findall(r"^torch==.*$", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
     assert printed[-3:] == [f"{locked}+cpu", "--find-links", ARGUMENTS["TORCH_CPU_WHEELS"]]
     wanted = (tmp_path / "dependencies.txt").read_text().splitlines()
-    assert wanted == [*PROJECT["dependencies"], *_extras("otel", "c2pa", "store")]
+    assert wanted == [*PROJECT["dependencies"], *_extras("otel", "c2pa", "store", "queue")]
 
 
 def test_extras_can_be_empty(tmp_path: Path) -> None:

@@ -15,20 +15,33 @@ from tests.deploy.chart import CHART, HERE, REPOSITORY, one, render
 from tests.server.process import ServerProcess
 
 DASHBOARD = json.loads((CHART / "dashboards/ideoserve.json").read_text())
-RULES: list[dict[str, Any]] = one(render("gpu"), "PrometheusRule")["spec"]["groups"][0]["rules"]
-CASES: list[dict[str, Any]] = yaml.safe_load((HERE / "alerts.yaml").read_text())["tests"]
+# By profile; each has a file of cases, that of a fleet for the rules that are not the same.
+CASES = {"gpu": "alerts.yaml", "fleet": "fleet-alerts.yaml"}
+
+
+def rules_of(profile: str) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = one(render(profile), "PrometheusRule")["spec"]["groups"][0]["rules"]
+    return rules
+
+
+RULES = rules_of("gpu") + [rule for rule in rules_of("fleet") if rule not in rules_of("gpu")]
 # `process_*` metrics come from prometheus_client.
 METRIC = re.compile(r"\b(?:ideoserve|process)_[a-z_]+\b")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
 
 @pytest.fixture(scope="module")
-def exported() -> Iterator[str]:
-    """/metrics of a server that has generated one image and called an unreachable service."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """/metrics of a server with every part that exports some, which has generated one image and called an
+    unreachable service."""
+    folder = tmp_path_factory.mktemp("server")
     process = ServerProcess(
         "--prompt-moderation=webhook",
         "--moderation-webhook-url=http://127.0.0.1:9",
         "--moderation-failure=open",
+        f"--store=file://{folder}/images",
+        "--queue=embedded",
+        f"--queue-dir={folder}/queue",
     )
     assert process.create().status_code == 200
     yield process.http.get("/metrics").text
@@ -48,10 +61,13 @@ def _label_names(metrics: str) -> set[str]:
     return set(re.findall(r'[{,]([a-z_]+)="', metrics))
 
 
-@pytest.fixture
-def rules(tmp_path: Path) -> Path:
-    file = tmp_path / "rules.yaml"
-    file.write_text(yaml.safe_dump(one(render("gpu"), "PrometheusRule")["spec"]))
+@pytest.fixture(params=CASES)
+def rules(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with the rules of a profile, and their cases."""
+    (tmp_path / "rules.yaml").write_text(
+        yaml.safe_dump({"groups": [{"name": "x", "rules": rules_of(request.param)}]})
+    )
+    (tmp_path / "alerts.yaml").write_text((HERE / CASES[request.param]).read_text())
     return tmp_path
 
 
@@ -65,16 +81,16 @@ def test_the_rules_are_valid(rules: Path) -> None:
 
 
 def test_the_rules_fire_as_expected(rules: Path) -> None:
-    (rules / "alerts.yaml").write_text((HERE / "alerts.yaml").read_text())
     done = _promtool(rules, "test", "rules", "alerts.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_each_alert_has_a_firing_and_a_silent_case(rule: dict[str, Any]) -> None:
+    cases = yaml.safe_load((HERE / CASES["gpu" if rule in rules_of("gpu") else "fleet"]).read_text())
     expected = [
         bool(check["exp_alerts"])
-        for case in CASES
+        for case in cases["tests"]
         for check in case["alert_rule_test"]
         if check["alertname"] == rule["alert"]
     ]
@@ -95,14 +111,14 @@ def test_each_alert_uses_existing_metrics(exported: str) -> None:
 
 
 def test_the_autoscaler_uses_existing_metrics(exported: str) -> None:
-    for trigger in one(render("gpu"), "ScaledObject")["spec"]["triggers"]:
-        query = trigger["metadata"]["query"]
+    triggers = [each for name in CASES for each in one(render(name), "ScaledObject")["spec"]["triggers"]]
+    for query in (each["metadata"]["query"] for each in triggers if each["type"] == "prometheus"):
         promql_parser.parse(query)
         assert set(METRIC.findall(query)) <= _series(exported)
 
 
 def test_the_error_alert_counts_the_documented_failures() -> None:
-    (rule,) = [rule for rule in RULES if rule["alert"] == "IdeoserveErrors"]
+    (rule,) = [rule for rule in rules_of("gpu") if rule["alert"] == "IdeoserveErrors"]
     found = re.search(r'outcome=~"([^"]*)"', rule["expr"])
     assert found
     documented = (REPOSITORY / "docs/http.md").read_text()

@@ -335,6 +335,11 @@ def test_a_bad_public_url(capsys: pytest.CaptureFixture[str], url: str) -> None:
     assert capsys.readouterr().err.startswith("ideoserve: --public-url: ")
 
 
+def test_a_worker_stores_nothing() -> None:
+    worker = Settings(model="fake", store="file:///nowhere/images", queue="nats://localhost", role="worker")
+    assert from_settings(worker, lambda *_: None) is None
+
+
 def test_buckets_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.delitem(sys.modules, "server.store.bucket_store", raising=False)
