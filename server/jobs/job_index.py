@@ -23,6 +23,7 @@ class IndexedJob:
 
     id: str
     owner: str
+    model: str
     priority: Priority
     status: JobStatus
     created_at: float
@@ -35,6 +36,7 @@ class IndexedJob:
         return cls(
             record.id,
             record.owner,
+            record.model,
             record.priority,
             record.status,
             record.created_at,
@@ -123,7 +125,11 @@ class JobIndex:
         own = self._jobs.get(job_id)
         if own is None:
             return []
-        return [job for job in self._jobs.values() if job.status == "queued" and job.turn < own.turn]
+        return [
+            job
+            for job in self._jobs.values()
+            if job.status == "queued" and job.model == own.model and job.turn < own.turn
+        ]
 
     def page(self, owner: str, wanted: JobFilter) -> tuple[list[IndexedJob], bool]:
         """The jobs of a page, the newest first, and whether there are more."""

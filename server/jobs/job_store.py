@@ -7,6 +7,7 @@ from nats.js.kv import KeyValue
 
 from engine.request import Priority
 from server.jobs.job import JobRecord, JobSpec
+from server.queue import names
 from server.queue.broker import Broker
 from server.queue.names import Bucket, Stream
 from server.schemas.errors import ApiError
@@ -46,7 +47,7 @@ class JobStore:
     async def enqueue(self, spec: JobSpec) -> None:
         """Raises ApiError 429 if too many jobs are unfinished."""
         try:
-            await self._broker.jetstream.publish(subject(spec.priority, spec.id), spec.to_json())
+            await self._broker.jetstream.publish(subject(spec.model, spec.priority, spec.id), spec.to_json())
         except APIError as error:
             if error.err_code != STREAM_IS_FULL:
                 raise
@@ -55,7 +56,9 @@ class JobStore:
 
     async def dequeue(self, record: JobRecord) -> None:
         """Delete the job from the stream, wherever it runs."""
-        await self._broker.jetstream.purge_stream(STREAM, subject=subject(record.priority, record.id))
+        await self._broker.jetstream.purge_stream(
+            STREAM, subject=subject(record.model, record.priority, record.id)
+        )
 
     async def find(self, job_id: str) -> StoredJob | None:
         try:
@@ -92,6 +95,6 @@ class JobStore:
             raise ChangedError from error
 
 
-def subject(priority: Priority | str, job_id: str = ">") -> str:
-    """Of one job, or of all of the priority."""
-    return f"jobs.{priority}.{job_id}"
+def subject(model: str, priority: Priority, job_id: str = "*") -> str:
+    """Of one job, or of all of a model and priority."""
+    return f"jobs.{names.token(model)}.{priority}.{job_id}"

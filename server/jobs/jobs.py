@@ -65,7 +65,7 @@ class Jobs:
         self.events = JobEvents(broker, ttl)
         self.index = JobIndex(ttl)
         self.files = files
-        self._engine = engine
+        self.model = engine.config.model_id
         self._generations = generations
         self._webhooks = webhooks
         self._on_finished = on_finished
@@ -93,7 +93,7 @@ class Jobs:
             id=_job_id(request.fingerprint),
             created_at=time.time(),
             deadline=time.time() + left,
-            model=self._engine.config.model_id,
+            model=self.model,
             request=request,
             device_seconds=device_seconds,
             digest=request.fingerprint.digest.hex() if request.fingerprint else None,

@@ -18,6 +18,7 @@ from server.jobs.attempt import Attempt, CancelledJobError, can_retry
 from server.jobs.job import JobRecord, JobSpec
 from server.jobs.job_store import STREAM, ChangedError, StoredJob, subject
 from server.jobs.jobs import Jobs
+from server.queue import names
 from server.schemas.errors import ApiError, from_engine
 from server.transport.lifecycle import Lifecycle
 
@@ -63,8 +64,9 @@ class Runner:
 
     async def _subscribe(self, priority: Priority) -> JetStreamContext.PullSubscription:
         config = ConsumerConfig(ack_wait=ACK_SECONDS, max_ack_pending=-1)
+        model = self._jobs.model
         return await self._jobs.broker.jetstream.pull_subscribe(
-            subject(priority), durable=f"jobs-{priority}", stream=STREAM, config=config
+            subject(model, priority), durable=names.consumer(model, priority), stream=STREAM, config=config
         )
 
     async def _pull_from(
