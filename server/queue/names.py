@@ -73,6 +73,21 @@ def results(front: str, submission: str) -> str:
     return f"results.{front}.{submission}"
 
 
+def done(reply: str) -> str:
+    """The answer of the submission with these results."""
+    return f"{reply}.done"
+
+
+def run(reply: str) -> str:
+    """Which worker runs the submission with these results."""
+    return f"{reply}.run"
+
+
+def part(reply: str, worker: str, image_index: int | str, offset: int | str) -> str:
+    """A part of an image."""
+    return f"{reply}.{worker}.{image_index}.{offset}"
+
+
 def progress(reply: str) -> str:
     """Steps and previews of the submission with these results."""
     return f"progress.{reply}"

@@ -84,11 +84,13 @@ class Part(Message, frozen=True, kw_only=True):
 
 
 class Done(Message, frozen=True, kw_only=True):
-    """The last message about a request: the times of a success, or an error."""
+    """The last message about a request: the times of a success, or an error. `image` is the last image, if it
+    is small."""
 
     times: StageTimes | None = None
     error: ErrorKind | None = None
     message: str = ""
+    image: Part | None = None
 
     def exception(self) -> EngineError | None:
         return _ERRORS[self.error](self.message) if self.error else None

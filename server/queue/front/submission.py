@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.client.in_flight import InFlightRequest
 from engine.messages import ImageDone, RequestDone
-from server.queue.wire import Done, Part, Progress, Run
+from server.queue.wire import Done, Part, Progress
 
 
 @dataclass(slots=True)
@@ -31,25 +31,13 @@ class Submission:
     in_flight: InFlightRequest
     sequence: int | None = None
     publications: int = 0
-    worker: str = ""
     _images: dict[tuple[str, int], _Image] = field(default_factory=dict)
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether a worker has it."""
-        return self.worker != ""
 
     @property
     def missing(self) -> Iterator[int]:
         """Indices of the images that have not arrived."""
         request = self.in_flight.request
         return (index for index in range(len(request.seeds)) if index not in request.skip)
-
-    def on_run(self, run: Run) -> None:
-        """A worker has begun it, or given it back."""
-        if run.worker != self.worker:
-            self.in_flight.steps_done.clear()
-        self.worker = run.worker
 
     def on_progress(self, progress: Progress) -> None:
         request_id = self.in_flight.request.request_id
@@ -79,6 +67,8 @@ class Submission:
 
     def on_done(self, done: Done) -> bool:
         """Answer the request, unless images are still missing. Returns whether it is answered."""
+        if done.image is not None:
+            self.on_part("", done.image)
         error = done.exception()
         if error is not None:
             self.in_flight.fail(error)

@@ -16,7 +16,7 @@ from server.queue import names
 from server.queue.broker import Broker
 from server.queue.front.submission import Submission
 from server.queue.tasks import Tasks
-from server.queue.wire import Done, Part, Progress, Promotion, Run, VersionError, Work, decode, encode
+from server.queue.wire import Done, Part, Progress, Promotion, VersionError, Work, decode, encode
 
 # Results of requests that are over are removed from the stream at most this often.
 CLEAN_SECONDS = 0.5
@@ -41,9 +41,10 @@ class Submissions:
     async def start(self) -> None:
         """Call it once the broker is connected."""
         client = self._broker.client
-        results = names.results(self._front, ">")
+        results = names.results(self._front, "*")
         # Without limits: a result that is dropped would delay its request.
-        await client.subscribe(results, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0)
+        for kind in (names.done(results), names.part(results, "*", "*", "*")):
+            await client.subscribe(kind, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0)
         await client.subscribe(names.progress(results), cb=self._on_progress)
 
     async def close(self) -> None:
@@ -106,7 +107,7 @@ class Submissions:
         promotion = Promotion(deadline=deadline, priority=in_flight.request.priority)
         await self._broker.wait_up()
         await self._broker.client.publish(names.control(submission.reply), encode(promotion))
-        if not submission.is_begun:
+        if not submission.in_flight.has_begun:
             await self._publish_again(submission)
 
     async def _publish_again(self, submission: Submission) -> None:
@@ -155,9 +156,7 @@ class Submissions:
         try:
             if name == "done":
                 return submission.on_done(decode(data, Done))
-            if name == "run":
-                submission.on_run(decode(data, Run))
-            else:
+            if name != "run":
                 submission.on_part(name, decode(data, Part))
         except VersionError as error:
             submission.in_flight.fail(VersionMismatchError(str(error)))

@@ -85,7 +85,8 @@ class Deliveries:
     async def _refuse(self, message: Msg, error: VersionError) -> None:
         logger.error("%s", error)
         if error.reply:
-            await self._broker.store(f"{error.reply}.done", encode(Done(error="version", message=str(error))))
+            done = Done(error="version", message=str(error))
+            await self._broker.store(names.done(error.reply), encode(done))
         await message.term()
 
     def _hold(self, message: Msg, work: Work) -> Delivery:

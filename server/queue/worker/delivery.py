@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import nats.errors
 from nats.aio.msg import Msg
-from nats.js.api import Header
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from engine.cost import CostModel
 from engine.errors import EngineDeadError, EngineError, GenerationError, WorkerCrashedError
@@ -19,13 +18,12 @@ from server.engine_port import Engine
 from server.queue import names
 from server.queue.broker import Broker
 from server.queue.fleet import Fleet
-from server.queue.wire import Done, Part, Progress, Promotion, Run, Work, decode, encode
+from server.queue.wire import Done, Promotion, Run, Work, decode
+from server.queue.worker.results import Results
 
 # Workers that may die with a request before it fails.
 MAX_DEATHS = 2
-PART_BYTES = 512 << 10
 AGAIN_BEATS = 2
-WRONG_SEQUENCE = (10071, 10164)
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ class Delivery:
         self._queue_seconds = max(0.0, time.time() - work.submitted)
         self._images_left = len(work.request.seeds)
         self.deaths = 0
-        self._uploads: list[asyncio.Task[None]] = []
+        self._results = Results(broker, fleet.id, work.reply)
         self.is_begun = self.is_generated = False
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
 
@@ -104,7 +102,7 @@ class Delivery:
     async def give_back(self) -> None:
         """Stop, and let another worker have it at once. It does not count as a death."""
         await self._stop()
-        await self._store("run", encode(Run(worker="", deaths=self.deaths)))
+        await self._results.give_back(self.deaths)
         await self.message.nak()
 
     async def _stop(self) -> None:
@@ -114,22 +112,21 @@ class Delivery:
     async def _run(self) -> None:
         try:
             if await self._is_mine():
-                await self._finish(await self._result())
+                await self._results.finish(await self._result())
                 await self.message.ack()
         except EngineDeadError:
             logger.warning("%s is left to another worker", self.request.request_id)
         finally:
-            for upload in self._uploads:
-                upload.cancel()
+            self._results.close()
 
     async def _is_mine(self) -> bool:
         """Whether this worker should run it, which a message that is delivered again may not say."""
         if not self.is_again:
             return True
-        if await self._last("done") is not None:
+        if await self._results.last(names.done(self.work.reply)) is not None:
             await self.message.ack()
             return False
-        data = await self._last("run")
+        data = await self._results.last(names.run(self.work.reply))
         run = decode(data, Run) if data else Run(worker="", deaths=0)
         if not self._fleet.is_settled or self._fleet.holds(run.worker, self.work.reply):
             await self.message.nak(delay=AGAIN_BEATS * self._fleet.beat_seconds)
@@ -141,9 +138,7 @@ class Delivery:
         """Run the request and store its images."""
         if self.deaths >= MAX_DEATHS:
             return Done.failed(WorkerCrashedError(f"{self.deaths} workers died while they ran this request"))
-        begun = asyncio.create_task(
-            self._store("run", encode(Run(worker=self._fleet.id, deaths=self.deaths)))
-        )
+        begun = asyncio.create_task(self._results.begin(self.deaths))
         try:
             done = await self._generate()
         except EngineDeadError:
@@ -155,7 +150,7 @@ class Delivery:
             done = Done.failed(GenerationError(type(error).__name__))
         self.is_generated = True
         self._on_change()
-        await asyncio.gather(begun, *self._uploads)
+        await begun
         return done
 
     async def _generate(self) -> Done:
@@ -177,51 +172,12 @@ class Delivery:
         match output:
             case ImageDone():
                 self._images_left -= 1
-                self._uploads.append(asyncio.create_task(self._upload(output)))
+                self._results.image(output, is_last=self._images_left == 0)
             case StepDone():
-                await self._progress(Progress(step=output))
+                await self._results.step(output)
             case PreviewReady():
-                await self._progress(Progress(preview=output))
+                await self._results.preview(output)
         self._on_change()
-
-    async def _progress(self, progress: Progress) -> None:
-        if self._broker.is_up:
-            await self._broker.client.publish(names.progress(self.work.reply), encode(progress))
-
-    async def _upload(self, image: ImageDone) -> None:
-        size = min(PART_BYTES, self._broker.max_payload // 2)
-        for offset in range(0, len(image.rgb), size):
-            part = Part(
-                image_index=image.image_index,
-                seed=image.seed,
-                width=image.width,
-                height=image.height,
-                offset=offset,
-                data=image.rgb[offset : offset + size],
-            )
-            await self._store(f"{self._fleet.id}.{image.image_index}.{offset}", encode(part))
-
-    async def _finish(self, done: Done) -> None:
-        """Answer, unless another worker has."""
-        try:
-            headers = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: "0"}
-            await self._broker.store(f"{self.work.reply}.done", encode(done), headers)
-        except APIError as error:
-            if error.err_code not in WRONG_SEQUENCE:
-                raise
-            logger.info("%s was answered before", self.request.request_id)
-
-    async def _store(self, name: str, data: bytes) -> None:
-        await self._broker.store(f"{self.work.reply}.{name}", data)
-
-    async def _last(self, name: str) -> bytes | None:
-        """The last message stored as a result under this name."""
-        try:
-            subject = f"{self.work.reply}.{name}"
-            found = await self._broker.jetstream.get_last_msg(names.RESULTS.name, subject, direct=True)
-        except NotFoundError:
-            return None
-        return found.data
 
 
 def _monotonic(deadline: float | None) -> float | None:

@@ -43,7 +43,7 @@ class Pull:
     async def next(self, level: int, seconds: float) -> Msg | None:
         """The next message, waiting for it for `seconds` (0: not at all); None if there is none."""
         self._asked += 1
-        self._answer = asyncio.get_running_loop().create_future()
+        self._answer = answer = asyncio.get_running_loop().create_future()
         wait = {"expires": int(seconds * _NANOSECONDS)} if seconds else {"no_wait": True}
         request = {"batch": 1, "group": _GROUP, "priority": level, **wait}
         await self._broker.client.publish(
@@ -53,11 +53,12 @@ class Pull:
         )
         try:
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
-                return await self._answer
+                return await answer
         except TimeoutError:
             return None
         finally:
-            self._answer = None
+            if self._answer is answer:  # another call may have begun
+                self._answer = None
 
     async def refresh(self) -> None:
         """Set `waiting`, the messages that no worker has pulled."""

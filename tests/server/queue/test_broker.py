@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from server.queue import names
 from server.queue.access import Access
 from server.queue.broker import Broker, check_access
 from server.queue.embedded import EmbeddedServer
 from server.queue.names import STREAMS
+from server.queue.worker import pull
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
 from tests.server.process import HANG, REPOSITORY, until
@@ -218,3 +220,24 @@ def test_without_a_queue_nothing_of_it_is_imported() -> None:
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_a_pull_follows_one_that_was_cancelled_at_once(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "_GRACE_SECONDS", 10 * HANG)
+
+    async def cancel_and_pull() -> None:
+        broker = Broker(Access((nats_server.url,)))
+        await broker.connect()
+        pulls = pull.Pull(broker, names.work("pulls", "batch"), "pulls-batch", 6, lambda message: None)
+        await pulls.start()
+        for _ in range(10):
+            waiting = asyncio.create_task(pulls.next(0, 60))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            async with asyncio.timeout(HANG):
+                assert await pulls.next(0, 0) is None
+        await broker.close()
+
+    asyncio.run(cancel_and_pull())

@@ -17,7 +17,9 @@ def test_a_front_and_a_worker_answer_requests(fleet: Fleet) -> None:
     assert worker.state()["finished"] == 1
     failed = front.create(prompt="fail: x")
     assert (failed.status_code, failed.json()["error"]["code"]) == (500, "generation_failed")
-    stream = front.create(prompt="a cat", stream=True, partial_images=2, progress=True, num_inference_steps=4)
+    stream = front.create(
+        prompt="slow: x", stream=True, partial_images=2, progress=True, num_inference_steps=4
+    )
     events = ("progress", "partial_image", "completed")
     assert [stream.text.count(f"event: image_generation.{name}") for name in events] == [4, 2, 1]
     until(lambda: fleet.messages(names.WORK) == 0)
