@@ -1,5 +1,6 @@
 """Messages between the client and a worker: small frozen dataclasses. Torch-free."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,11 +116,19 @@ class CostCorrected:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What the worker chose, for the log: a message, and fields of the log line."""
+
+    message: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """The worker cannot load, and exits. After a checkpoint error, a restart would fail in the same way."""
+    """The worker cannot load, and exits. `is_permanent`: a restart would fail in the same way."""
 
     reason: str
-    is_checkpoint_error: bool
+    is_permanent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,5 +157,13 @@ class UnitDone:
 RequestOutput = StepDone | PreviewReady | ImageDone | RequestDone
 ToWorker = EngineRequest | Abort | Promote | Ping | Shutdown
 FromWorker = (
-    RequestOutput | RequestFailed | WorkerReady | WorkerFailed | CostCorrected | UnitStarted | UnitDone | Pong
+    RequestOutput
+    | RequestFailed
+    | WorkerReport
+    | WorkerReady
+    | WorkerFailed
+    | CostCorrected
+    | UnitStarted
+    | UnitDone
+    | Pong
 )
