@@ -26,7 +26,6 @@ from engine.checkpoint.loader import load_pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
-from engine.config.part_folders import PartFolders
 from engine.environment import set_up_environment
 from engine.messages import FromWorker, RequestDone, StepDone
 from engine.models.resumable import drain
@@ -35,6 +34,9 @@ from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler
+from engine.tuning.machine import cache_folder
+from engine.tuning.store import ChoiceStore
+from engine.tuning.tuner import tune
 from engine.worker.core import EngineCore
 from engine.worker.warmup import measure
 
@@ -78,7 +80,9 @@ class Bench:
         self.config = ModelConfig.load(path)
         self.clock = time.process_time if device == "cpu" and threads == 1 else time.perf_counter
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        self.runner = ModelRunner(load_pipeline(PartFolders.of(path), device, dtype), device)
+        pipeline = load_pipeline(self.config.folders, device, dtype)
+        tune(pipeline, self.config, (), ChoiceStore(cache_folder()))
+        self.runner = ModelRunner(pipeline, device)
         self.cost = measure(self.runner, self.config, EngineOptions())
         self._tokenizer = Tokenizer(path / "tokenizer", self.config.limits.max_prompt_tokens)
 

@@ -26,9 +26,12 @@ from benchmarks.variants import TURBO, Ours, prompt
 from engine.environment import set_up_environment
 from engine.kernels.packing import Packing
 from engine.models.resumable import drain
+from engine.tuning.cases import OPERATIONS
 
 STEPS = TURBO.num_inference_steps
 SLOWDOWN = {"dtype": "<8", "side": "4d", "without": "<42", "seconds": "8.4f", "slower": "+8.1%"}
+# The default of each operation.
+DEFAULTS = tuple((name, candidates[0].name) for name, candidates in OPERATIONS.items())
 
 
 @dataclass
@@ -41,9 +44,10 @@ class Bench:
     tokens: int = 30
     compiled: bool = False
     keep_memory: bool = True
+    kernels: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        self.engine = Ours.load(self.path, self.dtype, self.compiled, set_up=self.keep_memory)
+        self.engine = Ours.load(self.path, self.dtype, self.compiled, self.keep_memory, self.kernels)
         self.runner = self.engine.runner
         self.text = prompt(self.engine.tokenizer, self.tokens)
         self.sample = self.engine.start(self.side, self.text)
@@ -123,12 +127,8 @@ def measure(path: Path, side: int, dtype: str, runs: int) -> list[Row]:
     ):
         seconds = least(run, runs)
         add(without, seconds, (STEPS - 1) * seconds)
-    with patch("engine.runner.model_runner.wants_prepacked_weights", lambda _: False):
-        plain = least(Bench(path, side, dtype).step, runs)
-    add("weights in oneDNN's layout", plain, STEPS * (plain - step))
-    with patch("engine.kernels.attention._wants_products", lambda *_: False):
-        fused = least(bench.step, runs)
-    add("attention as matrix products", fused, STEPS * (fused - step))
+    plain = least(Bench(path, side, dtype, kernels=DEFAULTS).step, runs)
+    add("kernels chosen by measurement", plain, STEPS * (plain - step))
     alike = apart(stepping, path, side, dtype, runs, MKL_NUM_STRIPES="0")
     add("`MKL_NUM_STRIPES`", alike, STEPS * (alike - step))
     given_back = apart(decoding, path, side, dtype, runs)

@@ -134,12 +134,32 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
+def kernels(rows: Rows) -> Iterator[str]:
+    names = ("model", "dtype", "operation", "before", "after", "gain", "candidates")
+    fields = ("model", "dtype", "case", "before", "after", "gain:.2f", "all")
+    yield from markdown(rows, [(name, f"{{{field}}}") for name, field in zip(names, fields, strict=True)])
+
+
+def kernel_steps(rows: Rows) -> Iterator[str]:
+    rows = [row | {"ratio": row["before"] / row["after"]} for row in rows]
+    columns = [
+        ("model", "{model}"),
+        ("dtype", "{dtype}"),
+        ("side", "{side} px"),
+        ("before", "{before:.4f} s"),
+    ]
+    columns += [("after", "{after:.4f} s"), ("threads", "{threads}"), ("ratio", "{ratio:.2f}")]
+    yield from markdown(rows, columns)
+
+
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
     "versus summary": versus_summary,
     "versus-http servers": versus_http,
     "batching ratios": batching,
     "parts slowdown": parts,
+    "kernels kernels": kernels,
+    "kernels steps": kernel_steps,
     "published images": images,
     "published batches": batches,
 }

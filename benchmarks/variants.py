@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.checkpoint.loader import Pipeline, load_pipeline
+from engine.checkpoint.loader import Pipeline
 from engine.client.tokenizer import Tokenizer
-from engine.config.model_config import PUBLISHED_PRESETS
-from engine.config.part_folders import PartFolders
-from engine.kernels.capabilities import choose_dtype
+from engine.config.model_config import PUBLISHED_PRESETS, ModelConfig
+from engine.config.options import EngineOptions
 from engine.models.resumable import drain
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import cuda_recorder
 from engine.runner.device import set_up_cpu
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
+from engine.tuning.tuner import load_tuned
 
 TURBO = PUBLISHED_PRESETS["V4_TURBO_12"]
 MAX_TOKENS = 2048
@@ -99,13 +99,22 @@ class Ours:
         self.picked: dict[str, Any] = {}  # the kernels that were chosen for this machine
 
     @classmethod
-    def load(cls, path: Path, dtype: str, compiled: bool = False, set_up: bool = True) -> "Ours":
+    def load(
+        cls,
+        path: Path,
+        dtype: str,
+        compiled: bool = False,
+        set_up: bool = True,
+        kernels: tuple[tuple[str, str], ...] = (),
+    ) -> "Ours":
         """Load a checkpoint on the CPU as a worker does."""
         if set_up:
             set_up_cpu(workers=1)
-        return cls(
-            load_pipeline(PartFolders.of(path), CPU, choose_dtype(CPU, dtype)), load_tokenizer(path), compiled
-        )
+        options = EngineOptions(dtype=dtype, kernels=kernels)
+        pipeline, tuning = load_tuned(ModelConfig.load(path), options, CPU)
+        loaded = cls(pipeline, load_tokenizer(path), compiled)
+        loaded.picked = tuning.choices
+        return loaded
 
     def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
         """A sample before its first step; encodes the prompt if it is not cached."""

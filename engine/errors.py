@@ -47,3 +47,7 @@ class CheckpointError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class OptionError(Exception):
+    """An option that this machine or model cannot satisfy. The message is one line that names the option."""

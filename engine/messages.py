@@ -1,6 +1,7 @@
 """Messages between the client and a worker: small frozen dataclasses. Torch-free."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.cost import CostModel
@@ -116,10 +117,10 @@ class CostCorrected:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """The worker cannot load, and exits. After a checkpoint error, a restart would fail in the same way."""
+    """The worker cannot load, and exits. `is_permanent`: a restart would fail in the same way."""
 
     reason: str
-    is_checkpoint_error: bool
+    is_permanent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class Notice:
 
     level: int
     text: str
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

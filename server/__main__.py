@@ -51,6 +51,7 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         uncond_device=settings.uncond_device,
         dtype=settings.dtype,
         compile=settings.compile,
+        kernels=settings.kernel_pins,
         cuda_graphs=settings.cuda_graphs,
         max_batch_size=settings.max_batch_size,
         max_running=settings.max_running,

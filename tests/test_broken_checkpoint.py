@@ -11,6 +11,7 @@ import pytest
 
 from tests.engine.checkpoints import edit_json, edit_tensors, write_tiny
 
+DEMO = Path(__file__).parents[1] / "models" / "demo"
 DIT = "transformer/diffusion_pytorch_model.safetensors"
 KEY = "layers.0.feed_forward.w1.weight"
 NO_STEPS = {"num_inference_steps": 0, "guidance_schedule": [], "mu": 0.0, "std": 1.5}
@@ -68,6 +69,14 @@ def test_the_server_exits_with_code_2(
     assert ("listening" in server.stdout) == (fault not in AT_ONCE)
 
 
+def test_a_kernel_that_does_not_exist() -> None:
+    server = serve(DEMO, "--kernels", "attention=fast")
+    assert server.returncode == 2
+    messages = [line for line in server.stderr.splitlines() if line.startswith("ideoserve: ")]
+    there = "native, float32, products, batched, cudnn"
+    assert messages == [f"ideoserve: kernels: attention=fast: the candidates are {there}"]
+
+
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     server = serve(tmp_path / ("x" * 300))
     assert server.returncode == 2
@@ -75,9 +84,9 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     assert len(server.stderr.splitlines()) == 1
 
 
-def serve(folder: Path) -> subprocess.CompletedProcess[str]:
+def serve(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "server", "--model", str(folder), "--port", "0"],
+        [sys.executable, "-m", "server", "--model", str(folder), "--port", "0", *flags],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

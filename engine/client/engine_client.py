@@ -15,7 +15,7 @@ from typing import get_args
 from engine.client.backlog import Backlog, DeviceLoads, Forecast
 from engine.client.in_flight import InFlightRequest
 from engine.client.preflight import open_tokenizer
-from engine.client.worker_supervisor import CHECKPOINT_EXIT_CODE, DeviceState, WorkerSupervisor
+from engine.client.worker_supervisor import PERMANENT_EXIT_CODE, DeviceState, WorkerSupervisor
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.cost import DeviceSpeed
@@ -180,8 +180,8 @@ class EngineClient:
     def on_message(self, worker: WorkerSupervisor, message: FromWorker) -> None:
         """Pass outputs to their requests, units of work to the listeners, and notices to the log."""
         match message:
-            case Notice(level, text):
-                logger.log(level, "worker %s: %s", worker.device or "auto", text)
+            case Notice(level, text, fields):
+                logger.log(level, text, extra={"fields": {"device": worker.device, **fields}})
             case UnitDone():
                 self._units[worker] = message
                 for listener in self._listeners:
@@ -204,11 +204,11 @@ class EngineClient:
         self._rebalance()
 
     def on_start_failures(self, worker: WorkerSupervisor, error: EngineDeadError) -> None:
-        """End the engine if no device is left. After a checkpoint error, only devices that have been ready
+        """End the engine if no device is left. After a permanent error, only devices that have been ready
         count: on the others, loading will fail in the same way."""
-        is_checkpoint_error = error.exit_code == CHECKPOINT_EXIT_CODE
+        is_permanent = error.exit_code == PERMANENT_EXIT_CODE
         others = [other for other in self._workers if not other.is_failed]
-        if any(other.cost_model or not is_checkpoint_error for other in others):
+        if any(other.cost_model or not is_permanent for other in others):
             return
         for each in self._workers:
             each.stop_restarting()

@@ -30,7 +30,7 @@ from engine.messages import (
 )
 from engine.worker.main import main as worker_main
 
-CHECKPOINT_EXIT_CODE = 2
+PERMANENT_EXIT_CODE = 2
 _CLOSE_SECONDS = 5.0
 
 DeviceState = Literal["ready", "silent", "starting", "failed"]
@@ -80,7 +80,7 @@ class WorkerSupervisor:
 
     def _reset(self) -> None:
         self._was_ready = False
-        self._is_checkpoint_error = False
+        self._is_permanent = False
         self._is_pinged = False
         self._reason = ""
         self.current_request_ids: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ class WorkerSupervisor:
         if self._closing.is_set():
             return
         logger.warning("%s: %s", self._name, self._reason)
-        self.backoff.died(self._was_ready, self._is_checkpoint_error)
+        self.backoff.died(self._was_ready, self._is_permanent)
         if self.is_failed:
             self._notify(self._listener.on_start_failures, self._start_error())
 
@@ -196,8 +196,8 @@ class WorkerSupervisor:
             process.send(Ping())
 
     def _start_error(self) -> EngineDeadError:
-        if self._is_checkpoint_error:
-            return EngineDeadError(self._reason, CHECKPOINT_EXIT_CODE)
+        if self._is_permanent:
+            return EngineDeadError(self._reason, PERMANENT_EXIT_CODE)
         return EngineDeadError(f"the worker cannot start: {self._reason}")
 
     def _on_messages(self, messages: list[FromWorker]) -> None:
@@ -219,7 +219,7 @@ class WorkerSupervisor:
             case RequestDone():
                 self.backoff.has_answered()
             case WorkerFailed():
-                self._reason, self._is_checkpoint_error = message.reason, message.is_checkpoint_error
+                self._reason, self._is_permanent = message.reason, message.is_permanent
             case UnitStarted(_, request_ids, seconds):
                 self.current_request_ids = request_ids
                 self._heartbeat.expect(seconds)

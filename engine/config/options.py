@@ -9,9 +9,11 @@ class EngineOptions:
     """How the engine runs; one worker per device. Without `devices`: cuda if available, else cpu.
 
     `uncond_device`: device of the unconditional transformer, whose pass then runs in parallel.
-    `dtype`: "float32", or None or "bfloat16" for bfloat16 where the device has instructions for it.
+    `dtype`: "float32", or "bfloat16" where the device has instructions for it. None: bfloat16 there, unless
+    the model is small and float32 is measured to be faster.
     `compile`: whether to compile the transformers' blocks at start. "auto": on cuda at start, on a CPU beside
     serving, once steps have taken `compile_after_seconds`.
+    `kernels`: pinned kernels as (operation or one of its shapes, candidate); the others are measured.
     `cuda_graphs`: on cuda, record small passes and replay them.
     `max_batch_size` (1..64): samples of a step.
     `max_batch_tokens`: image and prompt tokens of a step; a single sample may have more.
@@ -27,6 +29,7 @@ class EngineOptions:
     dtype: str | None = None
     compile: bool | Literal["auto"] = "auto"
     compile_after_seconds: float = 60.0
+    kernels: tuple[tuple[str, str], ...] = ()
     cuda_graphs: bool = False
     max_batch_size: int = 8
     max_batch_tokens: int = 32_768

@@ -1,59 +1,56 @@
-"""Attention over a packed row of samples that do not attend to each other."""
+"""Attention over a packed row of samples that do not attend to each other.
 
-from contextlib import nullcontext
+A candidate's `run` has the signature of `Kernel`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from engine.kernels.candidates import Candidate, Machine, everywhere, on_cpu
 from engine.kernels.packing import Rows
 
-# Attention scores computed at a time on a CPU in bfloat16: 4 MB, to stay in its cache.
+# q and the result (S * Q, H, K), k and v (S * L, G, K), S samples; G divides H: grouped-query attention.
+Kernel = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Length = Literal["tiny", "short", "medium", "long"]
+# Attention scores that `products` computes at a time: 4 MB in bfloat16, to stay in the processor's cache.
 SCORES = 1 << 21
-# From this many keys on, CUDA uses cuDNN.
-CUDNN_KEYS = 2048
 CUDNN = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 
 
-def packed_attention(
-    q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows, causal: bool = False
-) -> Tensor:
-    """Softmax attention within each sample: q and the result (Q, H, K), k and v (T, G, K)."""
-    if len(set(queries.lens)) == len(set(keys.lens)) == 1:
-        return attend(q, k, v, len(keys.lens), causal)
-    samples = zip(q.split(queries.lens), k.split(keys.lens), v.split(keys.lens), strict=True)
-    return torch.cat([attend(*sample, causal=causal) for sample in samples])
+def length_class(keys: int) -> Length:
+    """The class of a sample of this many keys."""
+    if keys < 128:
+        return "tiny"
+    if keys < 512:
+        return "short"
+    return "medium" if keys < 2048 else "long"
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, samples: int = 1, causal: bool = False) -> Tensor:
-    """Attention over S samples of equal lengths: q and the result (S * Q, H, K), k and v (S * L, G, K).
-
-    G divides H: grouped-query attention.
-    """
-    if not causal and _wants_products(q, len(k) // samples):
-        return _by_products(q, k, v, samples)
-    dtype = q.dtype
-    if q.device.type == "cpu":  # the fused CPU kernel is faster in float32, even with bfloat16 instructions
-        q, k, v = q.float(), k.float(), v.float()
-    q, k, v = (x.unflatten(0, (samples, -1)).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
+def native(q: Tensor, k: Tensor, v: Tensor, samples: int, causal: bool = False) -> Tensor:
+    """Torch's fused kernel in the dtype of its inputs."""
     shared = q.shape[1] != k.shape[1]
-    with sdpa_kernel(CUDNN) if _wants_cudnn(q, k) else nullcontext():
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=shared)
-    return attended.transpose(1, 2).flatten(0, 1).to(dtype)
+    q, k, v = (x.unflatten(0, (samples, -1)).transpose(1, 2) for x in (q, k, v))  # (S, H, L, K)
+    attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=shared)
+    return attended.transpose(1, 2).flatten(0, 1)
 
 
-def _wants_cudnn(q: Tensor, k: Tensor) -> bool:
-    """cuDNN is twice as fast for large images on an H100, but has a set-up cost for every new length."""
-    return q.is_cuda and q.dtype == torch.bfloat16 and k.shape[2] >= CUDNN_KEYS
+def in_float32(q: Tensor, k: Tensor, v: Tensor, samples: int, causal: bool = False) -> Tensor:
+    """Torch's fused kernel in float32."""
+    return native(q.float(), k.float(), v.float(), samples, causal).to(q.dtype)
 
 
-def _wants_products(q: Tensor, keys: int) -> bool:
-    """The fused CPU kernel multiplies in float32; large heads gain from plain bfloat16 products."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-1] >= 128 and keys >= 128
+def cudnn(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
+    with sdpa_kernel(CUDNN):
+        return native(q, k, v, samples)
 
 
-def _by_products(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
+def products(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
     """Matrix product, softmax, matrix product: one head and a few rows at a time."""
     attended = torch.empty_like(q)
     rows = max(1, SCORES // (len(k) // samples))
@@ -63,3 +60,62 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
             for piece, target in zip(queries.split(rows), out.split(rows), strict=True):
                 target.copy_((piece @ keys.T).softmax(-1) @ values)
     return attended
+
+
+def batched(q: Tensor, k: Tensor, v: Tensor, samples: int) -> Tensor:
+    """Matrix product, softmax, matrix product: all heads at once."""
+    q, k, v = (x.unflatten(0, (samples, -1)).transpose(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    attended = (q @ k.mT).softmax(-1) @ v
+    return attended.transpose(1, 2).flatten(0, 1)
+
+
+def _on_cpu_in_bfloat16(machine: Machine) -> bool:
+    return machine == Machine("cpu", torch.bfloat16)
+
+
+def _on_cuda_in_bfloat16(machine: Machine) -> bool:
+    return machine == Machine("cuda", torch.bfloat16)
+
+
+NATIVE = Candidate("native", native, everywhere)
+FLOAT32 = Candidate("float32", in_float32, _on_cpu_in_bfloat16)
+PRODUCTS = Candidate("products", products, on_cpu)
+# Its scores are in memory as a whole, so long samples are not left to it.
+BATCHED = Candidate("batched", batched, on_cpu)
+# Takes 70 ms for every new length, which no measurement of one length shows, so short samples are not left to
+# it.
+CUDNN_FLASH = Candidate("cudnn", cudnn, _on_cuda_in_bfloat16)
+
+CANDIDATES: dict[Length, tuple[Candidate, ...]] = {
+    "tiny": (NATIVE, FLOAT32, PRODUCTS, BATCHED),
+    "short": (NATIVE, FLOAT32, PRODUCTS, BATCHED),
+    "medium": (NATIVE, FLOAT32, PRODUCTS),
+    "long": (NATIVE, FLOAT32, PRODUCTS, CUDNN_FLASH),
+}
+CAUSAL_CANDIDATES = (
+    Candidate("native", partial(native, causal=True), everywhere),
+    Candidate("float32", partial(in_float32, causal=True), _on_cpu_in_bfloat16),
+)
+
+
+class Attend(nn.Module):
+    """Softmax attention within each sample, of H heads of K; `kernels` by length class."""
+
+    def __init__(self, heads: int, groups: int, head_dim: int, causal: bool = False) -> None:
+        super().__init__()
+        self.heads, self.groups, self.head_dim, self.causal = heads, groups, head_dim, causal
+        self.kernels: dict[Length, Kernel] = {length: self.candidates(length)[0].run for length in CANDIDATES}
+
+    def candidates(self, length: Length) -> tuple[Candidate, ...]:
+        return CAUSAL_CANDIDATES if self.causal else CANDIDATES[length]
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, samples: int = 1) -> Tensor:
+        """Attention of samples of equal lengths, with the shapes of `Kernel`."""
+        return self.kernels[length_class(len(k) // samples)](q, k, v, samples)
+
+    def packed(self, q: Tensor, k: Tensor, v: Tensor, queries: Rows, keys: Rows) -> Tensor:
+        """Attention of samples of any lengths: q and the result (Q, H, K), k and v (T, G, K)."""
+        if len(set(queries.lens)) == len(set(keys.lens)) == 1:
+            return self(q, k, v, len(keys.lens))
+        samples = zip(q.split(queries.lens), k.split(keys.lens), v.split(keys.lens), strict=True)
+        return torch.cat([self(*sample) for sample in samples])

@@ -12,11 +12,6 @@ def choose_dtype(device: torch.device, asked: str | None) -> torch.dtype:
     return torch.bfloat16 if native and asked != "float32" else torch.float32
 
 
-def wants_prepacked_weights(device: torch.device) -> bool:
-    """Whether oneDNN's blocked weight format is faster there."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has("avx512_f")
-
-
 def _cpu_has(*instructions: str) -> bool:
     """Whether the CPU has any of these instruction sets."""
     capabilities = torch.cpu.get_capabilities()

@@ -1,12 +1,16 @@
-"""The SwiGLU feed-forward network whose gate and up projections are one matrix."""
+"""The SwiGLU feed-forward network whose gate and up projections are one matrix.
+
+A candidate's `run` turns a FeedForward of plain Linear layers into a module that computes the same.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kernels.linear import gains_from_prepacking, prepack, prepacked_linear, prepacked_swiglu
+from engine.kernels.candidates import Candidate, on_cpu
+from engine.kernels.linear import can_prepack, prepack, prepacked_linear, prepacked_swiglu
 
-# Columns of the hidden layer computed at a time on a CPU.
+# Columns of the hidden layer that `pieces` computes at a time.
 PIECE = 1024
 
 
@@ -18,27 +22,30 @@ class FeedForward(nn.Module):
         self.w13 = nn.Linear(width, 2 * hidden, bias=False)
         self.w2 = nn.Linear(hidden, width, bias=False)
 
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Without `pieces` if there would be a single one."""
+        return CANDIDATES if self.w2.in_features > PIECE else (PLAIN, PREPACKED)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(self._hidden(x))
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        """silu(gate) * up, (T, hidden)."""
-        is_plain = type(self.w13) is nn.Linear
-        if is_plain and x.device.type == "cpu" and self.w13.out_features > 2 * PIECE:
-            return _in_pieces(self.w13.weight, x)
         gate, up = self.w13(x).chunk(2, dim=-1)
-        return F.silu(gate) * up
+        return self.w2(F.silu(gate) * up)
 
 
-def _in_pieces(w13: Tensor, x: Tensor) -> Tensor:
-    """silu(gate) * up, a few columns at a time while the processor's cache holds them: 6 to 16% faster."""
-    gates, ups = (matrix.split(PIECE) for matrix in w13.chunk(2))
-    pieces = [F.silu(F.linear(x, gate)) * F.linear(x, up) for gate, up in zip(gates, ups, strict=True)]
-    return torch.cat(pieces, dim=-1)
+class PiecewiseFeedForward(nn.Module):
+    """Computes a few columns of the hidden layer at a time, while the processor's cache holds them."""
+
+    def __init__(self, plain: FeedForward) -> None:
+        super().__init__()
+        self.w13, self.w2 = plain.w13, plain.w2
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates, ups = (matrix.split(PIECE) for matrix in self.w13.weight.chunk(2))
+        pieces = [F.silu(F.linear(x, gate)) * F.linear(x, up) for gate, up in zip(gates, ups, strict=True)]
+        return self.w2(torch.cat(pieces, dim=-1))
 
 
 class PrepackedFeedForward(nn.Module):
-    """Computes what a FeedForward does, with the activation fused into the products of gate and up."""
+    """Fuses the activation into the products of gate and up, whose weights are prepacked."""
 
     def __init__(self, plain: FeedForward) -> None:
         super().__init__()
@@ -49,7 +56,11 @@ class PrepackedFeedForward(nn.Module):
         return prepacked_linear(prepacked_swiglu(x, self.gate, self.up), self.down, None)
 
 
-def prepacked(plain: FeedForward) -> nn.Module:
-    """Its prepacked form where both of its matrices gain from it, else itself."""
-    gains = gains_from_prepacking(plain.w13) and gains_from_prepacking(plain.w2)
-    return PrepackedFeedForward(plain) if gains else plain
+def plain(layer: FeedForward) -> FeedForward:
+    return layer
+
+
+PLAIN = Candidate("plain", plain)
+PIECES = Candidate("pieces", PiecewiseFeedForward, on_cpu)
+PREPACKED = Candidate("prepacked", PrepackedFeedForward, can_prepack)
+CANDIDATES = (PLAIN, PIECES, PREPACKED)

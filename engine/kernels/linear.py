@@ -1,19 +1,19 @@
-"""Linear layers whose weights are prepacked into oneDNN's blocked format, for processors with AVX-512.
+"""Linear layers, plain or with weights prepacked into oneDNN's blocked format.
 
-Its kernels are 12 to 40% faster there than a plain product, which repacks the weights on every call
-(bfloat16), or than MKL's (float32). With AVX2 alone MKL is faster.
+A plain product repacks the weights on every call (bfloat16) or is computed by MKL (float32). A candidate's
+`run` turns a Linear into a module that computes the same.
 """
 
 from collections.abc import Callable
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-# Smaller matrices stay plain: a prepacked product costs 13 microseconds more to call.
-MIN_WEIGHTS = 1 << 18
+from engine.kernels.candidates import Candidate, Machine
+
 _product = torch.ops.mkldnn._linear_pointwise
-# Registered as operators, since torch.compile cannot trace prepacked weights.
+# Registered as operators for torch.compile, which cannot trace prepacked weights. Calling an operator costs a
+# few microseconds more, so other calls do without.
 _operators = torch.library.Library("ideoserve", "DEF")
 
 
@@ -29,13 +29,12 @@ def _operator(
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b."""
     product: Tensor = _product(x, weight, bias, "none", [], "")
     return product
 
 
 def _swiglu(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
-    """silu(x G^T) * (x U^T), the activation and the product fused into the matrix products."""
+    """The activation and the product are fused into the matrix products."""
     hidden: Tensor = _product.binary(x, _product(x, gate, None, "swish", [], ""), up, None, "mul")
     return hidden
 
@@ -44,10 +43,20 @@ def _shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-prepacked_linear = _operator(
+_linear_operator = _operator(
     "prepacked_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _linear, _shape
 )
-prepacked_swiglu = _operator("prepacked_swiglu(Tensor x, Tensor gate, Tensor up) -> Tensor", _swiglu, _shape)
+_swiglu_operator = _operator("prepacked_swiglu(Tensor x, Tensor gate, Tensor up) -> Tensor", _swiglu, _shape)
+
+
+def prepacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b."""
+    return (_linear_operator if torch.compiler.is_compiling() else _linear)(x, weight, bias)
+
+
+def prepacked_swiglu(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    """silu(x G^T) * (x U^T)."""
+    return (_swiglu_operator if torch.compiler.is_compiling() else _swiglu)(x, gate, up)
 
 
 class PrepackedLinear(nn.Module):
@@ -61,14 +70,22 @@ class PrepackedLinear(nn.Module):
         return prepacked_linear(x, self.weight, self.bias)
 
 
-def gains_from_prepacking(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether it is a Linear on the CPU that is neither quantised nor small."""
-    if type(module) is not nn.Linear:
-        return False
-    return module.weight.device.type == "cpu" and module.weight.numel() >= MIN_WEIGHTS
-
-
 def prepack(weight: Tensor) -> Tensor:
     """The weight (out, in) in oneDNN's blocked format."""
     prepacked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     return prepacked
+
+
+def can_prepack(machine: Machine) -> bool:
+    """Whether oneDNN has products of this dtype on the processor."""
+    if machine.device != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return machine.dtype == torch.float32 or supported
+
+
+def plain(layer: nn.Linear) -> nn.Linear:
+    return layer
+
+
+CANDIDATES = (Candidate("plain", plain), Candidate("prepacked", PrepackedLinear, can_prepack))

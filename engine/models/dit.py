@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config.part_configs import DiTConfig
-from engine.kernels.attention import packed_attention
+from engine.kernels.attention import Attend
 from engine.kernels.feed_forward import FeedForward
 from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Packing, spread
-from engine.models.rotary import apply_rotary, frequencies, table
+from engine.kernels.rotary import NormRotary
+from engine.models.rotary import frequencies, table
 
 # Image positions start here on every axis, beyond those of the text.
 IMAGE_POSITION_OFFSET = 65536
@@ -28,7 +29,8 @@ IMAGE_POSITION_OFFSET = 65536
 class Modulation:
     """The values that depend on t alone, for each of S times: `blocks` (S, layers, 4, D), `final` (S, D).
 
-    The four are scale and gate of attention, scale and gate of the MLP; 1 + s and tanh are applied.
+    The four are scale and gate of attention, scale and gate of the MLP; 1 + s and tanh are applied, and the
+    weight of the norm that each multiplies.
     """
 
     blocks: Tensor
@@ -54,11 +56,16 @@ class Attention(nn.Module):
         self.o = nn.Linear(width, width, bias=False)
         self.norm_q = RMSNorm(self.head_dim, eps=1e-5)
         self.norm_k = RMSNorm(self.head_dim, eps=1e-5)
+        heads = config.num_attention_heads
+        self.norm_rotary = NormRotary(2 * heads, self.head_dim, eps=1e-5)
+        self.attend = Attend(heads, heads, self.head_dim)
 
     def heads(self, qkv: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split the projection (T, 3 D) into q, k, v (T, H, K), normed and rotated."""
-        q, k, v = qkv.unflatten(-1, (3, -1, self.head_dim)).unbind(1)
-        return apply_rotary(self.norm_q(q), rotary), apply_rotary(self.norm_k(k), rotary), v
+        qkv = qkv.unflatten(-1, (3, -1, self.head_dim))  # (T, 3, H, K)
+        weights = torch.stack((self.norm_q.weight, self.norm_k.weight)).unsqueeze(1)
+        q, k = self.norm_rotary(qkv[:, :2], weights, rotary).unbind(1)
+        return q, k, qkv[:, 2]
 
 
 class Block(nn.Module):
@@ -78,14 +85,17 @@ class Block(nn.Module):
     def modulate(self, adaln: Tensor) -> Tensor:
         """(S, adaln) -> (S, 4, D): scale and gate of attention, scale and gate of the MLP."""
         scale_msa, gate_msa, scale_mlp, gate_mlp = self.adaln_modulation(adaln).chunk(4, dim=-1)
-        return torch.stack((1 + scale_msa, gate_msa.tanh(), 1 + scale_mlp, gate_mlp.tanh()), dim=1)
+        norms = (self.attention_norm1, self.attention_norm2, self.ffn_norm1, self.ffn_norm2)
+        weights = torch.stack([norm.weight for norm in norms])
+        factors = torch.stack((1 + scale_msa, gate_msa.tanh(), 1 + scale_mlp, gate_mlp.tanh()), dim=1)
+        return factors * weights
 
     def before_attention(
         self, x: Tensor, modulation: Tensor, samples: Tensor | None, rotary: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D) to q, k, v (T, H, K); modulation (B, 4, D), samples (T,) as `Packing` has them."""
         scale_msa = spread(modulation[:, 0], samples)
-        qkv = self.attention.qkv(self.attention_norm1(x) * scale_msa)
+        qkv = self.attention.qkv(self.attention_norm1.times(x, scale_msa))
         return self.attention.heads(qkv, rotary)
 
     def after_attention(
@@ -93,9 +103,10 @@ class Block(nn.Module):
     ) -> Tensor:
         """x (T, D) and the attention's result (T, H, K) to the block's output (T, D)."""
         gate_msa, scale_mlp, gate_mlp = spread(modulation[:, 1:], samples).unbind(1)
-        x = x + gate_msa * self.attention_norm2(self.attention.o(attended.flatten(1)))
-        mixed = self.feed_forward(self.ffn_norm1(x) * scale_mlp)
-        return x + gate_mlp * self.ffn_norm2(mixed)
+        mixed = self.attention.o(attended.flatten(1))
+        x = torch.addcmul(x, gate_msa, self.attention_norm2.times(mixed, None))
+        mixed = self.feed_forward(self.ffn_norm1.times(x, scale_mlp))
+        return torch.addcmul(x, gate_mlp, self.ffn_norm2.times(mixed, None))
 
 
 class BlockParts(NamedTuple):
@@ -215,7 +226,7 @@ class DiT(nn.Module):
             q, k, v = self.parts.before_attention(block, x, by_time, packing.tokens.samples, rotary)
             if index == len(self.layers) - 1:  # only the text's keys and values are still needed
                 x, q, queries = packing.image_rows(x), packing.image_rows(q), packing.images
-            attended = packed_attention(q, k, v, queries, packing.tokens)
+            attended = block.attention.attend.packed(q, k, v, queries, packing.tokens)
             x = self.parts.after_attention(block, x, attended, by_time, queries.samples)
         return self.final_layer(x, spread(modulation.final, packing.images.samples)).float()
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding, in float32 always: bfloat16 merges far positions."""
+"""Tables of the rotary position embedding."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,3 @@ def frequencies(head_dim: int, theta: float, device: torch.device | str) -> Tens
 def table(angles: Tensor) -> Tensor:
     """Angles (L, K/2) to cosines and sines (2, L, 1, K/2)."""
     return torch.stack((angles.cos(), angles.sin())).unsqueeze(2)
-
-
-def apply_rotary(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate the two halves of each head; x (T, H, K), rotary (2, T, 1, K/2) float32."""
-    cos, sin = rotary
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

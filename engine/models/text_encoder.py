@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config.part_configs import TextConfig, TextEncoderConfig
-from engine.kernels.attention import packed_attention
+from engine.kernels.attention import Attend
 from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Rows
+from engine.kernels.rotary import NormRotary
 from engine.models.resumable import drain
-from engine.models.rotary import apply_rotary, frequencies, table
+from engine.models.rotary import frequencies, table
 
 
 class Attention(nn.Module):
@@ -32,13 +33,17 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, width, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+        heads, groups = config.num_attention_heads, config.num_key_value_heads
+        self.norm_rotary = NormRotary(heads, self.head_dim, config.rms_norm_eps)
+        self.attend = Attend(heads, groups, self.head_dim, causal=True)
 
     def forward(self, x: Tensor, rotary: Tensor, prompts: Rows) -> Tensor:
         q, k, v = (
             proj(x).unflatten(-1, (-1, self.head_dim)) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )  # (L, H, K), and G heads of k and v
-        q, k = apply_rotary(self.q_norm(q), rotary), apply_rotary(self.k_norm(k), rotary)
-        return self.o_proj(packed_attention(q, k, v, prompts, prompts, causal=True).flatten(1))
+        q = self.norm_rotary(q, self.q_norm.weight, rotary)
+        k = self.norm_rotary(k, self.k_norm.weight, rotary)
+        return self.o_proj(self.attend.packed(q, k, v, prompts, prompts).flatten(1))
 
 
 class FeedForward(nn.Module):

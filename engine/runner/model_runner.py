@@ -5,12 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.checkpoint.loader import Pipeline
-from engine.kernels.capabilities import wants_prepacked_weights
 from engine.kernels.packing import Packing
-from engine.kernels.prepack import prepack_weights
 from engine.models.dit import PLAIN, DiT, Modulation, compile_parts
 from engine.models.resumable import calling
 from engine.request import EngineRequest
@@ -52,11 +50,6 @@ class ModelRunner:
         self._passes: dict[DiT, Pass] = {dit: dit for dit in (pipeline.conditional, pipeline.unconditional)}
         if recorder:
             self._passes = {dit: RecordedPass(dit, recorder(dit.device)) for dit in self._passes}
-        if wants_prepacked_weights(self.device.torch):
-            parts: list[nn.Module] = [pipeline.text_encoder, *self._passes]
-            for part in parts:
-                prepack_weights(part)
-                self.device.release_memory()  # that the plain weights took
         self.parts = compile_parts() if compiled else PLAIN
         self.compiled_parts = self.parts
 

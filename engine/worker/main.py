@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -12,8 +13,18 @@ from engine.channel import Outbox, receive
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.environment import set_up_environment
-from engine.errors import CheckpointError
-from engine.messages import Abort, FromWorker, Ping, Pong, Promote, Shutdown, WorkerFailed, WorkerReady
+from engine.errors import CheckpointError, OptionError
+from engine.messages import (
+    Abort,
+    FromWorker,
+    Notice,
+    Ping,
+    Pong,
+    Promote,
+    Shutdown,
+    WorkerFailed,
+    WorkerReady,
+)
 from engine.request import EngineRequest
 
 if TYPE_CHECKING:
@@ -33,8 +44,9 @@ def main(connection: Connection, config: ModelConfig, options: EngineOptions, de
     try:
         core = _load(outbox.emit, config, options, device)
     except Exception as error:
-        reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
-        outbox.emit(WorkerFailed(reason, isinstance(error, CheckpointError)))
+        is_permanent = isinstance(error, CheckpointError | OptionError)
+        reason = str(error) if is_permanent else f"{type(error).__name__}: {error}"
+        outbox.emit(WorkerFailed(reason, is_permanent))
     else:
         with contextlib.suppress(EOFError):
             _loop(connection, outbox, core)
@@ -48,7 +60,7 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
     from engine.worker.core import EngineCore
     from engine.worker.warmup import measure
 
-    runner = _build_runner(config, options, device)
+    runner = _build_runner(emit, config, options, device)
     cost = measure(runner, config, options)
     runner.clear_cache()
     scheduler = Scheduler(cost, BatchLimits(cost), options.max_running)
@@ -58,18 +70,19 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
     return core
 
 
-def _build_runner(config: ModelConfig, options: EngineOptions, device: str | None) -> "ModelRunner":
-    from engine.checkpoint.loader import load_pipeline
-    from engine.kernels.capabilities import choose_dtype
+def _build_runner(
+    emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None
+) -> "ModelRunner":
     from engine.runner.cuda_graphs import cuda_recorder
     from engine.runner.device import choose_device, set_up_cpu
     from engine.runner.model_runner import ModelRunner
+    from engine.tuning.tuner import load_tuned
 
     chosen = choose_device(device)
     if chosen.type == "cpu":
         set_up_cpu(max(1, len(options.devices)))
-    dtype = choose_dtype(chosen, options.dtype)
-    pipeline = load_pipeline(config.folders, chosen, dtype, options.uncond_device)
+    pipeline, tuning = load_tuned(config, options, chosen)
+    emit(Notice(logging.INFO, "kernels chosen", tuning.fields()))
     compiled = chosen.type == "cuda" if options.compile == "auto" else options.compile
     recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
     return ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)

@@ -38,13 +38,18 @@ class EngineSettings(BaseModel):
     )
     dtype: Literal["float32", "bfloat16"] | None = Field(
         None,
-        description="Compute type; if unset, bfloat16 where the device has instructions for it, else "
-        "float32; a CPU without them always computes in float32",
+        description="Compute type; if unset, bfloat16 where the device has instructions for it, unless the "
+        "model is small and float32 is measured to be faster; a CPU without them always computes in float32",
     )
     compile: bool | Literal["auto"] = Field(
         "auto",
         description="Compile the transformer blocks at startup (on a CPU this needs a C++ compiler); auto: "
         "on cuda at startup, on a CPU with a compiler beside serving, after 60 seconds of steps",
+    )
+    kernels: str | None = Field(
+        None,
+        description="Comma-separated pins NAME=CANDIDATE; NAME is an operation, such as attention, or one of "
+        "its shapes, such as attention.64.short; other kernels are measured at the first start",
     )
     cuda_graphs: bool = Field(
         False,

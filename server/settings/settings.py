@@ -16,6 +16,8 @@ from server.settings.queue_settings import QueueSettings
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#*A-Z]+")
 BASE_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 
+PIN = re.compile(r"[\w.]+=\w+")
+
 
 class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings, BaseSettings):
     """All settings, in the order of the bases from the last to the first."""
@@ -52,6 +54,20 @@ class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings,
         if value is not None and not BASE_URL.fullmatch(value):
             raise ValueError("must be http(s)://host[:port][/path], without a query or fragment")
         return value
+
+    @field_validator("kernels")
+    @classmethod
+    def _are_pins(cls, value: str | None) -> str | None:
+        for pin in _items(value):
+            if not PIN.fullmatch(pin):
+                raise ValueError(f"{pin} is not NAME=CANDIDATE")
+        return value
+
+    @property
+    def kernel_pins(self) -> tuple[tuple[str, str], ...]:
+        """The name and the candidate of each pin."""
+        pairs = (pin.partition("=") for pin in _items(self.kernels))
+        return tuple((name, candidate) for name, _, candidate in pairs)
 
     @property
     def device_list(self) -> tuple[str, ...]:

@@ -363,7 +363,7 @@ async def test_a_broken_checkpoint_does_not_end_devices_that_serve(tmp_path: Pat
     async with engine(fake_worker.fails_until_file_exists, devices) as client:
         await until(lambda: client.is_ready)
         client._workers[1].device = f"checkpoint:{tmp_path / 'none'}"
-        await until(lambda: client._workers[1]._is_checkpoint_error and client.stats().devices["failed"])
+        await until(lambda: client._workers[1]._is_permanent and client.stats().devices["failed"])
         assert len(images(await collect(client, request("a")))) == 1
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.kernels.capabilities import choose_dtype, wants_prepacked_weights
+from engine.kernels.capabilities import choose_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -29,14 +29,3 @@ def test_bfloat16_needs_instructions_of_the_device(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     assert choose_dtype(device, asked) == expected
-
-
-@pytest.mark.parametrize(
-    ("device", "instructions", "expected"),
-    [("cpu", {"avx512_f": True}, True), ("cpu", {"avx2": True}, False), ("cuda", {"avx512_f": True}, False)],
-)
-def test_prepacked_weights_need_avx512(
-    monkeypatch: pytest.MonkeyPatch, device: str, instructions: dict[str, bool], expected: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert wants_prepacked_weights(torch.device(device)) == expected

@@ -1,60 +1,49 @@
-"""Layers with prepacked weights compute the same products, and replace only layers that gain."""
+"""Each candidate of a linear layer and of the feed-forward network computes the same products."""
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from engine.checkpoint.loader import load_pipeline
-from engine.config.part_folders import PartFolders
-from engine.kernels import linear
-from engine.kernels.feed_forward import FeedForward, PrepackedFeedForward, prepacked
-from engine.kernels.linear import PrepackedLinear
-from engine.kernels.prepack import prepack_weights
-from engine.runner.model_runner import ModelRunner
-from tests.engine.checkpoints import Checkpoint
+from engine.kernels import feed_forward, linear
+from engine.kernels.candidates import Candidate, Machine
+from engine.kernels.feed_forward import PIECE, FeedForward
+from tests.engine.conftest import relative
 
-
-@pytest.fixture(autouse=True)
-def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "MIN_WEIGHTS", 0)
+BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
 
 
+def supported(candidate: Candidate, dtype: torch.dtype) -> bool:
+    return candidate.is_correct(Machine("cpu", dtype))
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 7, 300])
-def test_a_prepacked_linear_is_the_linear(bias: bool, rows: int) -> None:
+@pytest.mark.parametrize("candidate", linear.CANDIDATES, ids=lambda each: each.name)
+def test_a_linear_layer(candidate: Candidate, rows: int, bias: bool, dtype: torch.dtype) -> None:
+    if not supported(candidate, dtype):
+        pytest.skip("not on this machine")
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(48, 72, bias))
-    x = torch.randn(rows, 48)
+    plain = nn.Linear(48, 72, bias).to(dtype)
+    x = torch.randn(rows, 48).to(dtype)
     with torch.inference_mode():
-        expected = plain(x)
-        prepack_weights(plain)
-        assert isinstance(plain[0], PrepackedLinear)
-        torch.testing.assert_close(plain(x), expected, atol=1e-6, rtol=1e-5)
+        assert relative(candidate.run(plain)(x), plain.double()(x.double())) < BOUNDS[dtype]
 
 
-def test_a_prepacked_mlp_is_the_mlp() -> None:
+def whole(mlp: FeedForward, x: Tensor) -> Tensor:
+    gate, up = mlp.w13(x).chunk(2, dim=-1)
+    return mlp.w2(F.silu(gate) * up)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("hidden", [200, PIECE, PIECE + 1, 2 * PIECE + 40])
+@pytest.mark.parametrize("candidate", feed_forward.CANDIDATES, ids=lambda each: each.name)
+def test_a_feed_forward_network(candidate: Candidate, hidden: int, dtype: torch.dtype) -> None:
+    if not supported(candidate, dtype):
+        pytest.skip("not on this machine")
     torch.manual_seed(0)
-    mlp, x = FeedForward(64, 200), torch.randn(7, 64)
-    gaining = prepacked(mlp)
-    assert isinstance(gaining, PrepackedFeedForward)
+    mlp, x = FeedForward(64, hidden).to(dtype), torch.randn(7, 64).to(dtype)
     with torch.inference_mode():
-        torch.testing.assert_close(gaining(x), mlp(x), atol=1e-6, rtol=1e-5)
-
-
-def test_a_small_matrix_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "MIN_WEIGHTS", 48 * 72)
-    layers = nn.Sequential(nn.Linear(48, 71), nn.Linear(48, 72))
-    prepack_weights(layers)
-    assert [type(layer) for layer in layers] == [nn.Linear, PrepackedLinear]
-
-
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_runner_prepacks_every_plain_weight_of_the_transformers_and_the_text_encoder(
-    monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint, wanted: bool
-) -> None:
-    monkeypatch.setattr("engine.runner.model_runner.wants_prepacked_weights", lambda _: wanted)
-    pipeline = load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32)
-    ModelRunner(pipeline, "cpu")
-    for part in (pipeline.conditional, pipeline.unconditional, pipeline.text_encoder):
-        kinds = {type(module) for module in part.modules()}
-        assert (nn.Linear in kinds, PrepackedLinear in kinds) == (not wanted, wanted)
+        computed = candidate.run(mlp)(x)
+        assert relative(computed, whole(mlp.double(), x.double())) < BOUNDS[dtype]

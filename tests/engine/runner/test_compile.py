@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from engine.checkpoint.loader import load_pipeline
+from engine.config.model_config import ModelConfig
 from engine.config.part_folders import PartFolders
 from engine.runner.model_runner import ModelRunner
+from engine.tuning.store import ChoiceStore
+from engine.tuning.tuner import tune
 from tests.engine.conftest import Checkpoints, Runners, finish, start
 from tests.engine.reference import Job
 
@@ -15,21 +18,28 @@ JOBS = (
     Job("Füchse 🦊" * 7, 176, 96, (7.0, 3.0), seed=3),
 )
 
+PINS = (
+    ("attention", "native"),
+    ("feed_forward", "prepacked"),
+    ("linear", "prepacked"),
+    ("norm", "vector"),
+    ("rotary", "halves"),
+)
+
 
 @pytest.mark.parametrize(
-    ("layout", "prepacked"),
+    ("layout", "tuned"),
     [("diffusers", True), ("diffusers", False), ("official-fp8", False), ("official-nf4", False)],
 )
 def test_compiled_blocks_make_the_same_latents(
-    monkeypatch: pytest.MonkeyPatch, checkpoints: Checkpoints, runners: Runners, layout: str, prepacked: bool
+    checkpoints: Checkpoints, runners: Runners, layout: str, tuned: bool
 ) -> None:
     checkpoint, eager = checkpoints(layout), runners(layout)
-    monkeypatch.setattr("engine.runner.model_runner.wants_prepacked_weights", lambda _: prepacked)
-    monkeypatch.setattr("engine.kernels.linear.MIN_WEIGHTS", 0)
     torch.compiler.reset()
-    compiled = ModelRunner(
-        load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32), "cpu", compiled=True
-    )
+    pipeline = load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32)
+    if tuned:
+        tune(pipeline, ModelConfig.load(checkpoint.path), PINS, ChoiceStore(None))
+    compiled = ModelRunner(pipeline, "cpu", compiled=True)
     finish(compiled, start(compiled, checkpoint, JOBS[0]))
     with torch.compiler.set_stance("fail_on_recompile"):
         for job in JOBS:

@@ -58,6 +58,12 @@ def test_model_aliases_are_a_list() -> None:
     )
 
 
+def test_pins_of_kernels_are_a_list_of_pairs() -> None:
+    settings = read_settings(["--model", "m", "--kernels", "attention.64.short=native, norm=torch"])
+    assert settings.kernel_pins == (("attention.64.short", "native"), ("norm", "torch"))
+    assert Settings(model="m").kernel_pins == ()
+
+
 SECRETS = (
     "magic_prompt_key",
     "hive_key",
@@ -83,6 +89,7 @@ def test_a_secret_is_no_flag_and_prints_as_asterisks(monkeypatch: pytest.MonkeyP
     ("flags", "said"),
     [
         (("--port", "70000"), "--port: Input should be less than or equal to 65535"),
+        (("--kernels", "attention=native,norm"), "--kernels: norm is not NAME=CANDIDATE"),
         (("--dtype", "int8"), "--dtype: Input should be 'float32' or 'bfloat16'"),
         (("--max-backlog-seconds", "nan"), "--max-backlog-seconds: Input should be a finite number"),
         (
