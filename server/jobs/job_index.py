@@ -118,10 +118,12 @@ class JobIndex:
         return self._jobs.get(job_id)
 
     def count(self, status: JobStatus) -> int:
+        self._expire()
         return sum(job.status == status for job in self._jobs.values())
 
     def ahead(self, job_id: str) -> list[IndexedJob]:
         """The queued jobs that run before this one."""
+        self._expire()
         own = self._jobs.get(job_id)
         if own is None:
             return []

@@ -7,14 +7,23 @@ import time
 from collections.abc import Callable
 
 import nats
+import pytest
 
+from server.jobs.job import JobRecord
+from server.jobs.job_store import ChangedError, JobStore
 from server.jobs.runner import AT_ONCE
+from server.queue.access import Access
+from server.queue.broker import Broker
+from tests.server import sse
 from tests.server.jobs.job_client import JobClient, Json
 from tests.server.jobs.job_server import MAX_ATTEMPTS
+from tests.server.jobs.test_stored_jobs import spec
 from tests.server.process import until
 from tests.server.queue.nats_server import NatsServer
 
+IMAGE = "image_generation.completed"
 Join = Callable[..., JobClient]
+RECORD = JobRecord.of(spec({"prompt": "a cat"}))
 
 
 def hold(jobs: JobClient, count: int = 1, **body: str) -> list[str]:
@@ -84,13 +93,15 @@ def test_another_server_runs_the_job_of_one_that_died(join: Join) -> None:
     until(lambda: other.get(job)["progress"] > 0)
     dying.server.release()
     until(lambda: other.get(job)["progress"] > 0.5)  # one of the images is stored
-    dying.server.process.kill()
-    other.server.set(is_ready=True)
-    done = finished(other, job)
+    with other.server.http.stream("GET", f"/v1/jobs/{job}/events") as response:
+        events = sse.read(response.iter_lines())
+        assert next(event for event in events if event.name == IMAGE).data["image_index"] == 0
+        dying.server.process.kill()
+        other.server.set(is_ready=True)
+        done = finished(other, job)
+        names = [event.name for event in events]
+    assert (names.count(IMAGE), names.count("job.completed")) == (1, 1)  # image 0 is not sent again
     assert (done["status"], [image["seed"] for image in done["images"]]) == ("completed", [9, 10])
-    names = [event.name for event in other.events(job)]
-    assert names.count("image_generation.completed") == 2
-    assert names.count("job.completed") == 1
     expected = other.server.create(prompt="a cat", n=2, seed=9).json()["data"]
     assert [other.image(job, k) for k in range(2)] == [
         base64.b64decode(each["b64_json"]) for each in expected
@@ -193,6 +204,10 @@ def test_jobs_expire(join: Join, own_broker: NatsServer) -> None:
     job = jobs.ended(jobs.create())
     until(lambda: jobs.server.http.get(f"/v1/jobs/{job['id']}").status_code == 404)
     assert jobs.page()["data"] == []
+    jobs.server.set(is_ready=False)
+    jobs.create()
+    assert jobs.server.metric('ideoserve_jobs_unfinished{status="queued"}') == 1
+    until(lambda: jobs.server.metric('ideoserve_jobs_unfinished{status="queued"}') == 0)
     until(lambda: stored_messages(own_broker) == {"JOBS": 0, "EVENTS": 0, "FILES": 0, "KV_jobs": 0})
 
 
@@ -208,6 +223,26 @@ def test_the_number_of_jobs_is_limited(join: Join) -> None:
     jobs.delete(first)
     assert jobs.post().status_code == 202
     assert jobs.post().status_code == 429
+
+
+def test_only_one_change_of_a_revision_is_stored(broker: NatsServer) -> None:
+    async def scenario() -> None:
+        connection = Broker(Access((broker.url,)))
+        await connection.connect()
+        store = JobStore(connection, 60, 10)
+        await store.start()
+        first = await store.create(RECORD)
+        assert (await store.create(RECORD.cancelled())) == first
+        running = await store.update(first, RECORD.started())
+        for change in (store.update(first, RECORD.cancelled()), store.delete(first)):
+            with pytest.raises(ChangedError):
+                await change
+        assert await store.find(RECORD.id) == running
+        await store.delete(running)
+        assert await store.find(RECORD.id) is None
+        await connection.close()
+
+    asyncio.run(scenario())
 
 
 def stored_messages(broker: NatsServer) -> dict[str, int]:
