@@ -134,12 +134,26 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
+def starts(rows: Rows) -> Iterator[str]:
+    seconds = ("listening", "imports", "load", "warm-up", "ready", "first image")
+    columns = [("start", "{start}"), *((name, f"{{{name}, s:.2f}} s") for name in seconds)]
+    yield from markdown(rows, columns)
+
+
+def neighbours(rows: Rows) -> Iterator[str]:
+    columns = [("threads at barriers", "{threads wait}"), ("alone", "{alone, images/s:.2f}")]
+    columns += [("first of two", "{first of two:.2f}"), ("second of two", "{second of two:.2f}")]
+    yield from markdown(rows, [*columns, ("together / alone", "{ratio:.2f}")])
+
+
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
     "versus summary": versus_summary,
     "versus-http servers": versus_http,
     "batching ratios": batching,
     "parts slowdown": parts,
+    "ready starts": starts,
+    "neighbour neighbours": neighbours,
     "published images": images,
     "published batches": batches,
 }
