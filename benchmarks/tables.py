@@ -152,6 +152,18 @@ def kernel_steps(rows: Rows) -> Iterator[str]:
     yield from markdown(rows, columns)
 
 
+def starts(rows: Rows) -> Iterator[str]:
+    seconds = ("listening", "imports", "load", "warm-up", "ready", "first image")
+    columns = [("start", "{start}"), *((name, f"{{{name}, s:.2f}} s") for name in seconds)]
+    yield from markdown(rows, columns)
+
+
+def neighbours(rows: Rows) -> Iterator[str]:
+    columns = [("threads at barriers", "{threads wait}"), ("alone", "{alone, images/s:.2f}")]
+    columns += [("first of two", "{first of two:.2f}"), ("second of two", "{second of two:.2f}")]
+    yield from markdown(rows, [*columns, ("together / alone", "{ratio:.2f}")])
+
+
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
     "versus summary": versus_summary,
@@ -160,6 +172,8 @@ BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "parts slowdown": parts,
     "kernels kernels": kernels,
     "kernels steps": kernel_steps,
+    "ready starts": starts,
+    "neighbour neighbours": neighbours,
     "published images": images,
     "published batches": batches,
 }

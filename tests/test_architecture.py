@@ -15,6 +15,7 @@ MODEL = {"torch", "transformers", "diffusers", "safetensors"}
 # The worker side of the process boundary.
 TORCH_FOLDERS = {
     "engine.worker",
+    "engine.compilation",
     "engine.runner",
     "engine.models",
     "engine.kernels",

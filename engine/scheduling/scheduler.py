@@ -33,7 +33,7 @@ class Scheduler:
 
     def __init__(self, cost: CostModel, limits: BatchLimits, max_running: int) -> None:
         self.cost = cost
-        self.compiles = False  # whether requests that get their first seat run in compiled blocks
+        self._compiles = False
         self._limits = limits
         self._seats = Seats(max_running)
         self._requests: dict[str, RequestState] = {}
@@ -53,6 +53,10 @@ class Scheduler:
     def recalibrate(self, cost: CostModel) -> None:
         """Replace the cost model. Requests keep their due times."""
         self.cost = cost
+
+    def use_compiled_blocks(self) -> None:
+        """Run requests in compiled blocks that get their first seat from now on."""
+        self._compiles = True
 
     def add(self, request: EngineRequest) -> RequestState:
         """Queue a request."""
@@ -119,7 +123,7 @@ class Scheduler:
         """Grant the free seats, and return the unit that each queue would run now."""
         for state in self._seats.grant():
             if state.has_first_seat:
-                state.is_compiled = self.compiles
+                state.is_compiled = self._compiles
             self._queue_of(state).enter(state)
         steps = {queue: self._step(queue) for queue in self._order if queue.running}
         shortest = min((step.seconds for step in steps.values()), default=math.inf)

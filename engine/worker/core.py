@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from engine.compilation.compilation import Compilation
 from engine.messages import (
     CostCorrected,
     FromWorker,
@@ -24,7 +25,6 @@ from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.units import Decode, Denoise, Encode, Unit, request_ids
 from engine.worker.batch_tasks import begin_decode, begin_encode
 from engine.worker.calibration import Calibration
-from engine.worker.compilation import Compilation
 from engine.worker.runner_port import Runner
 
 M = TypeVar("M", RequestState, SampleState)

@@ -26,6 +26,7 @@ from engine.messages import (
     WorkerReady,
 )
 from engine.request import EngineRequest
+from engine.worker.phases import Phases
 
 if TYPE_CHECKING:
     from engine.runner.model_runner import ModelRunner
@@ -54,30 +55,36 @@ def main(connection: Connection, config: ModelConfig, options: EngineOptions, de
 
 
 def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> "EngineCore":
+    phases = Phases()
+    from engine.compilation.compile_beside import compile_beside
     from engine.scheduling.batch_limits import BatchLimits
     from engine.scheduling.scheduler import Scheduler
-    from engine.worker.background_compiler import compile_beside
     from engine.worker.core import EngineCore
-    from engine.worker.warmup import measure
+    from engine.worker.warmup import examples, measure
 
-    runner = _build_runner(emit, config, options, device)
+    runner = _build_runner(emit, config, options, device, phases)
     cost = measure(runner, config, options)
     runner.clear_cache()
+    phases.end("warm-up")
     scheduler = Scheduler(cost, BatchLimits(cost), options.max_running)
-    compilation = compile_beside(runner, config, options, scheduler, emit)
+    compilation = compile_beside(
+        runner, lambda: examples(runner, config), options, scheduler.use_compiled_blocks, emit
+    )
     core = EngineCore(runner, scheduler, emit, compilation=compilation)
     emit(WorkerReady(cost, runner.device.peak_memory_bytes()))
+    emit(Notice(logging.INFO, str(phases)))
     return core
 
 
 def _build_runner(
-    emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None
+    emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None, phases: Phases
 ) -> "ModelRunner":
     from engine.runner.cuda_graphs import cuda_recorder
     from engine.runner.device import choose_device, set_up_cpu
     from engine.runner.model_runner import ModelRunner
     from engine.tuning.tuner import load_tuned
 
+    phases.end("imports")
     chosen = choose_device(device)
     if chosen.type == "cpu":
         set_up_cpu(max(1, len(options.devices)))
@@ -85,7 +92,9 @@ def _build_runner(
     emit(Notice(logging.INFO, "kernels chosen", tuning.fields()))
     compiled = chosen.type == "cuda" if options.compile == "auto" else options.compile
     recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
-    return ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)
+    runner = ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)
+    phases.end("load")
+    return runner
 
 
 def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:

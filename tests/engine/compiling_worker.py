@@ -6,9 +6,8 @@ from engine.worker import main as worker
 
 
 def main(*args: Any) -> None:
+    from engine.compilation import compilation, compiled_blocks
     from engine.models.dit import PLAIN
-    from engine.runner import compiled_blocks
-    from engine.worker import compilation
 
     def compile_to_disk(self: compiled_blocks.CompiledBlocks) -> None:
         """Run the model, as the compiler does."""

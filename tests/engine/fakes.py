@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from zlib import crc32
 
+from engine.compilation.compilation import Compilation
 from engine.cost import CostModel, LinearCost
 from engine.messages import FromWorker
 from engine.request import EngineRequest, Priority, SamplingParams
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler
-from engine.worker.compilation import Compilation
 from engine.worker.core import EngineCore
 
 # A pass takes 2 ms and 0.1 ms per token; encoding and decoding take 1 ms per token.

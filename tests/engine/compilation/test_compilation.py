@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from engine.compilation.compilation import Compilation
 from engine.messages import Notice, RequestDone, RequestFailed, UnitStarted
 from engine.runner.request_state import SampleState
-from engine.worker.compilation import Compilation
 from tests.engine.fakes import Engine, request, step_seconds
 
 PIECE_SECONDS = 0.5
@@ -32,9 +32,6 @@ class Compiler:
 
     def engine(self, start_seconds: float = 0.5, **options: Any) -> Engine:
         def compiling(engine: Engine) -> Compilation:
-            def switch() -> None:
-                engine.scheduler.compiles = True
-
             def run(samples: Sequence[SampleState]) -> None:
                 engine.runner.now += step_seconds(samples) * (
                     self.share if samples[0].state.is_compiled else 1
@@ -45,7 +42,7 @@ class Compiler:
                 self._start,
                 lambda: self._load(engine),
                 run,
-                switch,
+                engine.scheduler.use_compiled_blocks,
                 engine.sent.append,
                 start_seconds,
                 engine.runner.clock,
@@ -135,7 +132,7 @@ def test_a_request_keeps_its_blocks_from_its_first_seat_on() -> None:
     engine = Engine(max_running=2)
     engine.add(request("running", images=3), request("waiting", images=2, submitted=1.0))
     engine.step()
-    engine.scheduler.compiles = True
+    engine.scheduler.use_compiled_blocks()
     states = engine.scheduler._requests
     running, waiting = states["running"], states["waiting"]
     engine.run()

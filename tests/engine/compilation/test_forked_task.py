@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.worker.forked_task import ForkedTask
+from engine.compilation.forked_task import ForkedTask
 
 SECONDS = 60
 # A worker whose task runs a program, as a compiler would.
 WORKER = """
 import os, subprocess, sys, time
-from engine.worker.forked_task import ForkedTask
+from engine.compilation.forked_task import ForkedTask
 
 def task():
     program = subprocess.Popen(["sleep", "3600"])

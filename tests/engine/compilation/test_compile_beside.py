@@ -6,21 +6,21 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
 from engine.client.engine_client import EngineClient
+from engine.compilation import compiled_blocks
+from engine.compilation.compilation import Compilation
+from engine.compilation.compile_beside import compile_beside
+from engine.compilation.compiled_blocks import CompiledBlocks
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.messages import ImageDone, Notice
 from engine.models.dit import compile_parts
-from engine.runner import compiled_blocks
-from engine.runner.compiled_blocks import CompiledBlocks
 from engine.runner.model_runner import ModelRunner
-from engine.worker.background_compiler import compile_beside
-from engine.worker.compilation import Compilation
 from engine.worker.warmup import examples
 from tests.engine import compiling_worker
 from tests.engine.conftest import Checkpoints, Runners, finish, start
@@ -72,7 +72,7 @@ async def image(client: EngineClient) -> bytes:
 
 
 def beside(runner: ModelRunner, emit: Callable[[Any], None], **options: Any) -> Compilation | None:
-    return compile_beside(runner, CONFIG, EngineOptions(("cpu",), **options), cast(Any, None), emit)
+    return compile_beside(runner, list, EngineOptions(("cpu",), **options), lambda: None, emit)
 
 
 def test_without_a_compiler_nothing_happens(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import torch
 
-from engine.config.model_config import ModelConfig
+from engine.compilation.compilation import Compilation
+from engine.compilation.compiled_blocks import CompiledBlocks
+from engine.compilation.forked_task import ForkedTask
 from engine.config.options import EngineOptions
 from engine.messages import FromWorker, Notice
-from engine.runner.compiled_blocks import CompiledBlocks
 from engine.runner.model_runner import ModelRunner
-from engine.scheduling.scheduler import Scheduler
-from engine.worker.compilation import Compilation
-from engine.worker.forked_task import ForkedTask
-from engine.worker.warmup import examples
+from engine.runner.request_state import SampleState
 
 # Share of the seconds to wait if the compiler's disk cache holds the result of an earlier process.
 _EARLY = 1 / 12
@@ -28,18 +26,21 @@ _EARLY = 1 / 12
 
 def compile_beside(
     runner: ModelRunner,
-    config: ModelConfig,
+    examples: Callable[[], list[list[SampleState]]],
     options: EngineOptions,
-    scheduler: Scheduler,
+    switch: Callable[[], None],
     emit: Callable[[FromWorker], None],
 ) -> Compilation | None:
-    """None unless `options.compile` is "auto", on a CPU with a compiler."""
+    """None unless `options.compile` is "auto", on a CPU with a compiler.
+
+    See `CompiledBlocks` about `examples`, and `Compilation` about `switch` and `emit`.
+    """
     if options.compile != "auto" or not _can_fork(runner, options):
         return None
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         emit(Notice(logging.INFO, "no C++ compiler found: the blocks are not compiled"))
         return None
-    blocks = CompiledBlocks(runner, lambda: examples(runner, config))
+    blocks = CompiledBlocks(runner, examples)
     marker = _marker(runner)
 
     def compile_to_disk() -> None:
@@ -47,9 +48,6 @@ def compile_beside(
         blocks.compile_to_disk()
         with contextlib.suppress(OSError):
             marker.touch()
-
-    def switch() -> None:
-        scheduler.compiles = True
 
     seconds = options.compile_after_seconds * (_EARLY if marker.exists() else 1)
     return Compilation(
