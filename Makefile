@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The files of tests are divided between two processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help demo test test-fast coverage test-cuda gpu test-deploy image-test check train-demo clean
+.PHONY: help demo demo-fleet test test-fast coverage test-cuda gpu test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test
 
 help: ## List the targets
@@ -13,6 +13,9 @@ help: ## List the targets
 
 demo: .venv/installed ## Serve models/demo, send one request, write demo.png
 	$(BIN)/python -m server.demo
+
+demo-fleet: .venv/installed ## Serve models/demo with a queue, a front and two workers; kill one of them
+	$(BIN)/python -m server.demo.fleet
 
 test: check ## Run the checks and all tests except test-cuda and test-deploy (default)
 	tests/install-tools.sh

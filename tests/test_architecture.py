@@ -72,9 +72,11 @@ def test_the_server_never_imports_the_model() -> None:
 
 
 def test_the_server_has_one_http_client() -> None:
-    """`server.demo` is a client, not part of the server."""
+    """The demos are clients, not parts of the server."""
     assert _importers("server", {"httpx"}) == [
-        "server.demo",
+        "server.demo.__main__",
+        "server.demo.fleet",
+        "server.demo.processes",
         "server.upstream.client",
         "server.upstream.pinned",  # its transport for URLs that clients name
     ]

@@ -15,7 +15,6 @@ from nats.js.api import ConsumerConfig
 
 from server.queue.broker import Broker
 from server.queue.names import WEBHOOKS
-from server.schemas.errors import ApiError
 from server.upstream.client import UpstreamError
 from server.webhooks.hosts import AllowedHosts, host_of
 from server.webhooks.sender import Sender
@@ -109,27 +108,26 @@ class Deliveries:
         except asyncio.CancelledError:
             await message.nak()
             raise
-        except NatsError as error:
-            logger.warning("a webhook's state was not stored, it will be delivered again: %s", error)
+        except Exception:  # such as a broker that is away: it is delivered again
+            logger.warning("a webhook was not settled", exc_info=True)
 
     async def _deliver(self, message: Msg) -> None:
-        headers = message.headers or {}
-        try:
-            url = self._hosts.check(headers.get(URL, ""))
-        except ApiError:
-            return await self._give_up(message, "not_allowed")
-        host = host_of(url)
-        busy = self._busy.get(host)
+        headers, started = message.headers or {}, time.time()
+        url = headers.get(URL, "")
+        busy = self._busy.get(host_of(url))
         if busy and busy.attempts >= MAX_AT_ONCE_PER_HOST:
             return await message.nak(busy.return_seconds())
-        started = time.time()
         try:
-            await self._attempt(host, url, headers[ID], message.data)
+            await self._attempt(url, headers[ID], message.data)
         except UpstreamError as error:
             return await self._failed(message, started, error)
         return await message.ack()
 
-    async def _attempt(self, host: str, url: str, message_id: str, body: bytes) -> None:
+    async def _attempt(self, url: str, message_id: str, body: bytes) -> None:
+        """The settings may have changed since the job was submitted."""
+        host = host_of(url)
+        if not self._hosts.allows(url):
+            raise UpstreamError("not_allowed", "its host is not allowed")
         busy = self._busy.setdefault(host, _Host())
         busy.attempts += 1
         try:

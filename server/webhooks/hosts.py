@@ -50,14 +50,24 @@ class AllowedHosts:
     def __init__(self, entries: tuple[str, ...], allow_private: bool) -> None:
         self._receivers = [Receiver.parse(entry, allow_private) for entry in entries]
 
+    def __bool__(self) -> bool:
+        return bool(self._receivers)
+
     def check(self, text: str) -> str:
         """Return the URL of a webhook in its normal form. Raises ApiError 400."""
-        if not self._receivers:
+        if not self:
             raise _invalid(f"This server sends no webhooks: {FLAG} is not set.")
         url = _parsed(text)
-        if not any(receiver.matches(url) for receiver in self._receivers):
+        if not self._matches(url):
             raise _invalid(f"{url.scheme}://{url.host}:{url.port} is not a receiver that {FLAG} allows.")
         return str(url)
+
+    def allows(self, checked: str) -> bool:
+        """Whether a URL that was checked, maybe by another server, is allowed here."""
+        return self._matches(Url(checked))
+
+    def _matches(self, url: Url) -> bool:
+        return any(receiver.matches(url) for receiver in self._receivers)
 
 
 def host_of(url: str) -> str:

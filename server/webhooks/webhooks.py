@@ -45,8 +45,9 @@ class Webhooks:
         await self._deliveries.enqueue(message_id, url, payload)
 
     def start(self) -> None:
-        """Deliver the messages of all fronts; call it once the broker is connected."""
-        self._task = asyncio.create_task(self._deliveries.run())
+        """Deliver the messages of all servers, if this one may; call it once the broker is connected."""
+        if self._hosts:
+            self._task = asyncio.create_task(self._deliveries.run())
 
     async def close(self) -> None:
         """Attempts that run are cancelled and made again by another front, or after a restart."""

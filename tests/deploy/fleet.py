@@ -5,10 +5,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
@@ -31,6 +32,15 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port
+
+
+class Address(Protocol):
+    """Where a server listens; `address` is its host and port."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def port(self) -> int: ...
 
 
 class Server:
@@ -79,7 +89,7 @@ class Balancer:
 
 
 @contextmanager
-def balancer(name: str, servers: list[Server], folder: Path, retries: bool = True) -> Iterator[Balancer]:
+def balancer(name: str, servers: Sequence[Address], folder: Path, retries: bool = True) -> Iterator[Balancer]:
     """Run a balancer with the configuration of deploy/examples and the addresses of `servers`.
 
     `retries=False` turns off the retries of HAProxy.
@@ -115,7 +125,7 @@ def _terminated(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[b
         process.wait(60)
 
 
-def _adapted(text: str, port: int, servers: list[Server], folder: Path) -> str:
+def _adapted(text: str, port: int, servers: Sequence[Address], folder: Path) -> str:
     for number, server in enumerate(servers, start=1):
         text = text.replace(f"10.0.0.{number}:8000", server.address).replace(
             f"address: 10.0.0.{number}, port_value: 8000", f"address: 127.0.0.1, port_value: {server.port}"

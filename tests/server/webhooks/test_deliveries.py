@@ -163,14 +163,28 @@ def test_a_receiver_that_is_gone_gets_no_retry(nats_server: NatsServer, receiver
 def test_a_host_that_is_no_longer_allowed_gets_nothing(
     nats_server: NatsServer, receiver: FakeUpstream
 ) -> None:
+    """It is given up at the end of the schedule: another server may allow it."""
+
     async def scenario() -> None:
-        async with delivering(nats_server, "hooks.example.com") as front:
+        async with delivering(nats_server, "hooks.example.com", retries=(0.05, 0.1)) as front:
             await front.enqueue(receiver.url, "job-disallowed")
             await front.emptied()
             assert front.dead == ["not_allowed"]
 
     asyncio.run(scenario())
     assert receiver.asked == []
+
+
+def test_a_message_that_cannot_be_read_does_not_end_deliveries(
+    start_nats: Callable[..., NatsServer], receiver: FakeUpstream
+) -> None:
+    async def scenario() -> None:
+        async with delivering(start_nats(), receiver.url) as front:
+            await front.broker.store(WEBHOOKS.subjects[0], b"?")
+            await front.enqueue(receiver.url, "job-after")
+            await arrived(receiver)
+
+    asyncio.run(scenario())
 
 
 def test_messages_survive_the_broker_and_the_front(

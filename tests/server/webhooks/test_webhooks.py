@@ -50,6 +50,24 @@ def test_a_message_is_sent_signed_with_the_secret_of_the_file(
     assert Webhook(SECRET).verify(asked.body, dict(asked.headers)) == {"type": "job.failed"}
 
 
+def test_a_server_without_hosts_leaves_messages_to_others(nats_server: NatsServer) -> None:
+    async def scenario() -> None:
+        broker = Broker(Access((nats_server.url,)))
+        await broker.connect()
+        with fake_upstream.upstream(fake_upstream.is_json, {}) as receiver:
+            allowed = {"webhook_hosts": receiver.url, "webhook_allow_private": True}
+            without, other = webhooks(broker), webhooks(broker, **allowed, webhook_secret=SecretStr(SECRET))
+            without.start()
+            await without.enqueue("job-8", receiver.url + "/", b"{}")
+            other.start()
+            assert await asyncio.to_thread(receiver.arrived.acquire, timeout=HANG)
+            await other.close()
+            await without.close()
+        await broker.close()
+
+    asyncio.run(scenario())
+
+
 def test_hosts_need_a_secret() -> None:
     broker = Broker(Access(("nats://127.0.0.1:1",)))
     with pytest.raises(ConfigError, match="--webhook-secret-file or IDEOSERVE_WEBHOOK_SECRET is required"):

@@ -3,13 +3,10 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 
-PROMPT = "a red circle on a white background"
-OUTPUT = Path("demo.png")
-READY_SECONDS = 120
+from server.demo.processes import OUTPUT, PROMPT, READY_SECONDS, listening, wait_ready
 
 
 def main() -> None:
@@ -21,29 +18,13 @@ def main() -> None:
         text=True,
     )
     try:
-        url = _listening(server)
-        _wait_ready(url)
+        url = listening(server)
+        wait_ready(url)
         print(f"ready    {time.perf_counter() - started:6.2f} s  {url}")
         _draw(url)
     finally:
         server.terminate()
         server.wait()
-
-
-def _listening(server: subprocess.Popen[str]) -> str:
-    assert server.stdout is not None
-    line = server.stdout.readline()
-    if not line.startswith("listening on "):
-        raise RuntimeError("the server exited before it listened; its output is above")
-    return line.removeprefix("listening on ").strip()
-
-
-def _wait_ready(url: str) -> None:
-    until = time.monotonic() + READY_SECONDS
-    while httpx.get(f"{url}/readyz").status_code != 200:
-        if time.monotonic() > until:
-            raise RuntimeError(f"the model was not ready within {READY_SECONDS} s")
-        time.sleep(0.1)  # readiness can only be polled
 
 
 def _draw(url: str) -> None:

@@ -1,0 +1,1 @@
+"""Demonstrations: `make demo` and `make demo-fleet`."""
