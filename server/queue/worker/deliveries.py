@@ -74,6 +74,8 @@ class Deliveries:
             if not self._is_unwanted(work):
                 return self._hold(message, work)
             await message.ack()
+            if self._fleet.is_front_gone(names.front_of(work.reply)):
+                await self._notify(names.front_of(work.reply))
         return None
 
     def _is_unwanted(self, work: Work) -> bool:
@@ -136,6 +138,12 @@ class Deliveries:
         held = [each for each in self.held if names.front_of(each.work.reply) == front]
         await asyncio.gather(*(delivery.drop() for delivery in held))
         await self._broker.purge(names.RESULTS, names.results(front, ">"))
+        await self._notify(front)
+
+    async def _notify(self, front: str) -> None:
+        """A front that is alive after all submits its requests again."""
+        if self._broker.is_up:
+            await self._broker.client.publish(names.gone(front), b"")
 
     async def _drop_deleted(self) -> None:
         """After an outage: drop what fronts have deleted, whose aborts may have been lost."""
