@@ -6,6 +6,7 @@ pulling equal sizes first could save (from the demo model's measured costs).
 """
 
 import argparse
+import asyncio
 import contextlib
 import re
 import tempfile
@@ -16,11 +17,10 @@ from typing import Any
 
 from benchmarks.frontend import cpu_seconds
 from benchmarks.report import Report, add_arguments, progress
+from engine.client.engine_client import EngineClient
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.cost import CostModel
-from engine.worker.main import _build_runner
-from engine.worker.warmup import measure
 from tests.server.process import ServerProcess, small
 from tests.server.queue.fleet import ready
 from tests.server.queue.nats_server import NatsServer
@@ -28,7 +28,7 @@ from tests.server.queue.nats_server import NatsServer
 MODEL = "models/demo"
 COST = {"request": "<26", "alone, us": "9.0f", "front, us": "9.0f", "ratio": "5.2f"}
 FIRST = {"server": "<26", "median, ms": "10.1f", "worst, ms": "9.1f"}
-AFFINITY = {"sizes in a batch": "16d", "ms a step": "9.2f", "slower than one": "15.1%"}
+AFFINITY = {"side": "5d", "batch": "5d", "ms a step": "9.2f", "two sizes": "9.1%"}
 BODIES = {
     "64x64, 1 step": small(num_inference_steps=1, seed=1),
     "256x256, 20 steps": small(size="256x256", num_inference_steps=20, seed=1),
@@ -45,7 +45,7 @@ def main() -> None:
         with contextlib.closing(broker):
             cost(report, broker)
             first_steps(report, broker)
-    affinity(report, measured_cost())
+    affinity(report, asyncio.run(measured_cost()))
 
 
 def cost(report: Report, broker: NatsServer) -> None:
@@ -79,18 +79,25 @@ def queue_times(server: ServerProcess) -> dict[str, float]:
     return {"median, ms": median(times), "worst, ms": max(times)}
 
 
-def measured_cost() -> CostModel:
+async def measured_cost() -> CostModel:
     """Of the demo model on this machine."""
-    config, options = ModelConfig.load(Path(MODEL)), EngineOptions()
-    return measure(_build_runner(config, options, "cpu"), config, options)
+    engine = EngineClient(ModelConfig.load(Path(MODEL)), EngineOptions(("cpu",)))
+    await engine.start()
+    while not engine.speeds():  # noqa: ASYNC110 - readiness can only be polled
+        await asyncio.sleep(0.1)
+    speed = engine.speeds()[0]
+    await engine.close()
+    return speed.cost
 
 
 def affinity(report: Report, model: CostModel) -> None:
-    """Eight samples of 64 image tokens and 30 of text, whose sizes differ: one pass for each size."""
-    one = model.step_seconds(64, [30] * 8, 8)
-    for sizes in (1, 2, 4, 8):
-        seconds = sizes * model.step_seconds(64, [30] * (8 // sizes), 8 // sizes)
-        cells = {"sizes in a batch": sizes, "ms a step": seconds * 1000, "slower than one": seconds / one - 1}
+    """Full batches of samples with 30 tokens of text, whose sizes differ: one pass for each size."""
+    for side in (64, 128, 256, 512):
+        tokens = model.image_tokens(side, side)
+        batch = max(2, min(8, int(model.step_tokens(tokens) // (tokens + 30))))
+        one = model.step_seconds(tokens, [30] * batch, batch)
+        two = 2 * model.step_seconds(tokens, [30] * (batch // 2), batch // 2)
+        cells = {"side": side, "batch": batch, "ms a step": one * 1000, "two sizes": two / one - 1}
         report.add("affinity", **cells)
 
 

@@ -107,9 +107,12 @@ class Deliveries:
         self._on_change()
 
     async def _keep(self) -> None:
-        """Keep the broker from delivering again what is held."""
+        """Keep the broker from delivering again what is held, and drop what a front has left."""
         while True:
             await asyncio.sleep(KEEP_BEATS * self._fleet.beat_seconds)
+            for front in {names.front_of(delivery.work.reply) for delivery in self.held}:
+                if self._fleet.is_front_gone(front):
+                    await self._drop_all_of(front)
             for delivery in list(self.held):
                 if self._broker.is_up:
                     with contextlib.suppress(nats.errors.Error):
