@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -30,11 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 class Broker:
-    """One connection, which is restored whenever it breaks. Use it on one event loop."""
+    """One connection, which is restored whenever it breaks. Use it on one event loop.
+
+    `outage_seconds` is how long it was broken the last time.
+    """
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._client = Client()
+        self.jetstream: JetStreamContext = self._client.jetstream(timeout=PUBLISH_SECONDS)
         self._up = asyncio.Event()
         self._ended = asyncio.Event()
         self._is_closing = False
@@ -42,6 +47,8 @@ class Broker:
         self._listeners: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._tasks = Tasks()
         self._waits: set[asyncio.Timeout] = set()
+        self._lost = 0.0
+        self.outage_seconds = 0.0
 
     async def connect(self) -> None:
         """Connect and declare streams and buckets. Raises ConfigError, in one line, if that fails."""
@@ -64,10 +71,6 @@ class Broker:
     def client(self) -> Client:
         """For subjects that are not stored. A message is lost if no server is connected."""
         return self._client
-
-    @property
-    def jetstream(self) -> JetStreamContext:
-        return self._client.jetstream(timeout=PUBLISH_SECONDS)
 
     @property
     def is_up(self) -> bool:
@@ -99,7 +102,7 @@ class Broker:
             await self._up.wait()
             try:
                 async with self._answering():
-                    return await self.jetstream.publish(subject, data, headers=_copy(headers))
+                    return await self.jetstream.publish(subject, data, headers=dict(headers or {}))
             except (NoStreamResponseError, ServiceUnavailableError) as error:
                 logger.warning("%s is not stored yet: %s", subject, error)
             except APIError as error:
@@ -174,11 +177,13 @@ class Broker:
 
     async def _on_disconnect(self) -> None:
         self._up.clear()
+        self._lost = time.monotonic()
         self._end_waits()
         if not self._is_closing:
             logger.warning("the connection to the broker is lost")
 
     async def _on_reconnect(self) -> None:
+        self.outage_seconds = time.monotonic() - self._lost
         logger.warning("the connection to the broker is restored")
         self._up.set()
         for listener in self._listeners:
@@ -199,10 +204,6 @@ async def _check(access: Access) -> None:
     broker = Broker(access)
     await broker.connect()
     await broker.close()
-
-
-def _copy(headers: Mapping[str, str] | None) -> dict[str, Any] | None:
-    return dict(headers) if headers else None  # the client adds headers to it
 
 
 async def _declare(jetstream: JetStreamContext, replicas: int) -> None:

@@ -24,7 +24,6 @@ BEAT_SECONDS = 1.0
 # A process is gone if this one has received so many of its own announcements since the last of that process.
 # Time without a broker, and time in which this process was stopped, do not count.
 GONE_BEATS = 4
-STALL_BEATS = GONE_BEATS / 2
 
 News = TypeVar("News", FrontNews, WorkerNews)
 logger = logging.getLogger(__name__)
@@ -72,7 +71,6 @@ class Fleet:
         self._broker = broker
         self._model_id = model_id
         self._sources: list[Callable[[], FrontNews | WorkerNews]] = []
-        self._stall_listeners: list[Callable[[], None]] = []
         self._gone_listeners: list[Callable[[str], None]] = []
         self._workers: _Members[WorkerNews] = _Members()
         self._fronts: _Members[FrontNews] = _Members()
@@ -88,10 +86,6 @@ class Fleet:
     def on_front_gone(self, listener: Callable[[str], None]) -> None:
         """Call `listener(id)` when a front died."""
         self._gone_listeners.append(listener)
-
-    def on_stall(self, listener: Callable[[], None]) -> None:
-        """Call `listener()` when this process was stopped for so long that others may count it as gone."""
-        self._stall_listeners.append(listener)
 
     async def start(self) -> None:
         """Call it once the broker is connected."""
@@ -142,14 +136,9 @@ class Fleet:
         return self._beats >= GONE_BEATS
 
     async def _announce(self) -> None:
-        last = time.monotonic()
         while True:
             for source in self._sources:
                 await self._publish(source())
-            last, before = time.monotonic(), last
-            if last - before > STALL_BEATS * self.beat_seconds:
-                for listener in self._stall_listeners:
-                    listener()
             await asyncio.sleep(MIN_INTERVAL_SECONDS)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self.beat_seconds - MIN_INTERVAL_SECONDS)

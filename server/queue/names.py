@@ -98,6 +98,11 @@ def control(reply: str) -> str:
     return f"control.{reply}"
 
 
+def gone(front: str) -> str:
+    """Workers tell a front that they dropped its requests, because they took it for dead."""
+    return f"gone.{front}"
+
+
 def front_of(reply: str) -> str:
     """The id of the front with these results."""
     return reply.split(".")[1]

@@ -68,7 +68,7 @@ class QueueEngine:
         self._in_flight: dict[str, InFlightRequest] = {}
         self._submitted: dict[str, Submission] = {}
         self._backlog = FleetBacklog(self._fleet, self._in_flight)
-        self._submissions = Submissions(self.broker, config.model_id, self._fleet.id)
+        self._submissions = Submissions(self.broker, config.model_id, self._fleet)
         self._sharing = FleetSharing(
             self._backlog,
             Answers(self.broker, settings.idempotency_seconds, settings.idempotency_bytes),
@@ -77,7 +77,6 @@ class QueueEngine:
         )
         if tokenize is not None:
             self._fleet.add(self._backlog.news)
-            self._fleet.on_stall(self._submissions.publish_again)
 
     async def start(self) -> None:
         """Raises ConfigError if the broker cannot be used."""

@@ -14,6 +14,7 @@ from engine.client.in_flight import InFlightRequest
 from engine.errors import GenerationError, VersionMismatchError
 from server.queue import names
 from server.queue.broker import Broker
+from server.queue.fleet import GONE_BEATS, Fleet
 from server.queue.front.submission import Submission
 from server.queue.tasks import Tasks
 from server.queue.wire import Done, Part, Progress, Promotion, VersionError, Work, decode, encode
@@ -28,14 +29,16 @@ logger = logging.getLogger(__name__)
 class Submissions:
     """The requests of this front that are in the queue or on a worker."""
 
-    def __init__(self, broker: Broker, model_id: str, front: str) -> None:
+    def __init__(self, broker: Broker, model_id: str, fleet: Fleet) -> None:
         self._broker = broker
         self._model_id = model_id
-        self._front = front
+        self._front = fleet.id
+        self._beat_seconds = fleet.beat_seconds
         self._open: dict[str, Submission] = {}
         self._over: set[str] = set()
         self._tasks = Tasks()
         self._cleaning: asyncio.Task[None] | None = None
+        self._publishing: asyncio.Task[None] | None = None
         broker.on_reconnect(self._on_reconnect)
 
     async def start(self) -> None:
@@ -46,6 +49,7 @@ class Submissions:
         for kind in (names.done(results), names.part(results, "*", "*", "*")):
             await client.subscribe(kind, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0)
         await client.subscribe(names.progress(results), cb=self._on_progress)
+        await client.subscribe(names.gone(self._front), cb=self._on_taken_for_dead)
 
     async def close(self) -> None:
         """Finish aborts and removals, for as long as the broker answers."""
@@ -73,11 +77,6 @@ class Submissions:
     def promote(self, submission: Submission) -> None:
         """Its deadline or priority has changed."""
         self._tasks.spawn(self._promote(submission))
-
-    def publish_again(self) -> None:
-        """Workers may have dropped the requests of this front, because it was silent for too long."""
-        for submission in self._open.values():
-            self._tasks.spawn(self._publish_again(submission))
 
     async def _publish(self, submission: Submission) -> None:
         submission.publications += 1
@@ -165,6 +164,18 @@ class Submissions:
     async def _on_reconnect(self) -> None:
         if self._open:
             await self._catch_up(names.results(self._front, ">"))
+            if self._broker.outage_seconds > GONE_BEATS / 2 * self._beat_seconds:
+                await self._on_taken_for_dead()
+
+    async def _on_taken_for_dead(self, _: Msg | None = None) -> None:
+        """Workers have dropped the requests of this front. Wait for what the others say."""
+        if self._publishing is None or self._publishing.done():
+            self._publishing = self._tasks.spawn(self._publish_all_again())
+
+    async def _publish_all_again(self) -> None:
+        await asyncio.sleep(self._beat_seconds)
+        for submission in list(self._open.values()):
+            await self._publish_again(submission)
 
     async def _catch_up(self, subject: str) -> None:
         """Handle all stored results once more."""

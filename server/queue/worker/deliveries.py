@@ -74,6 +74,8 @@ class Deliveries:
             if not self._is_unwanted(work):
                 return self._hold(message, work)
             await message.ack()
+            if self._fleet.is_front_gone(names.front_of(work.reply)):
+                await self._notify(names.front_of(work.reply))
         return None
 
     def _is_unwanted(self, work: Work) -> bool:
@@ -105,9 +107,12 @@ class Deliveries:
         self._on_change()
 
     async def _keep(self) -> None:
-        """Keep the broker from delivering again what is held."""
+        """Keep the broker from delivering again what is held, and drop what a front has left."""
         while True:
             await asyncio.sleep(KEEP_BEATS * self._fleet.beat_seconds)
+            for front in {names.front_of(delivery.work.reply) for delivery in self.held}:
+                if self._fleet.is_front_gone(front):
+                    await self._drop_all_of(front)
             for delivery in list(self.held):
                 if self._broker.is_up:
                     with contextlib.suppress(nats.errors.Error):
@@ -136,6 +141,12 @@ class Deliveries:
         held = [each for each in self.held if names.front_of(each.work.reply) == front]
         await asyncio.gather(*(delivery.drop() for delivery in held))
         await self._broker.purge(names.RESULTS, names.results(front, ">"))
+        await self._notify(front)
+
+    async def _notify(self, front: str) -> None:
+        """A front that is alive after all submits its requests again."""
+        if self._broker.is_up:
+            await self._broker.client.publish(names.gone(front), b"")
 
     async def _drop_deleted(self) -> None:
         """After an outage: drop what fronts have deleted, whose aborts may have been lost."""

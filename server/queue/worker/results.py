@@ -30,7 +30,7 @@ class Results:
         self._reply = reply
         self._uploads: list[asyncio.Task[None]] = []
         self._last_image: Part | None = None
-        self._progressed = 0.0
+        self._progressed = time.monotonic()
 
     async def begin(self, deaths: int) -> None:
         """Store that this worker has the request, for the next one if it dies."""
@@ -41,7 +41,7 @@ class Results:
         await self._broker.store(names.run(self._reply), encode(Run(worker="", deaths=deaths)))
 
     async def step(self, step: StepDone) -> None:
-        """Steps that follow each other more quickly than anyone can see are not sent."""
+        """Report it, unless another step was reported or the request began just before."""
         now = time.monotonic()
         if now - self._progressed >= STEP_SECONDS:
             self._progressed = now

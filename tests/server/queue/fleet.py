@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,7 +18,10 @@ from tests.server.queue.nats_server import NatsServer
 class Fleet:
     """Starts fronts and workers of one model over the fake engine."""
 
-    def __init__(self, start: Callable[..., ServerProcess], broker: NatsServer, model: str) -> None:
+    def __init__(
+        self, start: Callable[..., ServerProcess], broker: NatsServer, model: str, beat_seconds: str = "0.3"
+    ) -> None:
+        self._beat_seconds = beat_seconds
         self.broker = broker
         self.model = model
         self._start = start
@@ -29,7 +33,7 @@ class Fleet:
         return self.process("front", *flags)
 
     def process(self, role: str, *flags: str, **environment: str) -> ServerProcess:
-        environment = {"FAKE_MODEL": self.model, "FAKE_BEAT_SECONDS": "0.3"} | environment
+        environment = {"FAKE_MODEL": self.model, "FAKE_BEAT_SECONDS": self._beat_seconds} | environment
         return self._start("--queue", self.broker.url, "--role", role, *flags, **environment)
 
     def messages(self, stream: names.Stream, suffix: str = "") -> int:
@@ -48,7 +52,11 @@ class Fleet:
 
 def ready(*processes: ServerProcess) -> None:
     for process in processes:
-        until(lambda process=process: process.http.get("/readyz").status_code == 200)
+        until(partial(_is_ready, process))
+
+
+def _is_ready(process: ServerProcess) -> bool:
+    return process.http.get("/readyz").status_code == 200
 
 
 def submit(

@@ -7,8 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import nats
 
+from engine.request import EngineRequest, SamplingParams
 from server.queue import names
-from server.queue.wire import VERSION, Done, decode
+from server.queue.access import Access
+from server.queue.broker import check_access
+from server.queue.wire import VERSION, Done, Work, decode, encode
+from tests.server.fake_engine import FakeEngine
 from tests.server.process import until
 from tests.server.queue.fleet import Fleet, ready, stream, submit
 
@@ -103,6 +107,25 @@ def test_a_killed_front_s_requests_end(own_fleet: Fleet, pool: ThreadPoolExecuto
     worker.wait(running=0)
     until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
     assert worker.state()["finished"] == 0
+
+
+def test_what_a_front_left_before_a_worker_started_is_dropped(own_fleet: Fleet) -> None:
+    fleet = own_fleet
+    sampling = SamplingParams(guidance_schedule=(1.0,), mu=0.0, std=1.0)
+    token_ids = FakeEngine().tokenize("hold: x")
+    request = EngineRequest("left", token_ids, 64, 64, seeds=(1,), sampling=sampling)
+    work = Work(reply=names.results("gone", "left"), request=request, submitted=0.0)
+
+    async def publish() -> None:
+        client = await nats.connect(fleet.broker.url)
+        await client.jetstream().publish(names.work(fleet.model, "interactive"), encode(work))
+        await client.close()
+
+    check_access(Access((fleet.broker.url,)))
+    asyncio.run(publish())
+    worker = fleet.worker()
+    worker.wait(running=0, aborted=1)
+    until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
 
 
 def test_a_stopped_front_is_answered_when_it_goes_on(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
