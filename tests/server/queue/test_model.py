@@ -1,9 +1,14 @@
 """Fronts and workers with the demo model."""
 
+import base64
+import io
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from tests.server.process import ServerProcess, small, until
 from tests.server.queue.fleet import ready
@@ -14,11 +19,12 @@ MODEL = ("--model", "models/demo")
 STAR = small(prompt="a blue star on a yellow background", size="64x64", n=2, seed=7, num_inference_steps=4)
 
 
-def pixels(server: ServerProcess) -> list[str]:
-    """The image files of a request."""
+def pixels(server: ServerProcess) -> np.ndarray:
+    """Of both images of a request."""
     response = server.http.post("/v1/images", json=STAR)
     assert response.status_code == 200, response.text
-    return [image["b64_json"] for image in response.json()["data"]]
+    files = [base64.b64decode(image["b64_json"]) for image in response.json()["data"]]
+    return np.array([np.asarray(Image.open(io.BytesIO(file))) for file in files], dtype=int)
 
 
 def test_a_fleet_gives_the_images_of_a_server_alone_without_torch_in_the_front(
@@ -29,14 +35,14 @@ def test_a_fleet_gives_the_images_of_a_server_alone_without_torch_in_the_front(
     front = start(*MODEL, *queue, "--role", "front", module="server")
     ready(worker, front)
     first = pixels(front)
-    assert len(set(first)) == 2
+    assert np.abs(first[0] - first[1]).max() > 50
     libraries = Path(f"/proc/{front.process.pid}/maps").read_text()
     assert "libtorch" not in libraries
     assert list(front.worker_pids()) == []
     killed = worker.worker_pid()
     again = pool.submit(pixels, front)
     subprocess.run(["kill", "-9", str(killed)], check=True)
-    assert again.result() == first
+    assert np.abs(again.result() - first).max() <= 1  # a new process may choose other kernels
     worker.terminate()
     assert worker.exit_code() == 0
 
