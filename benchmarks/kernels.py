@@ -27,13 +27,13 @@ from engine.runner.device import set_up_cpu
 from engine.tuning.arithmetic import DTYPES
 from engine.tuning.cases import Case, find_cases
 from engine.tuning.pins import Pin
-from engine.tuning.race import fastest, winner
+from engine.tuning.race import Run, fastest, winner
 from engine.tuning.tuner import model_parts
 
 DEMO = Path(__file__).parents[1] / "models" / "demo"
 MODELS = {"demo": (64, 96, 128), **dict.fromkeys(DITS, (256, 512))}  # sides of the step times, in pixels
 MIN_PREPACKED = 1 << 18
-SECONDS = 0.3
+SECONDS, STEP_SECONDS = 0.3, 10.0
 KERNELS = {
     "model": "<9",
     "dtype": "<8",
@@ -101,33 +101,31 @@ def kernels(path: Path, dtype: str) -> list[Row]:
     return [row(case, DTYPES[dtype]) for case in cases]
 
 
-def step_seconds(ours: Ours, side: int, threads: int) -> float:
-    """Minimum seconds of a guided step of one sample with a prompt of 30 tokens."""
-    torch.set_num_threads(threads)
+def stepping(ours: Ours, side: int, threads: int) -> Run:
+    """Runs a guided step of one sample with a prompt of 30 tokens."""
     sample = ours.start(side, prompt(ours.tokenizer, 30))
 
     def step() -> None:
+        torch.set_num_threads(threads)
         sample.step_index = 0
         ours.step([sample])
 
-    return fastest([step], 1.0)[0]
+    return step
 
 
 def steps(path: Path, dtype: str, sides: tuple[int, ...], pins: tuple[Pin, ...]) -> list[Row]:
+    """Minimum seconds; the two alternate."""
     set_up_cpu(workers=1)
     every = torch.get_num_threads()
     after = Ours.load(path, dtype, set_up=False)
     taken = torch.get_num_threads()
     before = Ours.load(path, dtype, set_up=False, kernels=pins)
-    return [
-        {
-            "side": side,
-            "before": step_seconds(before, side, every),
-            "after": step_seconds(after, side, taken),
-            "threads": taken,
-        }
-        for side in sides
-    ]
+    rows = []
+    for side in sides:
+        runs = stepping(before, side, every), stepping(after, side, taken)
+        old, new = fastest(runs, STEP_SECONDS)
+        rows.append({"side": side, "before": old, "after": new, "threads": taken})
+    return rows
 
 
 def main() -> None:

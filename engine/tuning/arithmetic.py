@@ -20,7 +20,7 @@ from engine.tuning.store import ChoiceStore, Measured
 # half as much memory, and the matrix products keep every thread busy.
 LARGE_BLOCK = 1 << 24
 _BATCHES = (1, 4)
-_SECONDS = 0.4
+_SECONDS = 0.3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

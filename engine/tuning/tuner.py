@@ -18,7 +18,7 @@ from engine.tuning.pins import Pin, check_operations, pinned
 from engine.tuning.race import race, winner
 from engine.tuning.store import ChoiceStore, Measured
 
-_SECONDS = 1.0  # over all cases; a case of large shapes takes longer
+_SECONDS = 0.6  # over all cases; a case of large shapes takes longer
 # Tokens of a prompt: a typical one, and a long one.
 _PROMPTS = (30, 300)
 _MOST_ROWS = 2048
