@@ -15,8 +15,8 @@ class EngineOptions:
     serving, once steps have taken `compile_after_seconds`.
     `kernels`: pinned kernels as (operation or one of its shapes, candidate); the others are measured.
     `cuda_graphs`: on cuda, record small passes and replay them.
-    `max_batch_size` (1..64): samples of a step.
-    `max_batch_tokens`: image and prompt tokens of a step; a single sample may have more.
+    `max_batch_size` (1..64): samples of a step or decode, and prompts of an encode.
+    `max_batch_tokens`: image and prompt tokens of such a batch; a single member may have more.
     `max_running` (1..1024): samples in memory.
     `hang_seconds`: minimum silence after which a worker counts as hung.
     `load_seconds`: time limit of a worker's start.

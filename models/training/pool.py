@@ -122,6 +122,11 @@ def shard_path(work: Path, bucket: Bucket, number: int) -> Path:
     return work / "pool" / f"{bucket.name.replace(' ', '-')}-{number:03d}.pt"
 
 
+def shard_paths(work: Path) -> list[Path]:
+    """The files of the whole pool."""
+    return [shard_path(work, bucket, number) for bucket in BUCKETS for number in range(bucket.shards)]
+
+
 def fit(work: Path, rank: int = 0, world: int = 1, shown: bool = True) -> None:
     """Write this process's share of the missing shards."""
     (work / "pool").mkdir(exist_ok=True)

@@ -18,9 +18,16 @@ PROCESSES = 2
 def run(work: Path, steps: int) -> None:
     """Run all stages that are not finished yet."""
     tokenizer.fit(work)
-    _side_by_side(_read_and_see, work)
-    _side_by_side(_draw_pool, work)
-    _side_by_side(_learn_flow, work, _free_port(), steps)
+    if _lacks(work / "text.pt", work / "vae.pt"):
+        _side_by_side(_read_and_see, work)
+    if _lacks(*pool.shard_paths(work)):
+        _side_by_side(_draw_pool, work)
+    if _lacks(work / "dit.pt"):
+        _side_by_side(_learn_flow, work, _free_port(), steps)
+
+
+def _lacks(*files: Path) -> bool:
+    return not all(file.exists() for file in files)
 
 
 def _read_and_see(rank: int, work: Path) -> None:

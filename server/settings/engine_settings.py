@@ -56,7 +56,9 @@ class EngineSettings(BaseModel):
         description="On cuda, replay transformer passes of at most 1024 tokens from CUDA graphs, one per "
         "prompt length; useful for small images of recurring prompts",
     )
-    max_batch_size: int = Field(8, ge=1, le=64, description="Maximum images per denoising step")
+    max_batch_size: int = Field(
+        8, ge=1, le=64, description="Maximum images per denoising step or decode, and prompts per encode"
+    )
     max_running: int = Field(
         64,
         ge=1,

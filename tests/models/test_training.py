@@ -130,9 +130,8 @@ def test_a_finished_run_exports_a_checkpoint_that_the_engine_loads(tmp_path: Pat
     """Runs the real command with the results of all stages in place."""
     shutil.copytree(work / "tokenizer", tmp_path / "tokenizer")
     (tmp_path / "pool").mkdir()
-    for bucket in pool.BUCKETS:
-        for number in range(bucket.shards):
-            pool.shard_path(tmp_path, bucket, number).touch()
+    for path in pool.shard_paths(tmp_path):
+        path.touch()
     torch.save({"model": vae.TrainedVAE().state_dict()}, tmp_path / "vae.pt")
     torch.save({"model": text.build().state_dict()}, tmp_path / "text.pt")
     dits = {"conditional": dit.CONDITIONAL, "unconditional": dit.UNCONDITIONAL}

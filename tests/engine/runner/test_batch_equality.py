@@ -192,6 +192,11 @@ def test_prompts_encoded_together(runner: ModelRunner) -> None:
             assert relative(together.text, expected) < 1e-5
 
 
+def test_each_of_several_prompts_begins_at_position_0(runner: ModelRunner) -> None:
+    rotary = runner.pipeline.text_encoder._rotary
+    assert torch.equal(rotary([3, 2]), torch.cat([rotary([3]), rotary([2])], dim=1))
+
+
 def test_a_cached_prompt_does_not_keep_its_batch_in_memory(runner: ModelRunner) -> None:
     runner.clear_cache()
     for each in drain(runner.encode([request(0, prompt="rings"), request(0, prompt=PROMPT)])):

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
+from typing import Any, cast
 
 import pytest
 
 from engine.cost import LinearCost
 from engine.messages import CostCorrected, ImageDone, RequestDone, RequestFailed, UnitStarted
 from engine.request import EngineRequest, Priority
-from engine.runner.request_state import SampleState
+from engine.runner.request_state import RequestState, SampleState
 from engine.worker.calibration import WINDOW
 from tests.engine.fakes import COST, Engine, OutOfMemoryError, request
 
@@ -51,6 +52,8 @@ def test_the_batch_size_limits_encodes_and_decodes() -> None:
     tested.run()
     assert max(map(len, tested.runner.encodes)) == 2
     assert max(map(len, tested.runner.decodes)) == 2
+    samples = [SampleState(RequestState(each), 0, latents=cast(Any, None)) for each in several(5)]
+    assert tested.limits.fitting_decodes(samples) == 2
 
 
 @pytest.mark.parametrize(("size", "together"), [((64, 64), 5), ((128, 64), 2), ((128, 128), 1)])
@@ -246,6 +249,7 @@ def test_a_fatal_device_error_in_a_batch_ends_the_worker(stage: str) -> None:
     tested.add(*several(3))
     with pytest.raises(SystemError):
         tested.run()
+    assert (tested.runner.encodes if stage == "encode" else tested.runner.decodes) == [names(3)]
 
 
 def test_an_image_that_is_not_finite_fails_only_its_request() -> None:
@@ -291,6 +295,16 @@ def test_batches_are_observed_as_predicted(number: int) -> None:
     ids = count()
     for _ in range(2 * WINDOW):
         tested.add(*(request(str(next(ids)), prompt_tokens=TINY) for _ in range(number)))
+        tested.run()
+    assert not tested.of(CostCorrected)
+
+
+def test_cached_prompts_are_no_observations() -> None:
+    """Even though an encode has a fixed cost."""
+    tested = engine()
+    tested.runner.cached = {"again"}
+    for index in range(2 * WINDOW):
+        tested.add(request(f"again:{index}"))
         tested.run()
     assert not tested.of(CostCorrected)
 
