@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator
 from itertools import chain
 
 import nats
@@ -57,17 +58,25 @@ class Runner:
         """Subscribe again after each error."""
         while True:
             try:
-                await self._pull_from(await self._subscribe(priority), self._running[priority])
+                async with self._subscribed(priority) as queue:
+                    await self._pull_from(queue, self._running[priority])
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 logger.debug("jobs are not pulled: %s", error)
-                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                logger.exception("jobs are not pulled")
+            await asyncio.sleep(RETRY_SECONDS)
 
-    async def _subscribe(self, priority: Priority) -> JetStreamContext.PullSubscription:
-        config = ConsumerConfig(ack_wait=ACK_SECONDS, max_ack_pending=-1)
-        model = self._jobs.model
-        return await self._jobs.broker.jetstream.pull_subscribe(
+    @contextlib.asynccontextmanager
+    async def _subscribed(self, priority: Priority) -> AsyncIterator[JetStreamContext.PullSubscription]:
+        config, model = ConsumerConfig(ack_wait=ACK_SECONDS, max_ack_pending=-1), self._jobs.model
+        queue = await self._jobs.broker.jetstream.pull_subscribe(
             subject(model, priority), durable=names.consumer(model, priority), stream=STREAM, config=config
         )
+        try:
+            yield queue
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await queue.unsubscribe()
 
     async def _pull_from(
         self, queue: JetStreamContext.PullSubscription, running: set[asyncio.Task[None]]

@@ -199,7 +199,7 @@ def test_a_job_fails_at_its_deadline(join: Join) -> None:
 
 
 def test_jobs_expire(join: Join, own_broker: NatsServer) -> None:
-    jobs = join("--job-ttl-seconds", "1")
+    jobs = join("--job-ttl-seconds", "2")
     jobs.server.set(seconds_per_step=0)
     job = jobs.ended(jobs.create())
     until(lambda: jobs.server.http.get(f"/v1/jobs/{job['id']}").status_code == 404)
