@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -39,9 +39,6 @@ RETRY_SECONDS = 0.2
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 # Streams whose messages are removed once they are dealt with.
 EMPTIED = ("WORK", "RESULTS", "JOBS", "WEBHOOKS")
-
-# Number of answers after which an action happens.
-Plan = Sequence[tuple[int, Callable[[], None]]]
 
 
 class Fleet:
@@ -131,32 +128,6 @@ def fleet(num_workers: int) -> Iterator[Fleet]:
         yield Fleet(stack, num_workers)
 
 
-class Progress:
-    """Counts answers, and runs each action of a plan in a thread once enough have arrived."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._answers = 0
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, args=(plan,))
-        self._thread.start()
-
-    def answered(self) -> None:
-        with self._changed:
-            self._answers += 1
-            self._changed.notify_all()
-
-    def join(self) -> None:
-        """Wait for the last action."""
-        self._thread.join(HANG)
-        assert not self._thread.is_alive()
-
-    def _run(self, plan: Plan) -> None:
-        for after, action in plan:
-            with self._changed:
-                self._changed.wait_for(lambda after=after: self._answers >= after, HANG)
-            action()
-
-
 def requests(count: int, rng: random.Random) -> list[Wanted]:
     """A few different requests, repeated, so that few expected images are made; half of them stream."""
     kinds = [("a red circle", PRESETS[i % 4], SIZES[i % 3], i, 1 + (i % 5 == 0)) for i in range(NUM_KINDS)]
@@ -180,33 +151,54 @@ def answer(url: str, wanted: Wanted) -> list[Pixels]:
     return [image for index in sorted(pixels) for image in pixels[index]]
 
 
-def run(fleet: Fleet, wanted: Sequence[Wanted], plan: Plan) -> list[list[Pixels]]:
-    """The images of all requests, while the plan happens."""
-    progress = Progress(plan)
+class Load:
+    """Clients that send requests, in turn, until there are enough answers and `finish` is called."""
 
-    def one(each: Wanted) -> list[Pixels]:
-        try:
-            return answer(fleet.front.url, each)
-        finally:
-            progress.answered()
+    def __init__(self, url: str, wanted: Sequence[Wanted]) -> None:
+        self._url = url
+        self._wanted = wanted
+        self._sent = 0
+        self._in_flight: set[int] = set()
+        self._changed = threading.Condition()
+        self._is_finishing = False
+        self._pool = ThreadPoolExecutor(CONCURRENCY)
+        self._clients = [self._pool.submit(self._send) for _ in range(CONCURRENCY)]
 
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        answers = list(pool.map(one, wanted))
-    progress.join()
-    return answers
+    def settle(self) -> None:
+        """Wait until the requests that are in flight now are answered."""
+        with self._changed:
+            now = set(self._in_flight)
+            assert self._changed.wait_for(lambda: not now & self._in_flight, HANG)
 
+    def finish(self) -> list[tuple[Wanted, list[Pixels]]]:
+        """All requests and their images, once all are answered."""
+        self._is_finishing = True
+        answers = [answer for client in self._clients for answer in client.result()]
+        self._pool.shutdown()
+        return answers
 
-def disturbances(fleet: Fleet, count: int) -> Plan:
-    """Spread over the answers."""
-    actions = (
-        fleet.replace_jobs_front,
-        fleet.kill_worker,
-        fleet.restart_broker,
-        fleet.kill_device,
-        fleet.stop_worker,
-        fleet.continue_worker,
-    )
-    return [(count * (number + 1) // (len(actions) + 2), each) for number, each in enumerate(actions)]
+    def _send(self) -> list[tuple[Wanted, list[Pixels]]]:
+        answers = []
+        while (number := self._begin()) is not None:
+            wanted = self._wanted[number % len(self._wanted)]
+            try:
+                answers.append((wanted, answer(self._url, wanted)))
+            finally:
+                self._end(number)
+        return answers
+
+    def _begin(self) -> int | None:
+        with self._changed:
+            if self._is_finishing and self._sent >= len(self._wanted):
+                return None
+            self._sent += 1
+            self._in_flight.add(self._sent - 1)
+            return self._sent - 1
+
+    def _end(self, number: int) -> None:
+        with self._changed:
+            self._in_flight.remove(number)
+            self._changed.notify_all()
 
 
 def create_job(fleet: Fleet, wanted: Wanted) -> str:
@@ -239,13 +231,11 @@ def check_webhooks(receiver: FakeUpstream, jobs: Sequence[str]) -> None:
     assert {job: len(found) for job, found in ids.items()} == dict.fromkeys(jobs, 1)
 
 
-def check_pixels(
-    wanted: Sequence[Wanted], answers: list[list[Pixels]], right: dict[object, list[Pixels]]
-) -> None:
-    for each, images in zip(wanted, answers, strict=True):
-        assert len(images) == each.images
-        for image, expected in zip(images, right[key(each)], strict=True):
-            assert np.abs(image - expected).max() <= 1, each
+def check_pixels(answers: Sequence[tuple[Wanted, list[Pixels]]], right: dict[object, list[Pixels]]) -> None:
+    for wanted, images in answers:
+        assert len(images) == wanted.images
+        for image, expected in zip(images, right[key(wanted)], strict=True):
+            assert np.abs(image - expected).max() <= 1, wanted
 
 
 def key(wanted: Wanted) -> object:
@@ -255,8 +245,18 @@ def key(wanted: Wanted) -> object:
 
 def undisturbed(fleet: Fleet, wanted: Sequence[Wanted]) -> dict[object, list[Pixels]]:
     """The images of each kind of request, from a fleet to which nothing happens."""
-    kinds = list({key(each): each for each in wanted}.values())
-    return dict(zip(map(key, kinds), run(fleet, kinds, ()), strict=True))
+    kinds = {key(each): each for each in wanted}
+    answers = Load(fleet.front.url, list(kinds.values())).finish()
+    return {key(each): images for each, images in answers}
+
+
+def running_jobs(fleet: Fleet) -> set[str]:
+    """Their ids. While the broker is away, the list is asked for again."""
+    while True:
+        response = fleet.front.http.get("/v1/jobs", params={"status": "running", "limit": 100})
+        if response.status_code == 200:
+            return {job["id"] for job in response.json()["data"]}
+        time.sleep(RETRY_SECONDS)
 
 
 def is_ready(server: ServerProcess) -> bool:
@@ -264,15 +264,34 @@ def is_ready(server: ServerProcess) -> bool:
 
 
 def torment(fleet: Fleet, num_requests: int, num_jobs: int, seed: int) -> None:
-    """Send requests and jobs while the fleet is disturbed, and check what becomes of them."""
-    wanted = requests(num_requests + num_jobs, random.Random(seed))
+    """Send requests and jobs while the fleet is disturbed, and check what becomes of them.
+
+    Between two disturbances, what the first has affected is answered: a request that two workers die with is
+    refused.
+    """
+    wanted = requests(num_requests, random.Random(seed))
     right = undisturbed(fleet, wanted)
-    sent, as_jobs = wanted[:num_requests], wanted[num_requests:]
-    jobs = [create_job(fleet, each) for each in as_jobs]
-    check_pixels(sent, run(fleet, sent, disturbances(fleet, num_requests)), right)
-    check_pixels(as_jobs, [job_images(fleet, job) for job in jobs], right)
+    load, jobs = Load(fleet.front.url, wanted), dict[str, Wanted]()
+    disturbances = (
+        fleet.kill_worker,
+        fleet.restart_broker,
+        fleet.kill_device,
+        fleet.stop_worker,
+        fleet.continue_worker,
+        fleet.replace_jobs_front,
+    )
+    for number, disturb in enumerate(disturbances):
+        share = range(number, num_jobs, len(disturbances))
+        jobs |= {create_job(fleet, wanted[each % len(wanted)]): wanted[each % len(wanted)] for each in share}
+        disturb()
+        running = running_jobs(fleet)
+        load.settle()
+        if disturb != fleet.replace_jobs_front:
+            until(lambda running=running: not running & running_jobs(fleet))
+    check_pixels(load.finish(), right)
+    check_pixels([(each, job_images(fleet, job)) for job, each in jobs.items()], right)
     until(lambda: fleet.messages() == 0)
-    check_webhooks(fleet.receiver, jobs)
+    check_webhooks(fleet.receiver, list(jobs))
 
 
 def main() -> None:
