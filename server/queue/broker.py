@@ -10,13 +10,14 @@ from typing import Any
 
 import nats
 from nats.aio.client import Client
+from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, KeyValueConfig, PubAck, RetentionPolicy, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
+from nats.js.api import PubAck
+from nats.js.errors import APIError, NoStreamResponseError
 from nats.js.kv import KeyValue
 
 from server.queue.access import Access, failure
-from server.queue.names import BUCKETS, DUPLICATE_SECONDS, STREAMS, Bucket, Stream
+from server.queue.names import BUCKETS, STREAMS, Bucket, Stream
 from server.queue.tasks import Tasks
 from server.settings.config_error import ConfigError
 
@@ -24,8 +25,8 @@ CONNECT_SECONDS = 5
 RECONNECT_SECONDS = 0.25
 PING_SECONDS = 5  # two unanswered pings end the connection
 PUBLISH_SECONDS = 5.0
+MIN_PAYLOAD = 1 << 20  # bytes of a message, the default of nats-server
 RETRY_SECONDS = 0.25
-NAME_IN_USE = 10058  # a stream with another configuration has this name
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Broker:
         self._listeners: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._tasks = Tasks()
         self._waits: set[asyncio.Timeout] = set()
+        self._streams, self._buckets = list(STREAMS), list(BUCKETS)
+        self._restoring: asyncio.Task[None] | None = None
         self._lost = 0.0
         self.outage_seconds = 0.0
 
@@ -55,10 +58,14 @@ class Broker:
         try:
             await self._connect()
             async with self._answering():
-                await _declare(self.jetstream, self._access.replicas)
+                await self._declare()
         except (OSError, nats.errors.Error, TimeoutError) as error:
             await self.close()
             raise ConfigError(failure(self._access, error, self._problem)) from None
+        if self.max_payload < MIN_PAYLOAD:
+            await self.close()
+            limit = f"max_payload is {self.max_payload} bytes, below {MIN_PAYLOAD}"
+            raise ConfigError(f"--queue: {self._access}: {limit}")
         self._up.set()
 
     async def close(self) -> None:
@@ -89,28 +96,36 @@ class Broker:
         await self._ended.wait()
 
     def on_reconnect(self, listener: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `listener()` in a task each time the connection is restored."""
+        """Run `listener()` in a task each time the connection, or what was declared, is restored."""
         self._listeners.append(listener)
+
+    def restore(self) -> None:
+        """Declare streams, buckets and consumers again, because the server has lost some."""
+        if self._restoring is None or self._restoring.done():
+            self._restoring = self._tasks.spawn(self._restore())
 
     async def store(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> PubAck:
         """Publish to a stream, again and again until the server has stored the message.
 
         An answer that was lost causes a second publication: give `Nats-Msg-Id` where that matters. Raises
-        APIError if the server refuses the message, such as for another last sequence than expected.
+        APIError if the server refuses the message, such as for another last sequence than expected, and
+        MaxPayloadError.
         """
+        reported = ""
         while True:
             await self._up.wait()
             try:
                 async with self._answering():
                     return await self.jetstream.publish(subject, data, headers=dict(headers or {}))
-            except (NoStreamResponseError, ServiceUnavailableError) as error:
-                logger.warning("%s is not stored yet: %s", subject, error)
-            except APIError as error:
-                if error.code != 503:  # no leader, or no resources at the moment
-                    raise
-                logger.warning("%s is not stored yet: %s", subject, error)
             except (nats.errors.Error, OSError, TimeoutError) as error:
-                logger.warning("%s is not stored yet: %s", subject, type(error).__name__)
+                if _is_refusal(error):
+                    raise
+                if isinstance(error, NoStreamResponseError):
+                    self.restore()
+                problem = str(error) or type(error).__name__
+                if problem != reported:
+                    logger.warning("%s is not stored yet: %s", subject, problem)
+                reported = problem
             await asyncio.sleep(RETRY_SECONDS)
 
     async def ask(self, subject: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -130,11 +145,19 @@ class Broker:
 
     async def declare(self, bucket: Bucket) -> KeyValue:
         """Create a bucket if it is missing, and open it."""
-        return await _declare_bucket(self.jetstream, bucket, self._access.replicas)
+        self._buckets.append(bucket)
+        return await bucket.declare(self.jetstream, self._access.replicas)
 
     async def declare_stream(self, stream: Stream) -> None:
         """Create or update a stream."""
-        await _declare_stream(self.jetstream, stream, self._access.replicas)
+        self._streams.append(stream)
+        await stream.declare(self.jetstream, self._access.replicas)
+
+    async def _declare(self) -> None:
+        for stream in self._streams:
+            await stream.declare(self.jetstream, self._access.replicas)
+        for bucket in self._buckets:
+            await bucket.declare(self.jetstream, self._access.replicas)
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
@@ -185,9 +208,21 @@ class Broker:
     async def _on_reconnect(self) -> None:
         self.outage_seconds = time.monotonic() - self._lost
         logger.warning("the connection to the broker is restored")
-        self._up.set()
-        for listener in self._listeners:
-            self._tasks.spawn(listener())
+        self.restore()
+
+    async def _restore(self) -> None:
+        while self._client.is_connected:
+            try:
+                async with self._answering():
+                    await self._declare()
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                logger.warning("the streams are not declared yet: %s", error or type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._up.set()
+                for listener in self._listeners:
+                    self._tasks.spawn(listener())
+                return
 
     async def _on_closed(self) -> None:
         self._up.clear()
@@ -206,44 +241,7 @@ async def _check(access: Access) -> None:
     await broker.close()
 
 
-async def _declare(jetstream: JetStreamContext, replicas: int) -> None:
-    """Create or update all streams, and create the buckets that are missing."""
-    for stream in STREAMS:
-        await _declare_stream(jetstream, stream, replicas)
-    for bucket in BUCKETS:
-        await _declare_bucket(jetstream, bucket, replicas)
-
-
-async def _declare_bucket(jetstream: JetStreamContext, bucket: Bucket, replicas: int) -> KeyValue:
-    config = KeyValueConfig(bucket.name, history=1, ttl=bucket.ttl, replicas=replicas, direct=True)
-    try:
-        return await jetstream.create_key_value(config)
-    except APIError as error:
-        if error.err_code != NAME_IN_USE:
-            raise
-        existing = await jetstream.key_value(bucket.name)
-    stream = (await existing.status()).stream_info.config
-    window = min(bucket.ttl, DUPLICATE_SECONDS)
-    await jetstream.update_stream(stream.evolve(max_age=bucket.ttl, duplicate_window=window))
-    return existing
-
-
-async def _declare_stream(jetstream: JetStreamContext, stream: Stream, replicas: int) -> None:
-    config = StreamConfig(
-        name=stream.name,
-        subjects=list(stream.subjects),
-        retention=RetentionPolicy.WORK_QUEUE if stream.retention == "work" else RetentionPolicy.LIMITS,
-        max_age=stream.max_age,
-        duplicate_window=min(stream.duplicate_window, stream.max_age),
-        max_msgs=stream.max_messages,
-        max_msgs_per_subject=stream.max_per_subject or -1,
-        discard=DiscardPolicy.NEW if stream.max_messages else DiscardPolicy.OLD,
-        num_replicas=replicas,
-        allow_direct=True,
-    )
-    try:
-        await jetstream.add_stream(config)
-    except APIError as error:
-        if error.err_code != NAME_IN_USE:
-            raise
-        await jetstream.update_stream(config)
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server will never store the message."""
+    is_passing = isinstance(error, APIError) and error.code == 503  # no leader, or no resources at the moment
+    return isinstance(error, (APIError, MaxPayloadError)) and not is_passing

@@ -1,4 +1,4 @@
-"""Names of streams, buckets and subjects on the broker."""
+"""Streams, buckets and subjects on the broker."""
 
 import hashlib
 import re
@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StreamConfig
+from nats.js.errors import APIError
+from nats.js.kv import KeyValue
+
 from engine.request import Priority
 
 PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 DAY = 86_400.0
+REPLY = re.compile(r"results\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+NAME_IN_USE = 10058  # a stream with another configuration has this name
 DUPLICATE_SECONDS = 120.0
 
 
@@ -29,6 +36,29 @@ class Stream:
     max_messages: int | None = None
     max_per_subject: int | None = None
 
+    async def declare(self, jetstream: JetStreamContext, replicas: int) -> None:
+        """Create or update it."""
+        try:
+            await jetstream.add_stream(self._config(replicas))
+        except APIError as error:
+            if error.err_code != NAME_IN_USE:
+                raise
+            await jetstream.update_stream(self._config(replicas))
+
+    def _config(self, replicas: int) -> StreamConfig:
+        return StreamConfig(
+            name=self.name,
+            subjects=list(self.subjects),
+            retention=RetentionPolicy.WORK_QUEUE if self.retention == "work" else RetentionPolicy.LIMITS,
+            max_age=self.max_age,
+            duplicate_window=min(self.duplicate_window, self.max_age),
+            max_msgs=self.max_messages,
+            max_msgs_per_subject=self.max_per_subject or -1,
+            discard=DiscardPolicy.NEW if self.max_messages else DiscardPolicy.OLD,
+            num_replicas=replicas,
+            allow_direct=True,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -36,6 +66,20 @@ class Bucket:
 
     name: str
     ttl: float
+
+    async def declare(self, jetstream: JetStreamContext, replicas: int) -> KeyValue:
+        """Create it, or update its ttl, and open it."""
+        config = KeyValueConfig(self.name, history=1, ttl=self.ttl, replicas=replicas, direct=True)
+        try:
+            return await jetstream.create_key_value(config)
+        except APIError as error:
+            if error.err_code != NAME_IN_USE:
+                raise
+            existing = await jetstream.key_value(self.name)
+        stream = (await existing.status()).stream_info.config
+        window = min(self.ttl, DUPLICATE_SECONDS)
+        await jetstream.update_stream(stream.evolve(max_age=self.ttl, duplicate_window=window))
+        return existing
 
 
 WORK = Stream("WORK", ("work.>",), "work")
@@ -101,6 +145,11 @@ def control(reply: str) -> str:
 def gone(front: str) -> str:
     """Workers tell a front that they dropped its requests, because they took it for dead."""
     return f"gone.{front}"
+
+
+def is_reply(subject: str) -> bool:
+    """Whether results can be published below this subject."""
+    return REPLY.fullmatch(subject) is not None
 
 
 def front_of(reply: str) -> str:

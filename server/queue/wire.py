@@ -15,6 +15,7 @@ from engine.errors import (
 )
 from engine.messages import PreviewReady, StageTimes, StepDone
 from engine.request import EngineRequest, Priority
+from server.queue import names
 
 # Raise it with every change that an older process would misread; all processes of a fleet need the same.
 VERSION = 1
@@ -63,6 +64,10 @@ class Work(Message, frozen=True, kw_only=True):
     submitted: float
     deadline: float | None = None
     is_again: bool = False
+
+    def __post_init__(self) -> None:
+        if not names.is_reply(self.reply):
+            raise ValueError("`reply` is not a subject of results")
 
 
 class Run(Message, frozen=True, kw_only=True):

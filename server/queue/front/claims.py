@@ -1,5 +1,7 @@
 """Which front runs the request with an idempotency key."""
 
+import contextlib
+
 import msgspec
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
@@ -22,29 +24,49 @@ class Claims:
     def __init__(self, broker: Broker, fleet: Fleet) -> None:
         self._broker = broker
         self._fleet = fleet
+        self._own: dict[str, Claim] = {}
 
     async def start(self) -> None:
         """Call it once the broker is connected."""
         self._bucket: KeyValue = await self._broker.declare(names.CLAIMS)
 
     async def claim(self, key: str, digest: bytes) -> Claim | None:
-        """Claim the key for this front. Returns the claim of another request if that runs."""
-        held, revision = await self._held(key)
-        if held is not None and not self._fleet.is_front_gone(held.front):
-            return held
-        own = Claim(self._fleet.id, digest)
-        try:
-            await self._bucket.update(key, msgspec.msgpack.encode(own), revision)
-        except KeyWrongLastSequenceError:
-            return (await self._held(key))[0]
-        return None
+        """Claim the key for this front. Returns the claim of another request if that runs.
+
+        If it fails, the claim may be stored: release it.
+        """
+        if key in self._own:
+            return self._own[key]
+        self._own[key] = Claim(self._fleet.id, digest)
+        other = await self._write(key)
+        if other is not None:
+            del self._own[key]
+        return other
+
+    async def _write(self, key: str) -> Claim | None:
+        """Store the claim, unless another front has one. Returns that."""
+        while True:
+            held, revision = await self._held(key)
+            if held is not None and not self._is_free(held):
+                return held
+            with contextlib.suppress(KeyWrongLastSequenceError):
+                await self._bucket.update(key, msgspec.msgpack.encode(self._own[key]), revision)
+                return None
+
+    def _is_free(self, claim: Claim) -> bool:
+        """Whether its front is gone, or is this one, which did not learn that the claim was stored."""
+        return self.is_own(claim) or self._fleet.is_front_gone(claim.front)
 
     def is_own(self, claim: Claim) -> bool:
         """Whether this front has it."""
         return claim.front == self._fleet.id
 
     async def release(self, key: str) -> None:
-        await self._bucket.delete(key)
+        """Remove the claim of this front, if it is stored."""
+        held, revision = await self._held(key)
+        if held is not None and self.is_own(held):
+            await self._bucket.delete(key, last=revision)
+        self._own.pop(key, None)
 
     async def _held(self, key: str) -> tuple[Claim | None, int]:
         """The claim, and the revision of the value; 0 if there is none."""

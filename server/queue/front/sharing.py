@@ -16,7 +16,7 @@ from server.generation.idempotency import Fingerprint, check_body
 from server.generation.transcript import Transcript
 from server.queue.front.answers import Answers
 from server.queue.front.backlog import FleetBacklog
-from server.queue.front.claims import Claims
+from server.queue.front.claims import Claim, Claims
 from server.queue.front.seats import Seats
 from server.queue.tasks import Tasks
 from server.queue.wire import VersionError
@@ -70,7 +70,7 @@ class FleetSharing:
             if answer is not None:
                 check_body(answer[0], fingerprint.digest)
                 return answer[1]
-            other = await self._claims.claim(key, fingerprint.digest)
+            other = await self._claim(key, fingerprint)
             if other is None:
                 return await self._seated(caller, fingerprint)
             check_body(other.digest, fingerprint.digest)
@@ -78,6 +78,13 @@ class FleetSharing:
             if self._claims.is_own(other):
                 return None
         raise from_engine(DeadlineExceededError("the deadline passed"))
+
+    async def _claim(self, key: str, fingerprint: Fingerprint) -> Claim | None:
+        try:
+            return await self._claims.claim(key, fingerprint.digest)
+        except BaseException:
+            FleetPermit(self, fingerprint, None).finish(None)
+            raise
 
     async def _seated(self, caller: Caller, fingerprint: Fingerprint | None) -> "FleetPermit":
         """Take a seat if the key of the caller is limited. Raises ApiError 429."""

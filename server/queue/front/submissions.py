@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 
 from engine.client.in_flight import InFlightRequest
-from engine.errors import GenerationError, VersionMismatchError
+from engine.errors import EngineError, GenerationError, VersionMismatchError
 from server.queue import names
 from server.queue.broker import Broker
 from server.queue.fleet import GONE_BEATS, Fleet
@@ -158,14 +158,40 @@ class Submissions:
             if name != "run":
                 submission.on_part(name, decode(data, Part))
         except VersionError as error:
-            submission.in_flight.fail(VersionMismatchError(str(error)))
+            self._give_up(submission, VersionMismatchError(str(error)))
+        except msgspec.MsgspecError as error:
+            self._give_up(submission, GenerationError(f"a result cannot be read: {error}"))
         return True
+
+    def _give_up(self, submission: Submission, error: EngineError) -> None:
+        submission.in_flight.fail(error)
+        self._tasks.spawn(self._abort(submission))
 
     async def _on_reconnect(self) -> None:
         if self._open:
             await self._catch_up(names.results(self._front, ">"))
             if self._broker.outage_seconds > GONE_BEATS / 2 * self._beat_seconds:
                 await self._on_taken_for_dead()
+            else:
+                await self._publish_lost()
+
+    async def _publish_lost(self) -> None:
+        """Publish again what is neither answered nor stored: the broker has lost its data."""
+        for submission in list(self._open.values()):
+            is_sent = submission.sequence is not None and not submission.in_flight.is_answered
+            if is_sent and not await self._is_stored(submission):
+                await self._publish_again(submission)
+
+    async def _is_stored(self, submission: Submission) -> bool:
+        """Whether the work stream has it, or does not tell."""
+        assert submission.sequence is not None
+        try:
+            found = await self._broker.jetstream.get_msg(names.WORK.name, submission.sequence)
+            return decode(found.data or b"", Work).reply == submission.reply
+        except NotFoundError:
+            return False
+        except (nats.errors.Error, TimeoutError):
+            return True
 
     async def _on_taken_for_dead(self, _: Msg | None = None) -> None:
         """Workers have dropped the requests of this front. Wait for what the others say."""

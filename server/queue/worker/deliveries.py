@@ -71,6 +71,9 @@ class Deliveries:
             logger.error("a message cannot be read and is dropped: %s", error)
             await message.term()
         else:
+            if work.reply in self._held:
+                self._held[work.reply].message = message
+                return None
             if not self._is_unwanted(work):
                 return self._hold(message, work)
             await message.ack()
@@ -79,14 +82,14 @@ class Deliveries:
         return None
 
     def _is_unwanted(self, work: Work) -> bool:
-        """Whether nobody waits for it, or it is held already."""
+        """Whether nobody waits for it."""
         is_late = work.deadline is not None and work.deadline <= time.time()
         is_gone = self._fleet.is_front_gone(names.front_of(work.reply))
-        return is_late or is_gone or work.reply in self._aborted or work.reply in self._held
+        return is_late or is_gone or work.reply in self._aborted
 
     async def _refuse(self, message: Msg, error: VersionError) -> None:
         logger.error("%s", error)
-        if error.reply:
+        if names.is_reply(error.reply):
             done = Done(error="version", message=str(error))
             await self._broker.store(names.done(error.reply), encode(done))
         await message.term()
@@ -124,7 +127,10 @@ class Deliveries:
         if not message.data:
             self._abort(reply)
         elif delivery is not None:
-            delivery.promote(decode(message.data, Promotion))
+            try:
+                delivery.promote(decode(message.data, Promotion))
+            except (VersionError, msgspec.MsgspecError) as error:
+                logger.warning("a promotion is ignored: %s", error)
 
     def _abort(self, reply: str) -> None:
         self._aborted[reply] = None

@@ -14,6 +14,7 @@ MAX_LEVEL = 9
 _GROUP = "workers"
 _GRACE_SECONDS = 1.0  # for the broker to answer that nothing is waiting
 _NANOSECONDS = 1_000_000_000
+_EMPTY = ("404", "408")  # status: no message is waiting, or none came in time
 _API = "$JS.API.CONSUMER"
 
 
@@ -37,6 +38,7 @@ class Pull:
 
     async def start(self) -> None:
         await self._declare()
+        self._broker.on_reconnect(self._declare)
         self._inbox = self._broker.client.new_inbox()
         await self._broker.client.subscribe(f"{self._inbox}.*", cb=self._on_message)
 
@@ -69,6 +71,9 @@ class Pull:
         is_status = message.subject.startswith(self._inbox)
         if is_status and message.subject != f"{self._inbox}.{self._asked}":
             return  # of an earlier pull
+        if is_status and (message.headers or {}).get("Status") not in _EMPTY:
+            self._broker.restore()  # the consumer is gone, which `next` takes as silence
+            return
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None if is_status else message)
         elif not is_status:

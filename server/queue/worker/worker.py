@@ -110,6 +110,8 @@ class Worker:
             except (nats.errors.Error, OSError) as error:
                 logger.warning("no work was pulled: %s", error or type(error).__name__)
                 await self._change()
+            except Exception as error:  # of one message, which must not end the others
+                logger.error("a message was not taken", exc_info=error)
 
     @property
     def _can_pull(self) -> bool:

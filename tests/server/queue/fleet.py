@@ -29,8 +29,9 @@ class Fleet:
     def worker(self, *flags: str) -> ServerProcess:
         return self.process("worker", *flags)
 
-    def front(self, *flags: str) -> ServerProcess:
-        return self.process("front", *flags)
+    def front(self, *flags: str, queue: str | None = None) -> ServerProcess:
+        """`queue` is the URL of the broker, if not its own."""
+        return self.process("front", *(("--queue", queue) if queue else ()), *flags)
 
     def process(self, role: str, *flags: str, **environment: str) -> ServerProcess:
         environment = {"FAKE_MODEL": self.model, "FAKE_BEAT_SECONDS": self._beat_seconds} | environment

@@ -18,6 +18,7 @@ class NatsServer:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
         self.url = f"nats://127.0.0.1:{self.port}"
+        self.folder = folder
         self._log = folder / "nats.log"
         self._config = folder / "nats.conf"
         self._config.write_text(

@@ -80,6 +80,11 @@ def test_a_broker_without_jetstream_is_named(start_nats: StartNats) -> None:
     assert "has no JetStream; start nats-server with -js" in refusal(start_nats("max_payload: 1MB\n"))
 
 
+def test_a_broker_of_small_messages_is_named(start_nats: StartNats, tmp_path: Path) -> None:
+    config = JETSTREAM.format(folder=tmp_path) + "max_payload: 64KB\n"
+    assert "max_payload is 65536 bytes, below 1048576" in refusal(start_nats(config))
+
+
 def test_credentials_are_checked(start_nats: StartNats, tmp_path: Path) -> None:
     users = (
         '{user: "good", password: "secret"}, '
