@@ -32,7 +32,7 @@ def work(*arguments: Any) -> None:
     def denoise_step(runner: ModelRunner, samples: "Sequence[SampleState]") -> None:
         end = time.perf_counter() + sum(step_seconds(*each.request.resolution, pace) for each in samples)
         step(runner, samples)
-        time.sleep(max(0.0, end - time.perf_counter()))
+        time.sleep(max(0.0, end - time.perf_counter()))  # the pace of the device is what is set
 
     with patch("engine.runner.model_runner.ModelRunner.denoise_step", denoise_step):
         worker.main(*arguments)

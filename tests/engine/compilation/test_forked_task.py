@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool]) -> None:
     give_up = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < give_up
-        time.sleep(0.005)
+        time.sleep(0.005)  # polls: other processes send no event here
 
 
 def is_running(pid: int) -> bool:

@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import httpx
 import msgspec
 import nats
 
@@ -13,7 +14,7 @@ from server.queue.access import Access
 from server.queue.broker import check_access
 from server.queue.wire import VERSION, Done, Work, decode, encode
 from tests.server.fake_engine import FakeEngine
-from tests.server.process import until
+from tests.server.process import ServerProcess, until
 from tests.server.queue.fleet import Fleet, ready, stream, submit
 
 REDELIVERED = "ideoserve_queue_redelivered_total"
@@ -44,7 +45,10 @@ def test_a_killed_worker_s_requests_run_elsewhere_and_crash_the_second_time(
     until(lambda: fleet.messages(names.WORK) == 0)
 
 
-def test_a_worker_that_drains_finishes_and_pulls_no_more(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+def draining(
+    fleet: Fleet, pool: ThreadPoolExecutor
+) -> tuple[ServerProcess, ServerProcess, ServerProcess, Future[httpx.Response]]:
+    """A worker that drains while it holds a request, another worker, the front, and the response to come."""
     first, front = fleet.worker(), fleet.front()
     ready(first, front)
     held = submit(pool, front, prompt="hold: x")
@@ -53,6 +57,11 @@ def test_a_worker_that_drains_finishes_and_pulls_no_more(fleet: Fleet, pool: Thr
     ready(second)
     first.terminate()
     until(lambda: first.http.get("/readyz").status_code == 503)
+    return first, second, front, held
+
+
+def test_a_worker_that_drains_finishes_and_pulls_no_more(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    first, second, front, held = draining(fleet, pool)
     assert front.create().status_code == 200
     assert second.state()["finished"] == 1
     first.release()
@@ -62,14 +71,7 @@ def test_a_worker_that_drains_finishes_and_pulls_no_more(fleet: Fleet, pool: Thr
 
 
 def test_a_worker_that_must_end_gives_its_requests_back(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
-    first, front = fleet.worker(), fleet.front()
-    ready(first, front)
-    held = submit(pool, front, prompt="hold: x")
-    first.wait(running=1)
-    second = fleet.worker()
-    ready(second)
-    first.terminate()
-    until(lambda: first.http.get("/readyz").status_code == 503)
+    first, second, _, held = draining(fleet, pool)
     first.terminate()
     second.wait(running=1)
     second.release()
