@@ -12,17 +12,18 @@ _VARIABLES = {
     # Divide the rows of the weights among the threads. By default MKL divides the tokens; if there are few of
     # them, every thread reads all weights.
     "MKL_NUM_STRIPES": "2",
-    # Threads sleep at barriers. By default they spin, and two processes that share cores are up to a hundred
-    # times slower.
-    "OMP_WAIT_POLICY": "passive",
 }
+# Threads sleep at barriers, GNU's after about 20 us of spinning. By default they spin for long, and two
+# processes that share cores are up to a hundred times slower. See docs/performance.md, "Threads at barriers".
+_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def set_up_environment() -> None:
     """Set the variables that are not set yet. Call this before torch is imported."""
-    for name, value in _VARIABLES.items():
+    waiting = {} if "OMP_WAIT_POLICY" in os.environ else _WAITING
+    for name, value in (_VARIABLES | waiting).items():
         os.environ.setdefault(name, value)
 
 

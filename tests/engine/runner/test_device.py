@@ -67,18 +67,29 @@ SEEN_BY_TORCH = """
 import multiprocessing, os, sys
 from engine.worker import main as worker
 def load(*arguments):
-    print(os.environ.get("MKL_NUM_STRIPES"), os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
+    names = ("MKL_NUM_STRIPES", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    print(*map(os.environ.get, names), "torch" in sys.modules)
     raise RuntimeError("enough")
 worker._load = load
 worker.main(multiprocessing.Pipe()[0], None, None, None)
 """
 
 
+def seen_by_torch() -> str:
+    command = [sys.executable, "-c", SEEN_BY_TORCH]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_a_worker_sets_up_its_environment_before_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MKL_NUM_STRIPES", "OMP_WAIT_POLICY"):
+    for name in ("MKL_NUM_STRIPES", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name)
-    run = subprocess.run([sys.executable, "-c", SEEN_BY_TORCH], capture_output=True, text=True, check=True)
-    assert run.stdout == "2 passive False\n"
+    assert seen_by_torch() == "2 passive 1000 False\n"
+
+
+def test_the_operators_wait_policy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert seen_by_torch() == "2 active None False\n"
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 3), (2, 1), (8, 1)])
