@@ -158,10 +158,15 @@ def starts(rows: Rows) -> Iterator[str]:
     yield from markdown(rows, columns)
 
 
-def neighbours(rows: Rows) -> Iterator[str]:
-    columns = [("threads at barriers", "{threads wait}"), ("alone", "{alone, images/s:.2f}")]
+def neighbour_servers(rows: Rows) -> Iterator[str]:
+    columns = [("alone", "{alone, images/s:.2f}")]
     columns += [("first of two", "{first of two:.2f}"), ("second of two", "{second of two:.2f}")]
     yield from markdown(rows, [*columns, ("together / alone", "{ratio:.2f}")])
+
+
+def neighbour_waits(rows: Rows) -> Iterator[str]:
+    columns = [("at barriers", "{at barriers}"), ("alone", "{alone, steps/s:.2f}")]
+    yield from markdown(rows, [*columns, ("two together", "{together:.2f}"), ("ratio", "{ratio:.2f}")])
 
 
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
@@ -173,7 +178,8 @@ BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "kernels kernels": kernels,
     "kernels steps": kernel_steps,
     "ready starts": starts,
-    "neighbour neighbours": neighbours,
+    "neighbour servers": neighbour_servers,
+    "neighbour waits": neighbour_waits,
     "published images": images,
     "published batches": batches,
 }

@@ -102,7 +102,7 @@ class Ours:
     def load(
         cls,
         path: Path,
-        dtype: str,
+        dtype: str | None,
         compiled: bool = False,
         set_up: bool = True,
         kernels: tuple[tuple[str, str], ...] = (),
