@@ -1,5 +1,6 @@
 """A candidate: one implementation of an operation. `engine.tuning` measures which one is the fastest."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,11 @@ def everywhere(_: Machine) -> bool:
 
 def on_cpu(machine: Machine) -> bool:
     return machine.device == "cpu"
+
+
+def on_cuda_with_triton(machine: Machine) -> bool:
+    """Torch for CUDA brings Triton on Linux."""
+    return machine.device == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True, slots=True)

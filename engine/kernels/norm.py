@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kernels.candidates import Candidate
+from engine.kernels.candidates import Candidate, on_cuda_with_triton
 
 # x (T, ..., D), a weight that broadcasts to it or None, and eps.
 Kernel = Callable[[Tensor, Tensor | None, float], Tensor]
@@ -35,7 +35,18 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
     return norm.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
 
 
-CANDIDATES = (Candidate("torch", by_torch), Candidate("vector", by_vector_norm))
+def by_triton(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """One pass over x, with any weight."""
+    from engine.kernels.gpu.norm import rms_norm
+
+    return rms_norm(x, weight, eps)
+
+
+CANDIDATES = (
+    Candidate("torch", by_torch),
+    Candidate("vector", by_vector_norm),
+    Candidate("triton", by_triton, on_cuda_with_triton),
+)
 
 
 class RMSNorm(nn.Module):

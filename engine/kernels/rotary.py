@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.kernels.candidates import Candidate
+from engine.kernels.candidates import Candidate, on_cuda_with_triton
 from engine.kernels.norm import inverse_rms
 
 # x (T, ..., K), a weight that broadcasts to it, eps, and cosines and sines (2, T, ...) that do to its halves.
@@ -36,7 +36,18 @@ def in_halves(x: Tensor, weight: Tensor, eps: float, rotary: Tensor) -> Tensor:
     return rotated.to(x.dtype)
 
 
-CANDIDATES = (Candidate("torch", by_torch), Candidate("halves", in_halves))
+def by_triton(x: Tensor, weight: Tensor, eps: float, rotary: Tensor) -> Tensor:
+    """One pass over x."""
+    from engine.kernels.gpu.norm import norm_rotary
+
+    return norm_rotary(x, weight, eps, rotary)
+
+
+CANDIDATES = (
+    Candidate("torch", by_torch),
+    Candidate("halves", in_halves),
+    Candidate("triton", by_triton, on_cuda_with_triton),
+)
 
 
 class NormRotary(nn.Module):

@@ -1,0 +1,1 @@
+"""Kernels for GPUs, written in Triton. Imported only where Triton is installed."""
