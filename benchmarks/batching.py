@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.batching_plot import plot
 from benchmarks.parts import apart
 from benchmarks.report import Report, add_arguments, progress, verdict
 from engine.channel import Outbox
@@ -274,6 +275,8 @@ def print_rows(options: argparse.Namespace) -> int:
     for part in progress((latency, throughput, eight, news), "batching"):
         for row in part(bench, options.rounds):
             report.add("ratios", **row.cells)
+    if options.plot:
+        plot(report.content, options.plot)
     return int(any(row["verdict"] == "MISSED" for row in report.rows("ratios")))
 
 
@@ -284,6 +287,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the latency rows")
     add_arguments(parser)
     options = parser.parse_args()
     set_up_environment()
