@@ -72,8 +72,10 @@ def test_the_server_never_imports_the_model() -> None:
 
 
 def test_the_server_has_one_http_client() -> None:
-    """The demos are clients, not parts of the server."""
+    """The commands and the demos are clients, not parts of the server."""
     assert _importers("server", {"httpx"}) == [
+        "server.command.commands",
+        "server.command.streaming",
         "server.demo.__main__",
         "server.demo.fleet",
         "server.demo.processes",

@@ -24,7 +24,8 @@ def parser(fields: Fields) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m server",
         description="Serve an Ideogram 4 checkpoint over HTTP. Each flag --some-name can also be set by the "
-        f"environment variable {PREFIX}SOME_NAME; the flag takes precedence.",
+        f"environment variable {PREFIX}SOME_NAME; the flag takes precedence. Other commands, each with its "
+        "--help: ideoserve generate, ideoserve request, ideoserve completion.",
         epilog=_secrets_help(fields),
         allow_abbrev=False,
     )

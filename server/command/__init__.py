@@ -1,0 +1,1 @@
+"""The commands of `ideoserve` beside serving: `generate`, `request` and `completion`."""
