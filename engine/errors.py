@@ -26,6 +26,10 @@ class WorkerCrashedError(EngineError):
     """The worker died twice while it ran only this request."""
 
 
+class AdapterUnavailableError(EngineError):
+    """No worker has the file of an adapter. The message names it."""
+
+
 class VersionMismatchError(EngineError):
     """The worker runs another version of the server, which cannot read the request."""
 

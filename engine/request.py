@@ -27,6 +27,23 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """A LoRA adapter that a request applies.
+
+    `path` is its safetensors file, `digest` the SHA-256 of the file's bytes: a replaced file is another
+    adapter. `scale` multiplies its products; it is applied in steps `first_step` (0-based) up to, not
+    including, `end_step`.
+    """
+
+    name: str
+    path: str
+    digest: str
+    scale: float
+    first_step: int = 0
+    end_step: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """A request for one image per seed. `width` and `height` are in pixels.
 
@@ -47,6 +64,7 @@ class EngineRequest:
     submitted: float = 0.0
     skip: frozenset[int] = frozenset()
     is_suspect: bool = False
+    adapters: tuple[AdapterUse, ...] = ()
 
     @property
     def resolution(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.errors import CheckpointError
+from server.adapters.catalog import Catalog
 from server.app import create_app, run
 from server.hub.sources import ModelSources
 from server.queue.roles import queue_access, queue_engine
@@ -55,20 +56,25 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         cuda_graphs=settings.cuda_graphs,
         max_batch_size=settings.max_batch_size,
         max_running=settings.max_running,
+        adapter_memory_gb=settings.adapter_memory_gb if settings.adapters else 0.0,
+        adapter_ignore=settings.ignored_keys,
+        uncond_adapter=str(settings.uncond_adapter) if settings.uncond_adapter else None,
     )
     checkpoint, transformer = sources.fetch()
     config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)
+    adapters = Catalog.of(settings, config)
     if access is None:
-        return create_app(settings, EngineClient(config, options))
+        return create_app(settings, EngineClient(config, options), adapters=adapters)
     engine = queue_engine(
         settings,
         access,
         config,
+        adapters,
         local=lambda: EngineClient(config, options),
         tokenize=lambda: open_tokenizer(config).encode,
     )
     broker = None if settings.role == "worker" else engine.broker
-    return create_app(settings, engine, engine, broker)
+    return create_app(settings, engine, engine, broker, adapters)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Route
 
 from server import VERSION
+from server.adapters.catalog import Catalog
 from server.engine_port import Engine
 from server.generation.sharing import SharedQueue
 from server.openapi import document
@@ -39,14 +40,19 @@ RESOURCES = (images, jobs, files, captions, models, health, playground)
 
 
 def create_app(
-    settings: Settings, engine: Engine, queue: SharedQueue | None = None, broker: "Broker | None" = None
+    settings: Settings,
+    engine: Engine,
+    queue: SharedQueue | None = None,
+    broker: "Broker | None" = None,
+    adapters: Catalog | None = None,
 ) -> FastAPI:
     """Create the application, which starts and closes the engine with itself. A worker serves only probes,
-    metrics and the drain hook. Raises ConfigError.
+    metrics and the drain hook. Raises CheckpointError or ConfigError.
 
-    `broker` is that of the queue, for jobs; without one there are none.
+    `broker` is that of the queue, for jobs; without one there are none. `adapters` are those of the settings,
+    unless they are given.
     """
-    service = Service(settings, engine, queue, broker)
+    service = Service(settings, engine, queue, broker, adapters)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

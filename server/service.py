@@ -1,5 +1,6 @@
 """The components of the application, and the dependencies that give them to the routes."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from fastapi import Depends, Request
@@ -7,6 +8,7 @@ from fastapi import Depends, Request
 from server import store
 from server.access.admission import Admission
 from server.access.api_keys import Caller, Keys
+from server.adapters.catalog import Catalog
 from server.engine_port import Engine
 from server.generation.generations import Generations
 from server.generation.idempotency import IdempotencyCache
@@ -37,7 +39,7 @@ class _Spans(Protocol):
 
 
 class Service:
-    """Raises ConfigError."""
+    """Raises CheckpointError or ConfigError. `adapters` are those of the settings, unless they are given."""
 
     def __init__(
         self,
@@ -45,10 +47,12 @@ class Service:
         engine: Engine,
         queue: SharedQueue | None = None,
         broker: "Broker | None" = None,
+        adapters: Catalog | None = None,
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.keys = Keys(settings.api_keys_file)
+        self.adapters = adapters or Catalog.of(settings, engine.config)
         self.lifecycle = Lifecycle(engine, queue)
         self.bodies = Bodies(settings)
         self.metrics = Metrics(engine, queue)
@@ -83,6 +87,7 @@ class Service:
 
     async def start(self) -> None:
         await self.engine.start()
+        await self.adapters.start()
         if self.results:
             self.results.start()
         if self._job_service:
@@ -92,6 +97,7 @@ class Service:
         if self._job_service:
             await self._job_service.close()
         await self.engine.close()
+        await self.adapters.close()
         if self.results:
             self.results.close()
         await self.upstreams.close()
@@ -103,6 +109,10 @@ class Service:
     def jobs(self) -> "Jobs | None":
         """None without a queue."""
         return self._job_service.jobs if self._job_service else None
+
+    def model_of(self, caller: Caller) -> ServedModel:
+        """The served model with the adapters that the caller may use."""
+        return replace(self.model, offer=self.adapters.offered_to(caller.name))
 
     def authenticate(self, request: Request, record: RequestRecord) -> Caller:
         """Raises ApiError 401."""

@@ -135,7 +135,7 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Scale = Annotated[float, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, allow_inf_nan=False)]
 
 
-class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
+class DeclaredPreset(BaseModel, extra="forbid", strict=True):
     """A preset in `ideoserve.json`, whose `guidance_schedule` has pairs of a scale and a number of steps."""
 
     num_inference_steps: Steps
@@ -145,7 +145,7 @@ class _DeclaredPreset(BaseModel, extra="forbid", strict=True):
     std: Annotated[float, Field(ge=0.1, le=MAX_STD, allow_inf_nan=False)]
 
     @model_validator(mode="after")
-    def _covers_every_step(self) -> "_DeclaredPreset":
+    def _covers_every_step(self) -> "DeclaredPreset":
         covered = sum(repeat for _, repeat in self.guidance_schedule)
         if covered != self.num_inference_steps:
             raise ValueError(
@@ -169,7 +169,7 @@ ModelId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_ch
 PresetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-_Presets = Annotated[dict[PresetName, _DeclaredPreset], Field(min_length=1, max_length=64)]
+_Presets = Annotated[dict[PresetName, DeclaredPreset], Field(min_length=1, max_length=64)]
 
 
 class _Declared(BaseModel, extra="forbid", strict=True):

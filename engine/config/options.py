@@ -19,6 +19,10 @@ class EngineOptions:
     `max_batch_tokens`: image and prompt tokens of such a batch; a single member may have more.
     `max_running` (1..1024): samples in memory.
     `hang_seconds`: minimum silence after which a worker counts as hung.
+    `adapter_memory_gb`: memory for adapters on each device, in units of 10^9 bytes; with 0 none can be used.
+    `adapter_ignore`: patterns of keys in their files that are not read, such as "*.dora_scale".
+    `uncond_adapter`: file of an adapter with which the conditional transformer runs the unconditional pass
+    too; the unconditional transformer is not loaded.
     `load_seconds`: time limit of a worker's start.
     `max_start_failures`: consecutive failed starts after which a device counts as failed. Once all devices
     have failed, the engine is dead.
@@ -34,6 +38,9 @@ class EngineOptions:
     max_batch_size: int = 8
     max_batch_tokens: int = 32_768
     max_running: int = 64
+    adapter_memory_gb: float = 0.0
+    adapter_ignore: tuple[str, ...] = ()
+    uncond_adapter: str | None = None
     hang_seconds: float = 30.0
     load_seconds: float = 1800.0
     max_start_failures: int = 3

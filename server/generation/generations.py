@@ -99,7 +99,13 @@ class Generations:
         return generation.subscribe(request.deadline, request.priority)
 
     def _start(self, request: GenerationRequest, token_ids: TokenIds) -> Generation:
-        processing = Processing(self._engine, self._encoder, self._integrations, request.opt_outs)
+        processing = Processing(
+            self._engine,
+            self._encoder,
+            self._integrations,
+            request.opt_outs,
+            request.parameters.adapters,
+        )
         parameters = processing.check_previews(request.parameters)
         wanted = _engine_request(request, parameters, token_ids)
         slot = self._admission.admit(wanted, request.caller, request.deadline)
@@ -126,4 +132,5 @@ def _engine_request(request: GenerationRequest, parameters: Parameters, token_id
         sampling=parameters.sampling,
         num_previews=parameters.num_previews,
         priority=request.priority,
+        adapters=parameters.adapters,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from engine.config.model_config import ModelConfig
+from engine.request import AdapterUse
 from server import VERSION
 from server.generation.parameters import Parameters
 
@@ -28,7 +29,14 @@ def describe(parameters: Parameters, config: ModelConfig, with_prompt: bool) -> 
         "mu": parameters.sampling.mu,
         "std": parameters.sampling.std,
     }
+    if parameters.adapters:
+        facts["adapters"] = [_adapter(use) for use in parameters.adapters]
     return facts | (parameters.prompt.facts() if with_prompt else {})
+
+
+def _adapter(use: AdapterUse) -> dict[str, Any]:
+    steps = [use.first_step, use.end_step]
+    return {"name": use.name, "digest": use.digest, "scale": use.scale, "steps": steps}
 
 
 def png_info(facts: dict[str, Any]) -> PngImagePlugin.PngInfo:

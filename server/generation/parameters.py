@@ -1,10 +1,12 @@
 """Resolve a valid request to the parameters of its images: defaults filled in, conflicts refused."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.config.model_config import ModelConfig
-from engine.request import SamplingParams
+from engine.request import AdapterUse, SamplingParams
+from server.adapters.offer import Offer, listed
+from server.adapters.selection import Selection
 from server.captions.prompt import Prompt, read_prompt
 from server.schemas import sizes
 from server.schemas.errors import ApiError, invalid
@@ -39,6 +41,7 @@ class Parameters:
     output_format: OutputFormat
     compression: int
     num_previews: int
+    adapters: tuple[AdapterUse, ...] = ()
 
     @property
     def size(self) -> str:
@@ -52,38 +55,53 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The served model, its aliases, and how to treat sizes outside its limits by default."""
+    """The served model, its aliases, how to treat sizes outside its limits by default, and the adapters that
+    an API key may use."""
 
     config: ModelConfig
     aliases: tuple[str, ...] = ()
     size_policy: SizePolicy = "strict"
+    offer: Offer = field(default_factory=Offer)
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.config.model_id, *self.aliases)
 
-    def require(self, name: str | None) -> None:
-        """Raises ApiError 404 unless `name` is absent or one of the model's."""
-        if name is not None and name not in self.names:
-            known = ", ".join(f"`{known}`" for known in self.names)
-            message = f"Unknown model; this server serves {known}."
-            raise ApiError(404, "model_not_found", message, param="model")
+    @property
+    def adapted_names(self) -> list[str]:
+        """The model with each adapter that can be used."""
+        return [f"{self.config.model_id}:{name}" for name in self.offer.names]
+
+    def adapter_in(self, name: str | None) -> str | None:
+        """The adapter in the model id `MODEL:ADAPTER`; None if `name` is absent or a name of the model alone.
+        Raises ApiError 404 for any other."""
+        if name is None or name in self.names:
+            return None
+        for known in self.names:
+            adapter = name.removeprefix(f"{known}:")
+            if adapter != name and adapter in self.offer:
+                return adapter
+        message = f"Unknown model; this server serves {listed([*self.names, *self.adapted_names])}."
+        raise ApiError(404, "model_not_found", message, param="model")
 
 
 def resolve(wanted: ImageRequest, model: ServedModel, accepted: OutputFormat | None = None) -> Parameters:
     """Raises ApiError where fields contradict each other or the model. `accepted` is the format of Accept."""
     try:
-        model.require(wanted.model)
-        return _resolve(wanted, model.config, accepted, wanted.size_policy or model.size_policy)
+        adapter = model.adapter_in(wanted.model)
+        selection = Selection.of(wanted.adapters or (), adapter, model.offer)
+        return _resolve(wanted, model, selection, accepted)
     except ApiError as error:
         raise wanted.named_as_sent(error) from None
 
 
 def _resolve(
-    wanted: ImageRequest, config: ModelConfig, accepted: OutputFormat | None, policy: SizePolicy
+    wanted: ImageRequest, model: ServedModel, selection: Selection, accepted: OutputFormat | None
 ) -> Parameters:
-    size, size_warnings = _allowed_size(wanted, config, policy)
-    preset = _preset(wanted, config)
+    config = model.config
+    size, size_warnings = _allowed_size(wanted, config, wanted.size_policy or model.size_policy)
+    preset, defaults = _preset(wanted, config, selection)
+    sampling = _sampling(wanted, config, defaults)
     warnings = (*wanted.warnings, *size_warnings, *_seed_warnings(wanted.seed))
     return Parameters(
         prompt=read_prompt(wanted).with_warnings(*warnings),
@@ -91,10 +109,11 @@ def _resolve(
         height=size.height,
         seeds=_seeds(wanted.seed, wanted.n or 1),
         preset=preset,
-        sampling=_sampling(wanted, config, config.presets[preset]),
+        sampling=sampling,
         output_format=wanted.output_format or accepted or "png",
         compression=100 if wanted.output_compression is None else wanted.output_compression,
         num_previews=wanted.partial_images or 0,
+        adapters=selection.uses(sampling.num_inference_steps),
     )
 
 
@@ -146,7 +165,16 @@ def _parsed_size(param: str, text: str, config: ModelConfig) -> Size:
     return sizes.nearest(ideal, config.limits) if config.limits.allow_ratio(*ratio) else ideal
 
 
-def _preset(wanted: ImageRequest, config: ModelConfig) -> str:
+def _preset(wanted: ImageRequest, config: ModelConfig, selection: Selection) -> tuple[str, SamplingParams]:
+    """The preset that the request names, else that of an adapter, else the default of the model."""
+    name = _named_preset(wanted, config)
+    if name is None and (brought := selection.preset):
+        return brought
+    name = name or config.default_preset
+    return name, config.presets[name]
+
+
+def _named_preset(wanted: ImageRequest, config: ModelConfig) -> str | None:
     speeds = {
         "preset": wanted.preset,
         "rendering_speed": PRESET_OF_SPEED.get(wanted.rendering_speed or ""),
@@ -158,7 +186,7 @@ def _preset(wanted: ImageRequest, config: ModelConfig) -> str:
             raise invalid("This model has no such preset.", param)
         if name != next(iter(given.values())):
             raise invalid(f"`{param}` and `{next(iter(given))}` name different presets.", param)
-    return next(iter(given.values()), config.default_preset)
+    return next(iter(given.values()), None)
 
 
 def _sampling(wanted: ImageRequest, config: ModelConfig, preset: SamplingParams) -> SamplingParams:

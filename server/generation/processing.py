@@ -1,9 +1,11 @@
 """Processing outside the device: moderation, magic prompt and content credentials."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.errors import EngineError
+from engine.request import AdapterUse
 from server.access.api_keys import Caller
 from server.captions.caption import Caption
 from server.captions.prompt import Prompt
@@ -48,14 +50,21 @@ class Processing:
     """The processing of one request. Moderates and expands the prompt; moderates and signs the images."""
 
     def __init__(
-        self, engine: Engine, encoder: ImageEncoder, integrations: Integrations, opt_outs: OptOuts
+        self,
+        engine: Engine,
+        encoder: ImageEncoder,
+        integrations: Integrations,
+        opt_outs: OptOuts,
+        adapters: Sequence[AdapterUse] = (),
     ) -> None:
+        """The credentials name the `adapters`."""
         self._engine = engine
         self._encoder = encoder
         self._expander = None if opt_outs.magic_prompt == "off" else integrations.expander
         self._must_expand = opt_outs.magic_prompt == "on"
         self._moderation = None if opt_outs.moderation else integrations.moderation
         self._credentials = None if opt_outs.provenance else integrations.credentials
+        self._adapters = adapters
         self._sends_previews = opt_outs.moderation or integrations.sends_previews
 
     def check_previews(self, parameters: Parameters) -> Parameters:
@@ -82,7 +91,7 @@ class Processing:
     async def sign(self, data: bytes, media_type: str) -> bytes:
         if self._credentials is None:
             return data
-        return await self._encoder.run(self._credentials.sign, data, media_type)
+        return await self._encoder.run(self._credentials.sign, data, media_type, self._adapters)
 
     async def _moderate(self, prompt: Prompt) -> None:
         if self._moderation:

@@ -20,12 +20,17 @@ TRANSFER_BAR = "Downloading bytes"  # compressed bytes, of which the total is a 
 logger = logging.getLogger(__name__)
 
 
-def download(repository: Repository, without: Sequence[str] = ()) -> Path:
-    """Return the folder of the snapshot, `without` the folders of some parts. Raises CheckpointError."""
+def download(repository: Repository, without: Sequence[str] = (), only: Sequence[str] | None = None) -> Path:
+    """Return the folder of the snapshot, `without` the folders of some parts, or with the files `only` that
+    match these patterns. Raises CheckpointError."""
     ignored = [f"{folder}/*" for folder in without]
     try:
         path = snapshot_download(
-            repository.name, revision=repository.revision, ignore_patterns=ignored, tqdm_class=ProgressLog
+            repository.name,
+            revision=repository.revision,
+            ignore_patterns=ignored,
+            allow_patterns=None if only is None else list(only),
+            tqdm_class=ProgressLog,
         )
     except Exception as error:  # the client raises exceptions of several libraries
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR_CHARACTERS]

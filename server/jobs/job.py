@@ -19,7 +19,7 @@ from server.schemas.issue import Issue
 from server.schemas.responses import UNFINISHED, JobStatus
 from server.schemas.validation import first_problem
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ def _fields(record: RequestRecord, with_prompt: bool) -> dict[str, Any]:
         fields |= {
             "size": parameters.size,
             "preset": parameters.preset,
+            "adapters": [use.name for use in parameters.adapters] or None,
             "steps": parameters.sampling.num_inference_steps,
             "n": len(parameters.seeds),
             "seed": parameters.seeds[0],

@@ -13,7 +13,7 @@ from server.generation.image_encoder import MEDIA_TYPES
 from server.observability.request_record import IMAGE_PATHS
 from server.schemas.errors import ErrorBody
 from server.schemas.images import ImageRequest, PromptFields
-from server.schemas.models import Model, ModelList
+from server.schemas.models import AdapterList, Model, ModelList
 from server.schemas.responses import CaptionReport, ImagesResponse
 from server.service import Service
 
@@ -23,7 +23,7 @@ ERRORS = {
     400: "invalid JSON, an unknown field, a wrong type or value, or a prompt that is too long or was refused",
     401: "missing or invalid API key",
     403: "not permitted for this API key, or by the signature of the URL",
-    404: "unknown model or file",
+    404: "unknown model, adapter or file",
     406: "no media type in Accept is supported",
     408: "the body was not received in time",
     413: "the body is too large",
@@ -35,7 +35,7 @@ ERRORS = {
     500: "the worker crashed, the generation failed, or an internal error occurred",
     502: "storing the image for `response_format` `url` failed",
     503: "the model is loading, the server is draining or at a limit of memory or connections, a required "
-    "upstream service failed, or the store is full",
+    "upstream service failed, the store is full, or the file of an adapter is not available yet",
     504: "the deadline passed after admission",
 }
 IMAGE_FILES: Schema = {
@@ -47,6 +47,7 @@ EVENT: Schema = {
     "image_generation.progress if `progress` is set.",
     "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
 }
+SCHEMAS = (PromptFields, CaptionReport, ErrorBody, ImagesResponse, Model, ModelList, AdapterList)
 VALIDATE_PATH = "/v1/captions/validate"
 CAPTION: Schema = {
     "high_level_description": "a lighthouse in a storm",
@@ -74,9 +75,7 @@ def describe(app: FastAPI, service: Service) -> Schema:
     """Return the OpenAPI document."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     document["components"] = {
-        "schemas": schemas_of(
-            service.request_model, PromptFields, CaptionReport, ErrorBody, ImagesResponse, Model, ModelList
-        ),
+        "schemas": schemas_of(service.request_model, *SCHEMAS),
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
             "apiKey": {"type": "apiKey", "in": "header", "name": "Api-Key"},
@@ -89,7 +88,7 @@ def describe(app: FastAPI, service: Service) -> Schema:
     _describe_files(document["paths"]["/v1/files/{name}"]["get"])
     _describe_probes(document["paths"])
     if service.settings.api_keys_file:
-        for path in ("/v1/models", "/v1/models/{model_id}", VALIDATE_PATH, *IMAGE_PATHS):
+        for path in ("/v1/models", "/v1/models/{model_id}", "/v1/adapters", VALIDATE_PATH, *IMAGE_PATHS):
             for operation in document["paths"][path].values():
                 operation["security"] = SECURITY
     return document
@@ -148,6 +147,7 @@ def _examples(service: Service) -> Schema:
 
 def _describe_models(paths: Schema) -> None:
     paths["/v1/models"]["get"]["responses"] = ok(ModelList) | errors(401, 431)
+    paths["/v1/adapters"]["get"]["responses"] = ok(AdapterList) | errors(401, 431)
     retrieve = paths["/v1/models/{model_id}"]["get"]
     retrieve["responses"] = ok(Model) | errors(401, 404, 431)
     retrieve["parameters"] = [

@@ -1,15 +1,17 @@
 """Content credentials: a signed statement of origin inside each image."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from engine.request import AdapterUse
 from server.settings.config_error import ConfigError, needed
 from server.settings.secrets import read_secret
 from server.settings.settings import Settings
 
 
 class Signer(Protocol):
-    def sign(self, data: bytes, media_type: str) -> bytes:
-        """Returns the file with credentials inside."""
+    def sign(self, data: bytes, media_type: str, adapters: Sequence[AdapterUse] = ()) -> bytes:
+        """Returns the file with credentials inside, which name the model and the adapters."""
 
 
 def from_settings(settings: Settings, model_id: str) -> Signer | None:

@@ -1,6 +1,7 @@
 """Writes C2PA content credentials into image files; needs the optional extra `c2pa`."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from cryptography.hazmat.primitives.serialization import (
 from PIL import Image
 from pydantic import SecretStr
 
+from engine.request import AdapterUse
 from server import VERSION
 from server.settings.config_error import ConfigError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+ADAPTERS = "ideoserve.adapters"  # parameter of the action
 CURVES = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}
 # No network access, and no thumbnail, which would be a second copy of the image.
 LIBRARY: dict[str, Any] = {
@@ -34,21 +37,28 @@ class Credentials:
     def __init__(self, certificates: Path, key: SecretStr, model_id: str) -> None:
         """Signs a test image. Raises ConfigError if that fails."""
         agent = {"name": f"ideoserve {model_id}", "version": VERSION}
-        action = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent}
-        self._manifest = {
-            "claim_generator_info": [{"name": "ideoserve", "version": VERSION}],
-            "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
-        }
+        self._action = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent}
         self._context = c2pa.Context.from_dict(LIBRARY)
         self._signer = _signer(certificates, key)
         self._try()
 
-    def sign(self, data: bytes, media_type: str) -> bytes:
-        """Returns the file with credentials inside. Takes milliseconds; thread-safe."""
+    def sign(self, data: bytes, media_type: str, adapters: Sequence[AdapterUse] = ()) -> bytes:
+        """Returns the file with credentials inside, which name the model and the adapters. Thread-safe, takes
+        milliseconds."""
         signed = io.BytesIO()
-        with c2pa.Builder(self._manifest, self._context) as builder:
+        with c2pa.Builder(self._manifest(adapters), self._context) as builder:
             builder.sign(self._signer, media_type, io.BytesIO(data), signed)
         return signed.getvalue()
+
+    def _manifest(self, adapters: Sequence[AdapterUse]) -> dict[str, Any]:
+        action = self._action
+        if adapters:
+            named = [{"name": use.name, "digest": use.digest, "scale": use.scale} for use in adapters]
+            action = action | {"parameters": {ADAPTERS: named}}
+        return {
+            "claim_generator_info": [{"name": "ideoserve", "version": VERSION}],
+            "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
+        }
 
     def _try(self) -> None:
         file = io.BytesIO()

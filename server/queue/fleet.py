@@ -126,6 +126,10 @@ class Fleet:
         known = self._workers.get(worker)
         return known is not None and reply in known.held
 
+    def has_adapter(self, digest: str) -> bool:
+        """Whether a worker that takes work has the file with this SHA-256."""
+        return any(digest in worker.adapters for worker in self._workers)
+
     def is_front_gone(self, front: str) -> bool:
         """Whether this front left or died. False while this process has not listened for long enough."""
         return self.is_settled and self._fronts.get(front) is None

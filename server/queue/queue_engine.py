@@ -13,6 +13,7 @@ from engine.errors import EngineDeadError
 from engine.messages import RequestDone, RequestOutput, UnitKind
 from engine.request import EngineRequest, Priority
 from server.access.api_keys import Caller
+from server.adapters.catalog import Catalog
 from server.engine_port import Engine, EngineStats, QueueStats
 from server.generation.idempotency import Fingerprint
 from server.generation.sharing import Permit
@@ -54,6 +55,7 @@ class QueueEngine:
         config: ModelConfig,
         settings: HttpSettings,
         access: Access,
+        adapters: Catalog,
         *,
         local: Engine | None,
         tokenize: Tokenize | None,
@@ -64,7 +66,8 @@ class QueueEngine:
         self._fleet = Fleet(self.broker, config.model_id, secrets.token_hex(8), beat_seconds)
         self._tokenize = tokenize
         self._local = local
-        self.worker = Worker(local, self.broker, self._fleet) if local else None
+        self._adapters = adapters
+        self.worker = Worker(local, self.broker, self._fleet, adapters) if local else None
         self._in_flight: dict[str, InFlightRequest] = {}
         self._submitted: dict[str, Submission] = {}
         self._backlog = FleetBacklog(self._fleet, self._in_flight)
@@ -82,6 +85,7 @@ class QueueEngine:
         """Raises ConfigError if the broker cannot be used."""
         if self._local is not None:
             await self._local.start()
+        await self._adapters.start()
         await self.broker.connect()
         if self._tokenize is not None:
             await self._submissions.start()

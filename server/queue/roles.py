@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from engine.config.model_config import ModelConfig
+from server.adapters.catalog import Catalog
 from server.engine_port import Engine
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
@@ -33,6 +34,7 @@ def queue_engine(
     settings: Settings,
     access: "Access",
     config: ModelConfig,
+    adapters: Catalog,
     local: Callable[[], Engine],
     tokenize: Callable[[], Callable[[str], tuple[int, ...]]],
 ) -> "QueueEngine":
@@ -44,6 +46,7 @@ def queue_engine(
         config,
         settings,
         access,
+        adapters,
         local=None if settings.role == "front" else local(),
         tokenize=None if settings.role == "worker" else tokenize(),
     )

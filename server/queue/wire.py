@@ -7,6 +7,7 @@ import msgspec
 
 from engine.cost import DeviceSpeed
 from engine.errors import (
+    AdapterUnavailableError,
     DeadlineExceededError,
     EngineError,
     GenerationError,
@@ -18,14 +19,15 @@ from engine.request import EngineRequest, Priority
 from server.queue import names
 
 # Raise it with every change that an older process would misread; all processes of a fleet need the same.
-VERSION = 1
+VERSION = 2
 
-ErrorKind = Literal["deadline", "generation", "crashed", "version"]
+ErrorKind = Literal["deadline", "generation", "crashed", "version", "adapter"]
 _ERRORS: Mapping[ErrorKind, type[EngineError]] = {
     "deadline": DeadlineExceededError,
     "generation": GenerationError,
     "crashed": WorkerCrashedError,
     "version": VersionMismatchError,
+    "adapter": AdapterUnavailableError,
 }
 
 
@@ -122,12 +124,13 @@ class Promotion(Message, frozen=True, kw_only=True):
 
 class WorkerNews(Message, frozen=True, kw_only=True):
     """Announced by a worker each second. `speeds` are of devices that take work, `held` are replies of its
-    requests. `is_leaving` in the last one."""
+    requests, `adapters` are the SHA-256 of the files that it can use. `is_leaving` in the last one."""
 
     id: str
     speeds: tuple[DeviceSpeed, ...] = ()
     devices: dict[str, int] = {}
     held: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     is_leaving: bool = False
 
 

@@ -28,8 +28,9 @@ async def image_request(
     Accept. Raises ApiError."""
     headers, record = request.headers, request.state.record
     assert isinstance(record, RequestRecord)
+    model = service.model_of(caller)
     opt_outs = OptOuts.of(wanted, caller, service.integrations.configured)
-    parameters = await offload(len(body), lambda: resolve(wanted, service.model, accepted))
+    parameters = await offload(len(body), lambda: resolve(wanted, model, accepted))
     record.parameters, record.priority = parameters, caller.priority(headers)
     key = headers.get("idempotency-key")
     return GenerationRequest(

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import BaseModel
 
 from engine.errors import (
+    AdapterUnavailableError,
     DeadlineExceededError,
     EngineDeadError,
     EngineError,
@@ -147,6 +148,8 @@ def from_engine(error: EngineError) -> ApiError:
             return ApiError(500, "worker_crashed", message, retry=False)
         case VersionMismatchError():
             return ApiError(500, "version_mismatch", f"A worker refused the request: {error}.", retry=False)
+        case AdapterUnavailableError():
+            return ApiError(503, "adapter_unavailable", f"{error}.", param="adapters")
         case GenerationError():
             return ApiError(500, "generation_failed", "The model failed on this request.", retry=False)
         case _:

@@ -18,6 +18,8 @@ MAX_SEED = 2**31 - 1
 MAX_SENT_SEED = 10**20 - 1  # 64 bits, also where a client rounded them to a float
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512  # entries and characters
 MAX_WEBHOOK_CHARACTERS = 2048
+MAX_ADAPTERS = 4
+MAX_ADAPTER_SCALE = 2.0
 N = "Number of images; image k uses seed + k."
 
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
@@ -25,6 +27,28 @@ SizePolicy: TypeAlias = Literal["strict", "nearest"]
 MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-100, le=100)]
 Guidance = Annotated[float, Field(allow_inf_nan=False, ge=MIN_GUIDANCE, le=MAX_GUIDANCE)]
+
+
+class AdapterChoice(BaseModel):
+    """An adapter that a request applies."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=64, description="As in `GET /v1/adapters`.")
+    scale: float | None = Field(
+        None,
+        ge=-MAX_ADAPTER_SCALE,
+        le=MAX_ADAPTER_SCALE,
+        allow_inf_nan=False,
+        description="Multiplies the effect; if absent, the scale of `GET /v1/adapters`.",
+    )
+    steps: list[Annotated[int, Field(ge=0, le=MAX_STEPS)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="`[first, end]`: the adapter is applied in the steps from `first` (the first is 0) up "
+        "to, not including, `end`; if absent, in all.",
+    )
 
 
 class PromptFields(BaseModel):
@@ -85,7 +109,16 @@ class ImageRequest(PromptFields):
         None,
         description="Expand a plain prompt into a caption: where possible (auto, the default), or fail (on).",
     )
-    model: str | None = Field(None, description="Id of the served model or an alias; any other is a 404.")
+    model: str | None = Field(
+        None,
+        description="Id of the served model or an alias, also with an adapter, `MODEL:ADAPTER`; any other is "
+        "a 404.",
+    )
+    adapters: list[AdapterChoice] | None = Field(
+        None,
+        max_length=MAX_ADAPTERS,
+        description="LoRA adapters that are applied together; see `GET /v1/adapters`.",
+    )
     n: int | None = Field(None, ge=1, le=10, description=N)
     size: str | None = Field(
         None,

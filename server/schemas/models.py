@@ -1,4 +1,4 @@
-"""Wire types of `GET /v1/models`."""
+"""Wire types of `GET /v1/models` and `GET /v1/adapters`."""
 
 from dataclasses import asdict
 from typing import Any, Literal
@@ -15,6 +15,11 @@ class ModelPreset(BaseModel):
     mu: float
     std: float
 
+    @classmethod
+    def of(cls, preset: SamplingParams) -> "ModelPreset":
+        facts: dict[str, Any] = asdict(preset)
+        return cls(num_inference_steps=preset.num_inference_steps, **facts)
+
 
 class ModelLimits(BaseModel):
     """Sizes in pixels."""
@@ -28,7 +33,7 @@ class ModelLimits(BaseModel):
 
 
 class Model(BaseModel):
-    """The served model; `root` is its id where `id` is an alias."""
+    """The served model; `root` is its id where `id` is an alias, or has an adapter as `MODEL:ADAPTER`."""
 
     id: str
     root: str
@@ -40,9 +45,10 @@ class Model(BaseModel):
     default_preset: str
     presets: dict[str, ModelPreset]
     limits: ModelLimits
+    adapter: str | None
 
     @classmethod
-    def of(cls, config: ModelConfig, name: str, max_n: int) -> "Model":
+    def of(cls, config: ModelConfig, name: str, max_n: int, adapter: str | None = None) -> "Model":
         return cls(
             id=name,
             root=config.model_id,
@@ -50,19 +56,46 @@ class Model(BaseModel):
             fingerprint=config.fingerprint,
             default_size=f"{config.default_width}x{config.default_height}",
             default_preset=config.default_preset,
-            presets={
-                name: ModelPreset.model_validate(_preset(value)) for name, value in config.presets.items()
-            },
+            presets={name: ModelPreset.of(value) for name, value in config.presets.items()},
             limits=ModelLimits(**asdict(config.limits), max_n=max_n),
+            adapter=adapter,
         )
 
 
 class ModelList(BaseModel):
-    """The served model under each of its names."""
+    """The served model under each of its names, and with each adapter."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-def _preset(preset: SamplingParams) -> dict[str, Any]:
-    return asdict(preset) | {"num_inference_steps": preset.num_inference_steps}
+class Adapter(BaseModel):
+    """An adapter that requests can name.
+
+    `error` says why a broken one cannot be used. `scale` and `preset` are the defaults of requests with it;
+    without `preset`, that is the default preset of the model. What its file says is null until it is read:
+    `digest` (SHA-256), `format`, `rank`, the number of `modules` that it changes, its size in `bytes`, and
+    `target`, the transformers that it changes.
+    """
+
+    name: str
+    object: Literal["adapter"] = "adapter"
+    model: str
+    status: Literal["ready", "loading", "broken"]
+    error: str | None
+    scale: float
+    preset: ModelPreset | None
+    trigger_words: list[str]
+    digest: str | None
+    format: str | None
+    rank: int | None
+    modules: int | None
+    bytes: int | None
+    target: str | None
+
+
+class AdapterList(BaseModel):
+    """The adapters that the API key may use, sorted by name."""
+
+    object: Literal["list"] = "list"
+    data: list[Adapter]

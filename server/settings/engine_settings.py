@@ -66,6 +66,25 @@ class EngineSettings(BaseModel):
         description="Maximum images in the memory of a device; priority `batch` holds at most half of them",
     )
 
+    adapters: Path | None = Field(
+        None,
+        description="Folder of LoRA adapters (safetensors files, and folders with one each), or JSON file "
+        "that lists them; changes are noticed within seconds",
+    )
+    adapter_memory_gb: float = Field(
+        2.0, gt=0, le=1024, description="Memory of loaded adapters on each device, in units of 10^9 bytes"
+    )
+    adapter_ignore: str | None = Field(
+        None,
+        description="Comma-separated patterns of keys in the files of adapters that are not read, such as "
+        "*.dora_scale",
+    )
+    uncond_adapter: Path | None = Field(
+        None,
+        description="Safetensors file of the adapter that makes the conditional transformer run the "
+        "unconditional pass too; the unconditional transformer is not loaded",
+    )
+
     @field_validator("compile", mode="wrap")
     @classmethod
     def _names_all_choices(cls, value: object, parse: ValidatorFunctionWrapHandler) -> object:

@@ -75,6 +75,11 @@ class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings,
         return _items(self.devices or self.device)
 
     @property
+    def ignored_keys(self) -> tuple[str, ...]:
+        """Patterns of keys in the files of adapters."""
+        return _items(self.adapter_ignore)
+
+    @property
     def model_aliases(self) -> tuple[str, ...]:
         """Model ids that requests may use besides the served one."""
         return _items(self.model_alias)

@@ -14,6 +14,7 @@ SCHEMA = Path(__file__).parents[2] / "deploy/helm/values.schema.json"
 SET_ELSEWHERE = {
     "model",
     "model_name",
+    "adapters",
     "host",
     "port",
     "device",

@@ -260,6 +260,22 @@ def test_stored_images(uri: str, store: str, claim: str | None) -> None:
     assert "IDEOSERVE_STORE" not in environment(server(render()))
 
 
+@pytest.mark.parametrize(
+    ("uri", "path"), [("pvc://styles", "/adapters/"), ("pvc://styles/a/b.json", "/adapters/a/b.json")]
+)
+def test_adapters_are_mounted_in_all_pods(uri: str, path: str) -> None:
+    manifests = render(adapters__uri=uri, queue__url="nats://nats:4222")
+    for name in ("front", "worker"):
+        pods = component(manifests, name)["spec"]["template"]["spec"]
+        (container,) = pods["containers"]
+        assert environment(container)["IDEOSERVE_ADAPTERS"] == path
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "adapters"]
+        assert mount == {"name": "adapters", "mountPath": "/adapters", "readOnly": True}
+        (volume,) = [volume for volume in pods["volumes"] if volume["name"] == "adapters"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "styles", "readOnly": True}
+    assert "IDEOSERVE_ADAPTERS" not in environment(server(render()))
+
+
 def component(manifests: tuple[Manifest, ...], name: str) -> Manifest:
     """The Deployment of the fronts or the workers of a fleet."""
     key = "app.kubernetes.io/component"

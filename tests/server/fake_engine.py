@@ -35,9 +35,10 @@ from engine.messages import (
 )
 from engine.request import EngineRequest, Priority
 
+DEMO = Path(__file__).parents[2] / "models" / "demo"
 CONFIG = ModelConfig(
     path=Path("fake"),
-    folders=PartFolders.of(Path("fake")),
+    folders=PartFolders.of(DEMO),  # whose configs adapters must fit
     model_id="fake-model",
     created=1_750_000_000,
     fingerprint="0123456789ab",

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 
+from server.adapters.catalog import Catalog
 from server.app import create_app, run
 from server.queue.roles import queue_access
 from server.settings.config_error import ConfigError
@@ -106,7 +107,7 @@ def main() -> int:
         with queue_access(settings) as access:
             engine = fake_engine()
             engine.max_batch_size = settings.max_batch_size
-            app = _app(settings, access, engine)
+            app = _app(settings, access, engine, Catalog.of(settings, engine.config))
             app.include_router(control(engine))
             return run(app, listen(settings))
     except ConfigError as error:
@@ -114,20 +115,22 @@ def main() -> int:
         return 2
 
 
-def _app(settings: Settings, access: Any, engine: FakeEngine) -> FastAPI:
+def _app(settings: Settings, access: Any, engine: FakeEngine, adapters: Catalog) -> FastAPI:
     if access is None:
-        return create_app(settings, engine)
+        return create_app(settings, engine, adapters=adapters)
     from server.queue.queue_engine import QueueEngine
 
     made = QueueEngine(
         engine.config,
         settings,
         access,
+        adapters,
         local=None if settings.role == "front" else engine,
         tokenize=None if settings.role == "worker" else engine.tokenize,
         beat_seconds=float(os.environ.get("FAKE_BEAT_SECONDS", "1")),
     )
-    return create_app(settings, made, made, None if settings.role == "worker" else made.broker)
+    broker = None if settings.role == "worker" else made.broker
+    return create_app(settings, made, made, broker, adapters)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,10 @@ spec:
         - name: IDEOSERVE_MODEL_NAME
           value: {{ . | quote }}
         {{- end }}
+        {{- with .Values.adapters.uri }}
+        - name: IDEOSERVE_ADAPTERS
+          value: /adapters/{{ rest (splitList "/" (trimPrefix "pvc://" .)) | join "/" }}
+        {{- end }}
         {{- with .Values.queue.url }}
         - name: IDEOSERVE_QUEUE
           value: {{ . | quote }}
@@ -200,6 +204,11 @@ spec:
         - name: store
           mountPath: /store
         {{- end }}
+        {{- if .Values.adapters.uri }}
+        - name: adapters
+          mountPath: /adapters
+          readOnly: true
+        {{- end }}
         {{- range .Values.secrets }}
         - name: secret-{{ . }}
           mountPath: /secrets/{{ . }}
@@ -238,6 +247,12 @@ spec:
     - name: store
       persistentVolumeClaim:
         claimName: {{ first (splitList "/" (trimPrefix "pvc://" .Values.store.uri)) }}
+    {{- end }}
+    {{- with .Values.adapters.uri }}
+    - name: adapters
+      persistentVolumeClaim:
+        claimName: {{ first (splitList "/" (trimPrefix "pvc://" .)) }}
+        readOnly: true
     {{- end }}
     {{- range .Values.secrets }}
     - name: secret-{{ . }}

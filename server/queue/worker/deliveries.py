@@ -6,11 +6,16 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import msgspec
 import nats.errors
+from msgspec import structs
 from nats.aio.msg import Msg
 
+from engine.errors import AdapterUnavailableError
+from engine.request import AdapterUse
+from server.adapters.catalog import Catalog
 from server.engine_port import Engine
 from server.queue import names
 from server.queue.broker import Broker
@@ -18,6 +23,7 @@ from server.queue.fleet import Fleet
 from server.queue.tasks import Tasks
 from server.queue.wire import Done, Promotion, VersionError, Work, decode, encode
 from server.queue.worker.delivery import Delivery
+from server.queue.worker.results import Results
 
 KEEP_BEATS = 1.5
 # Time for fronts to connect again and delete their requests.
@@ -25,6 +31,8 @@ ABORT_BEATS = 2
 CLOSE_SECONDS = 2.0
 # Aborts of requests that are on their way to this worker.
 MAX_ABORTED = 10_000
+# Time for workers to notice a new file.
+ADAPTER_BEATS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +41,19 @@ class Deliveries:
     """Holds each until it is answered, aborted, or given back. Calls `on_change` when one needs less of a
     device."""
 
-    def __init__(self, engine: Engine, broker: Broker, fleet: Fleet, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        broker: Broker,
+        fleet: Fleet,
+        adapters: Catalog,
+        on_change: Callable[[], None],
+    ) -> None:
         self.pulled = self.redelivered = 0
         self._engine = engine
         self._broker = broker
         self._fleet = fleet
+        self._adapters = adapters
         self._on_change = on_change
         self._held: dict[str, Delivery] = {}
         self._aborted: OrderedDict[str, None] = OrderedDict()
@@ -75,7 +91,7 @@ class Deliveries:
                 self._held[work.reply].message = message
                 return None
             if not self._is_unwanted(work):
-                return self._hold(message, work)
+                return await self._take(message, work)
             await message.ack()
             if self._fleet.is_front_gone(names.front_of(work.reply)):
                 await self._notify(names.front_of(work.reply))
@@ -93,6 +109,28 @@ class Deliveries:
             done = Done(error="version", message=str(error))
             await self._broker.store(names.done(error.reply), encode(done))
         await message.term()
+
+    async def _take(self, message: Msg, work: Work) -> Delivery | None:
+        """Run it with the files of this worker. If one is missing, another worker may have it."""
+        uses = [(use, self._adapters.path(use.digest)) for use in work.request.adapters]
+        missing = next((use for use, path in uses if path is None), None)
+        if missing is None:
+            adapters = tuple(replace(use, path=str(path)) for use, path in uses)
+            request = replace(work.request, adapters=adapters)
+            return self._hold(message, structs.replace(work, request=request))
+        deadline = work.submitted + ADAPTER_BEATS * self._fleet.beat_seconds
+        if self._fleet.has_adapter(missing.digest) or time.time() < deadline:
+            await message.nak(delay=self._fleet.beat_seconds)
+        else:
+            await self._fail(message, work, missing)
+        return None
+
+    async def _fail(self, message: Msg, work: Work, missing: AdapterUse) -> None:
+        text = f"No worker has the file of the adapter `{missing.name}` with SHA-256 {missing.digest}"
+        logger.error("%s", text)
+        results = Results(self._broker, self._fleet.id, work.reply)
+        await results.finish(Done.failed(AdapterUnavailableError(text)))
+        await message.ack()
 
     def _hold(self, message: Msg, work: Work) -> Delivery:
         delivery = Delivery(message, work, self._engine, self._broker, self._fleet, self._on_change)

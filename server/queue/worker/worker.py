@@ -10,6 +10,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from engine.request import Priority
+from server.adapters.catalog import Catalog
 from server.engine_port import Engine, QueueStats
 from server.queue import names
 from server.queue.broker import Broker
@@ -31,14 +32,15 @@ logger = logging.getLogger(__name__)
 class Worker:
     """Runs the requests of the queue on `engine`, which it does not start."""
 
-    def __init__(self, engine: Engine, broker: Broker, fleet: Fleet) -> None:
+    def __init__(self, engine: Engine, broker: Broker, fleet: Fleet, adapters: Catalog) -> None:
         self._engine = engine
         self._broker = broker
         self._fleet = fleet
+        self._adapters = adapters
         self._pulls = {priority: self._pull(priority) for priority in get_args(Priority)}
         self._capacity = Capacity(engine)
         self._share = BatchShare()
-        self._deliveries = Deliveries(engine, broker, fleet, self._on_change)
+        self._deliveries = Deliveries(engine, broker, fleet, adapters, self._on_change)
         self._changed = asyncio.Event()
         self._is_draining = False
         self._tasks = Tasks()
@@ -88,6 +90,7 @@ class Worker:
             speeds=() if self._is_draining else tuple(self._engine.speeds()),
             devices=dict(self._engine.stats().devices),
             held=tuple(delivery.work.reply for delivery in self._deliveries.held),
+            adapters=() if self._is_draining else self._adapters.digests,
         )
 
     def _on_change(self) -> None:

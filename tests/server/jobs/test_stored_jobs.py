@@ -2,16 +2,20 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.adapters.adapter_file import AdapterInfo
 from server.access.api_keys import Caller
+from server.adapters.adapter import Adapter, Weights
+from server.adapters.offer import Offer
 from server.generation.generations import GenerationRequest
 from server.generation.idempotency import Fingerprint
 from server.generation.parameters import ServedModel, resolve
 from server.generation.processing import OptOuts
-from server.jobs.job import JobRecord, JobSpec
+from server.jobs.job import VERSION, JobRecord, JobSpec
 from server.schemas.errors import RefusedError
 from server.schemas.images import ImageRequest
 from server.schemas.issue import Issue
@@ -29,14 +33,19 @@ BODIES: list[dict[str, Any]] = [
     {"prompt": "a \u2028 cat", "n": 3, "seed": 2**31 - 2, "partial_images": 2, "output_format": "webp"},
     {"json_prompt": CAPTION, "style": "ignored"},
     {"prompt": "{broken", "mu": 0.1, "std": 1.7, "guidance_schedule": [1, 7.3, 19.999999999999996]},
+    {"prompt": "a cat", "adapters": [{"name": "style", "scale": 0.1, "steps": [1, 7]}]},
 ]
+
+
+INFO = AdapterInfo("peft", 2, 8, 1000, "conditional", ("x",))
+OFFER = Offer({"style": Adapter("style", weights=Weights(Path("style.safetensors"), "ff", INFO))})
 
 
 def spec(body: dict[str, Any], **fields: Any) -> JobSpec:
     wanted = ImageRequest.read({"size": "64x64", **body})
     request = GenerationRequest(
         caller=Caller("k\u00e9y", 3, ("batch",), ("moderation",)),
-        parameters=resolve(wanted, ServedModel(CONFIG)),
+        parameters=resolve(wanted, ServedModel(CONFIG, offer=OFFER)),
         opt_outs=OptOuts("off", moderation=True),
         priority="batch",
         deadline=time.monotonic() + 60,
@@ -52,6 +61,7 @@ def test_a_stored_request_is_exact(body: dict[str, Any]) -> None:
     for name in ("caller", "parameters", "opt_outs", "priority"):
         assert getattr(read.request, name) == getattr(sent.request, name)
     assert read.attempt(1).parameters.prompt.warnings == sent.request.parameters.prompt.warnings
+    assert len(read.request.parameters.adapters) == len(body.get("adapters", ()))
     assert [type(value) for value in read.request.parameters.sampling.guidance_schedule] == [float] * len(
         sent.request.parameters.sampling.guidance_schedule
     )
@@ -71,8 +81,9 @@ def test_each_attempt_has_its_own_id_and_the_deadline_of_the_job() -> None:
 
 def test_a_job_of_another_version_is_refused() -> None:
     data = json.loads(spec({"prompt": "a cat"}).to_json())
-    for version in (0, 2):
-        with pytest.raises(ValueError, match=f"the job has version {version}; this server runs version 1"):
+    for version in (VERSION - 1, VERSION + 1):
+        said = f"the job has version {version}; this server runs version {VERSION}"
+        with pytest.raises(ValueError, match=said):
             JobSpec.from_json(json.dumps(data | {"version": version}).encode())
     del data["request"]["parameters"]["seeds"]
     with pytest.raises(ValueError, match=r"^the job is invalid at request\.parameters\.seeds$"):

@@ -26,6 +26,7 @@ from server.settings.settings import Settings
 from server.upstream.client import UpstreamClients
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
+from tests.server.adapters.files import write_adapter
 from tests.server.process import REPOSITORY, ServerProcess
 from tests.server.routes.test_errors import check
 
@@ -46,6 +47,7 @@ def server(pair: tuple[Path, Path]) -> Iterator[ServerProcess]:
     process = ServerProcess(
         *("--c2pa-certificate-file", str(certificate), "--c2pa-key-file", str(key)),
         *("--api-keys-file", str(keys), "--embed-prompt"),
+        *("--adapters", str(write_adapter(certificate.with_name("adapters") / "style.safetensors").parent)),
     )
     process.http.headers["Authorization"] = "Bearer web"
     yield process
@@ -80,6 +82,15 @@ def test_every_image_is_signed(server: ServerProcess, output_format: str) -> Non
         assert facts is not None
         assert (facts["seed"], facts["prompt"]) == (seed, "a wombat")
         assert "wombat" not in json.dumps(manifest)
+
+
+def test_the_credentials_name_the_adapters(server: ServerProcess) -> None:
+    response = server.create({"Accept": "image/png"}, model="fake-model:style")
+    (actions,) = credentials(response.content, "image/png")["assertions"]
+    (action,) = actions["data"]["actions"]
+    (adapter,) = server.http.get("/v1/adapters").json()["data"]
+    named = {"name": "style", "digest": adapter["digest"], "scale": 1.0}
+    assert action["parameters"] == {"ideoserve.adapters": [named]}
 
 
 def test_a_changed_pixel_invalidates_the_signature(server: ServerProcess) -> None:

@@ -1,0 +1,84 @@
+"""The header of a safetensors file, read without the weights. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from engine.config.files import require_file, unreadable
+from engine.errors import CheckpointError
+
+MAX_HEADER_BYTES = 16 << 20
+_TRIGGERS = ("modelspec.trigger_phrase", "trigger_words", "trigger_word", "trigger_phrase")
+_MAX_TRIGGERS, _MAX_TRIGGER = 20, 200
+
+
+class AdapterError(Exception):
+    """An adapter that cannot be served. The message is one line that names the file and the key."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class StoredTensor(BaseModel):
+    """A tensor in the header."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dtype: str
+    shape: tuple[Annotated[int, Field(ge=0, le=1 << 32)], ...]
+    data_offsets: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The tensors and the metadata of a file of so many bytes."""
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+    bytes: int
+
+    def error(self, key: str, problem: str) -> AdapterError:
+        """An error that names the file and the key."""
+        return AdapterError(f"{self.path}: {key}: {problem}")
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """The words that trainers recommend in prompts."""
+        stored = ",".join(filter(None, (self.metadata.get(key) for key in _TRIGGERS)))
+        words = (word.strip()[:_MAX_TRIGGER] for word in stored.split(","))
+        return tuple(dict.fromkeys(filter(None, words)))[:_MAX_TRIGGERS]
+
+
+def read_header(path: Path) -> Header:
+    """Raises AdapterError if the file cannot be read, is not safetensors or is truncated."""
+    try:
+        size = require_file(path)
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > min(size - 8, MAX_HEADER_BYTES):
+                raise AdapterError(f"{path}: not a safetensors file")
+            header = stream.read(length)
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from error
+    except OSError as error:
+        raise AdapterError(str(unreadable(path, error))) from error
+    return _parse(path, header, size)
+
+
+def _parse(path: Path, header: bytes, size: int) -> Header:
+    try:
+        declared = TypeAdapter(dict[str, dict[str, Any]]).validate_json(header)
+        metadata = TypeAdapter(dict[str, str]).validate_python(declared.pop("__metadata__", {}))
+        tensors = TypeAdapter(dict[str, StoredTensor]).validate_python(declared)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0]) if problem["loc"] else "header"
+        raise AdapterError(f"{path}: {key}: {problem['msg']}") from error
+    end = 8 + len(header) + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    if end != size:
+        raise AdapterError(f"{path}: {size} bytes, but the header describes {end}")
+    return Header(path, tensors, metadata, size)

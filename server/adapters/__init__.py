@@ -1,0 +1,1 @@
+"""LoRA adapters: which there are, who may use them, and which a request applies."""

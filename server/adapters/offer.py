@@ -1,0 +1,49 @@
+"""The adapters that one API key may use."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from server.adapters.adapter import Adapter
+from server.schemas.errors import ApiError
+
+MAX_LISTED = 50  # in an error message
+RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """By name, also those that cannot be used."""
+
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Adapter]:
+        return iter(self.adapters.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.adapters
+
+    @property
+    def names(self) -> list[str]:
+        """Of those that can be used."""
+        return [adapter.name for adapter in self if adapter.status == "ready"]
+
+    def find(self, name: str, param: str) -> Adapter:
+        """One that can be used; `param` is the field that names it. Raises ApiError 404 or 503."""
+        adapter = self.adapters.get(name)
+        if adapter is None:
+            message = f"Unknown adapter. This key may use: {listed(self.names) or 'none'}."
+            raise ApiError(404, "adapter_not_found", message, param=param)
+        if adapter.status == "broken":
+            message = f"The adapter `{name}` cannot be used: {adapter.error}."
+            raise ApiError(404, "adapter_not_found", message, param=param)
+        if adapter.status == "loading":
+            message = f"The file of the adapter `{name}` is not complete yet."
+            raise ApiError(503, "adapter_not_ready", message, param=param, retry_after=RETRY_SECONDS)
+        return adapter
+
+
+def listed(names: Sequence[str]) -> str:
+    """For an error message, which lists at most 50 of them."""
+    shown = ", ".join(f"`{name}`" for name in names[:MAX_LISTED])
+    more = len(names) - MAX_LISTED
+    return f"{shown} and {more} more" if more > 0 else shown
