@@ -71,8 +71,8 @@ def sizes(*sides: int) -> tuple[str, str]:
 STAGES = (
     pytest_stage("tests-engine", 120, "tests/cuda/test_engine.py"),
     pytest_stage("tests-server", 120, "tests/cuda/test_server.py"),
-    pytest_stage("tests-precision", 60, "tests/cuda/test_precision.py"),
     published("images", 110, "ours, compiled", *sizes(*IMAGE_SIZES)),
+    pytest_stage("tests-precision", 60, "tests/cuda/test_precision.py"),
     published("diffusers-compiled", 150, "diffusers, compiled", *sizes(*IMAGE_SIZES)),
     published("diffusers", 130, "diffusers", *sizes(*IMAGE_SIZES)),
     published("fp8-products", 75, "ours, fp8 products", *sizes(*FP8_SIZES)),

@@ -6,7 +6,8 @@ import torch
 from engine.checkpoint.loader import load_pipeline
 from engine.config.part_folders import PartFolders
 from engine.errors import OptionError
-from engine.precision import PrecisionOptions, Quantization
+from engine.precision import Precision, PrecisionOptions, Quantization
+from engine.quantized.kept import precision_of
 from engine.quantized.nf4 import quantize_nf4
 from tests.engine.conftest import Checkpoints
 
@@ -17,6 +18,9 @@ def test_a_quantised_model_is_the_published_one(checkpoints: Checkpoints, kind: 
     options = PrecisionOptions(quantize=kind)
     quantised = load_pipeline(folders[0], "cpu", torch.bfloat16, precision=options)
     published = load_pipeline(folders[1], "cpu", torch.bfloat16)
+    for pipeline in (quantised, published):
+        blocks = pipeline.conditional.layers
+        assert precision_of(blocks, torch.bfloat16) == Precision(kind, False, "exact", "bfloat16")
     for part in ("text_encoder", "conditional", "unconditional"):
         wanted = dict(getattr(published, part).named_parameters())
         found = dict(getattr(quantised, part).named_parameters())

@@ -10,7 +10,7 @@ from torch import nn
 from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.config.part_folders import PartFolders
 from engine.errors import OptionError
-from engine.precision import Precision, PrecisionOptions, Quantization, Weights
+from engine.precision import PrecisionOptions, Quantization, Weights
 from engine.quantized.kept import precision_of, quantized_layers, widening_bytes
 from engine.quantized.layer import QuantizedLinear
 from engine.quantized.quantize import quantized
@@ -111,24 +111,6 @@ def test_the_largest_layer_is_measured_for_real(
 ) -> None:
     monkeypatch.setattr(weights, "_SECONDS", 0.0)
     widen_weights(load(checkpoints, "official-nf4"), PrecisionOptions(), ROWS, NOTHING)
-
-
-@pytest.mark.parametrize(
-    ("layout", "options", "expected"),
-    [
-        ("official", PrecisionOptions(), Precision("bfloat16", False, "exact", "bfloat16")),
-        ("official", PrecisionOptions(quantize="nf4"), Precision("nf4", False, "exact", "bfloat16")),
-        ("official-fp8", PrecisionOptions("widened"), Precision("fp8", True, "exact", "bfloat16")),
-        ("official-fp8", PrecisionOptions("stored", "fp8"), Precision("fp8", False, "fp8", "bfloat16")),
-    ],
-)
-def test_precision(
-    checkpoints: Checkpoints, layout: str, options: PrecisionOptions, expected: Precision
-) -> None:
-    folders = PartFolders.of(checkpoints(layout).path)
-    pipeline = load_pipeline(folders, "cpu", torch.bfloat16, precision=options)
-    widen_weights(pipeline, options, ROWS, NOTHING)
-    assert precision_of(pipeline.conditional.layers, torch.bfloat16) == expected
 
 
 @pytest.mark.parametrize(

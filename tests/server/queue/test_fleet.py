@@ -10,14 +10,19 @@ from PIL import Image
 from server.generation import metadata
 from server.queue import names
 from tests.server.fake_engine import PRECISION
-from tests.server.process import until
+from tests.server.process import ServerProcess, until
 from tests.server.queue.fleet import Fleet, ready, stream, submit
+
+
+def precision(front: ServerProcess) -> object:
+    (model,) = front.http.get("/v1/models").json()["data"]
+    return model["precision"]
 
 
 def test_a_front_and_a_worker_answer_requests(fleet: Fleet) -> None:
     worker, front = fleet.worker(), fleet.front()
     ready(worker, front)
-    assert front.http.get("/v1/models/fake-model").json()["precision"] == asdict(PRECISION)
+    assert precision(front) == asdict(PRECISION)
     done = front.create(seed=5, n=2)
     assert done.status_code == 200, done.text
     assert [image["seed"] for image in done.json()["data"]] == [5, 6]
@@ -47,7 +52,7 @@ def test_a_front_is_ready_with_its_first_worker(fleet: Fleet) -> None:
     front = fleet.front()
     refused = front.http.get("/readyz")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
-    assert front.http.get("/v1/models/fake-model").json()["precision"] is None
+    assert precision(front) is None
     worker = fleet.worker()
     ready(front)
     worker.set(is_ready=False)
