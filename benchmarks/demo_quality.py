@@ -2,6 +2,9 @@
 
 All combinations of name, colour and background are held out from training. A real server process makes the
 images, and their content is recognised from the pixels. Prints a table and writes a contact sheet.
+
+With --precisions, measures the same images in each precision instead, with V4_TURBO_12 in bfloat16, and
+compares them with those of the first.
 """
 
 import argparse
@@ -11,15 +14,16 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from benchmarks.report import Report, add_arguments, progress
+from benchmarks.report import Report, add_arguments, progress, several
 from models.training.reading import Reading, read_image, read_name
 from models.training.scenes import LETTERS, SHAPES, Box, random_box, random_colours
 from tests.server.process import ServerProcess, until
@@ -27,6 +31,21 @@ from tests.server.process import ServerProcess, until
 CENTRE = 0.1  # tolerance of a box's centre, as a fraction of the side
 LATENCY = {"what": "<36", "seconds": "7.2f"}
 BARS = {"background": 0.97, "colour": 0.97, "shape": 0.93, "letter": 0.80, "centre": 0.90}
+# Flags of the server.
+PRECISIONS = {
+    "exact": (),
+    "fp8-weights": ("--quantize", "fp8"),
+    "fp8-products": ("--quantize", "fp8", "--matmul", "fp8"),
+    "nf4-weights": ("--quantize", "nf4"),
+}
+MOST_POINTS = 1.5  # by which any property may be worse than in the first precision
+PRECISION = {
+    "precision": "<13",
+    "images": "6d",
+    **dict.fromkeys(BARS, "7.1%"),
+    "points": "7.1f",
+    "verdict": "<7",
+}
 QUALITY = {"what": "<36", "images": "6d", **dict.fromkeys(BARS, "7.1%"), "missed": "<6"}
 
 
@@ -225,22 +244,51 @@ def measure(report: Report, server: ServerProcess, shapes: int, letters: int, bo
     return shown
 
 
+def compare(report: Report, options: argparse.Namespace) -> None:
+    """Add a row for each precision."""
+    asks = plain_asks("shape", options.shapes) + plain_asks("letter", options.letters)
+    asks += boxed_asks("shape", options.boxes) + boxed_asks("letter", options.boxes // 2)
+    first: dict[str, float] = {}
+    for name in progress(options.precisions, "demo model"):
+        with serving(options.model, "--dtype", "bfloat16", *PRECISIONS[name]) as server:
+            right = shares(Painter(server, preset="V4_TURBO_12").paint_all(asks))
+        first = first or right
+        points = max(100 * (first[each] - right[each]) for each in right)
+        verdict = "ok" if points <= MOST_POINTS else "MISSED"
+        report.add("precision", precision=name, images=len(asks), **right, points=points, verdict=verdict)
+
+
+@contextmanager
+def serving(model: str, *flags: str) -> Iterator[ServerProcess]:
+    server = ServerProcess("--model", model, "--log-level", "error", *flags, module="server")
+    try:
+        until(lambda: server.http.get("/readyz").status_code == 200)
+        yield server
+    finally:
+        server.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_quality", description=__doc__)
     parser.add_argument("--model", default="models/demo")
     parser.add_argument("--shapes", type=int, default=240)
     parser.add_argument("--letters", type=int, default=130)
     parser.add_argument("--boxes", type=int, default=120)
+    parser.add_argument(
+        "--precisions",
+        type=several(str),
+        default=[],
+        help=f"of {','.join(PRECISIONS)}; the first is the reference",
+    )
     parser.add_argument("--sheet", type=Path, default=Path("demo-quality.png"))
     add_arguments(parser)
     options = parser.parse_args()
-    report = Report("demo-quality", options, quality=QUALITY, latency=LATENCY)
-    server = ServerProcess("--model", options.model, "--log-level", "error", module="server")
-    until(lambda: server.http.get("/readyz").status_code == 200)
-    try:
+    report = Report("demo-quality", options, quality=QUALITY, latency=LATENCY, precision=PRECISION)
+    if options.precisions:
+        compare(report, options)
+        return
+    with serving(options.model) as server:
         shown = measure(report, server, options.shapes, options.letters, options.boxes)
-    finally:
-        server.close()
     contact_sheet(shown, options.sheet)
     print(f"contact sheet: {options.sheet} (red border: wrong)")
 

@@ -28,6 +28,7 @@ from engine.environment import set_up_environment
 
 TAIL = 3000  # characters of a stage's output that are kept if it fails
 IMAGE_SIZES = (256, 512, 1024, 2048)
+FP8_SIZES = (512, 1024, 2048)
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,12 @@ STAGES = (
     pytest_stage("tests-engine", 120, "tests/cuda/test_engine.py"),
     pytest_stage("tests-server", 120, "tests/cuda/test_server.py"),
     published("images", 110, "ours, compiled", *sizes(*IMAGE_SIZES)),
+    pytest_stage("tests-precision", 60, "tests/cuda/test_precision.py"),
     published("diffusers-compiled", 150, "diffusers, compiled", *sizes(*IMAGE_SIZES)),
     published("diffusers", 130, "diffusers", *sizes(*IMAGE_SIZES)),
+    published("fp8-products", 75, "ours, fp8 products", *sizes(*FP8_SIZES)),
+    published("fp8-widened", 75, "ours, fp8 widened", *sizes(*FP8_SIZES)),
+    published("fp8-stored", 75, "ours, fp8 stored", *sizes(*FP8_SIZES)),
     published("batches", 75, "ours, compiled", "--sizes", "", "--batch-sizes", "256,512"),
     published("graphs", 60, "ours, graphs", *sizes(256, 512)),
     Stage("start-to-ready", 60, ("-m", "benchmarks.ready"), ("--rounds", "1"), ("engine", "server")),

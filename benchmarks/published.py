@@ -29,11 +29,17 @@ from engine.config.part_configs import DiTConfig, TextEncoderConfig, VAEConfig
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
+from engine.quantized.fp8_product import multiply_in_fp8
+from engine.quantized.kept import quantized_layers
+from engine.quantized.layer import replace
+from engine.quantized.quantize import can_quantize, quantized
 from engine.runner.device import choose_device
 
 GB = 1e9
 BATCHES = (1, 2, 4, 8)
-VARIANTS = ("ours", "ours, compiled", "ours, graphs", "diffusers", "diffusers, compiled")
+# fp8 weights, kept and multiplied in each way; the blocks are compiled.
+FP8 = ("ours, fp8 stored", "ours, fp8 widened", "ours, fp8 products")
+VARIANTS = ("ours", "ours, compiled", "ours, graphs", *FP8, "diffusers", "diffusers, compiled")
 IMAGES = {"variant": "<19", "side": "4d", "tokens": "6d", "seconds": "8.3f", "step, ms": "8.1f"}
 IMAGES |= {"once, ms": "8.1f", "GB": "5.1f"}
 BATCH = {"variant": "<19", "side": "4d", "tokens": "6d", "batch": "5d", "step, ms": "8.1f", "steps/s": "8.2f"}
@@ -121,6 +127,19 @@ def fill_embeddings(module: nn.Module) -> None:
             nn.init.normal_(part.weight, std=0.02)
 
 
+def quantize(made: Pipeline, variant: str) -> None:
+    """Quantise the weights layer by layer, and keep and multiply them as the variant says."""
+    for part in (made.text_encoder, made.conditional, made.unconditional):
+        for name, layer in list(part.named_modules()):
+            if can_quantize(layer, "fp8"):
+                replace(part, name, quantized(layer, "fp8"))
+        if variant.endswith("products"):
+            multiply_in_fp8(part)
+        if variant.endswith("widened"):
+            for layer in quantized_layers(part):
+                layer.widen(torch.bfloat16)
+
+
 def weight_bytes(variant: str, sizes: Sizes) -> int:
     """Bytes of the weights of a variant, whose modules are built on `meta`."""
     builder = Builder(sizes, torch.device("meta"))
@@ -134,11 +153,13 @@ def weight_bytes(variant: str, sizes: Sizes) -> int:
 
 def build(variant: str, sizes: Sizes, device: torch.device) -> Variant:
     """The variant with its model on the device."""
-    builder, compiled = Builder(sizes, device), variant.endswith(("compiled", "graphs"))
+    builder, compiled = Builder(sizes, device), variant.endswith(("compiled", "graphs")) or variant in FP8
     if variant.startswith("ours"):  # needs neither diffusers nor transformers
-        tokenizer = load_tokenizer(ROOT / "models" / "demo")
+        tokenizer, made = load_tokenizer(ROOT / "models" / "demo"), builder.ours()
+        if variant in FP8:
+            quantize(made, variant)
         recorded = variant.endswith("graphs") and device.type == "cuda"
-        return Ours(builder.ours(), tokenizer, compiled, recorded)
+        return Ours(made, tokenizer, compiled, recorded)
     pipeline = builder.theirs()
     with TemporaryDirectory() as folder:
         pipeline.tokenizer.save_pretrained(f"{folder}/tokenizer")

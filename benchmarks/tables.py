@@ -1,6 +1,6 @@
-"""Print the tables of docs/performance.md from results files: `python -m benchmarks.tables`.
+"""Print the tables of docs/performance.md and docs/precision.md: `python -m benchmarks.tables`.
 
-Results lie in benchmarks/results/MACHINE/BENCHMARK.json, as `--json` writes them. The page marks the place of
+Results lie in benchmarks/results/MACHINE/BENCHMARK.json, as `--json` writes them. A page marks the place of
 each table with `<!-- BENCHMARK TABLE -->` and `<!-- end -->`. The command replaces what is between them by
 that table of every machine that has it, and by the plot docs/images/BENCHMARK-TABLE-MACHINE.png, if any. A
 new machine needs its files only.
@@ -15,8 +15,9 @@ from typing import Any
 from benchmarks.report import ROOT, Row, read
 
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "performance.md"
-PLOTS = PAGE.parent / "images"
+DOCS = ROOT / "docs"
+PAGES = (DOCS / "performance.md", DOCS / "precision.md")
+PLOTS = DOCS / "images"
 BLOCK = re.compile(r"(<!-- (?P<name>(?!end)[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # Heading and cell of each column. A cell is a format string over the row's values.
@@ -176,6 +177,24 @@ def neighbour_waits(rows: Rows) -> Iterator[str]:
     yield from markdown(rows, [*columns, ("two together", "{together:.2f}"), ("ratio", "{ratio:.2f}")])
 
 
+def precision_layers(rows: Rows) -> Iterator[str]:
+    columns = [("model", "{model}"), ("part", "{part}"), ("layers in fp8", "{layers}")]
+    columns += [("weights", "{weights:.0%}"), ("largest error of a product", "{product:.1%}")]
+    yield from markdown(rows, [*columns, ("error of the part", "{output:.2%}")])
+
+
+def precision_images(rows: Rows) -> Iterator[str]:
+    columns = [("model", "{model}"), ("precision", "{precision}, {dtype}"), ("last latents", "{latents:.1%}")]
+    yield from markdown(rows, [*columns, ("pixels, mean", "{mean:.2f}"), ("most", "{most}")])
+
+
+def demo_precision(rows: Rows) -> Iterator[str]:
+    names = ("background", "colour", "shape", "letter", "centre")
+    columns = [("precision", "{precision}"), ("images", "{images}")]
+    columns += [(name, f"{{{name}:.1%}}") for name in names]
+    yield from markdown(rows, [*columns, ("largest loss", "{points:.1f} points")])
+
+
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
     "versus edits": versus_edits,
@@ -188,6 +207,9 @@ BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "ready starts": starts,
     "neighbour servers": neighbour_servers,
     "neighbour waits": neighbour_waits,
+    "precision layers": precision_layers,
+    "precision images": precision_images,
+    "demo-quality precision": demo_precision,
     "published images": images,
     "published batches": batches,
 }
@@ -241,7 +263,8 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
-    PAGE.write_text(current(PAGE.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(current(page.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

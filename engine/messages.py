@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.cost import CostModel, TaskKind
+from engine.precision import Precision
 from engine.request import EngineRequest, Priority
 
 UnitKind = Literal[TaskKind, "denoise"]
@@ -72,6 +73,7 @@ class ImageDone:
     width: int
     height: int
     rgb: bytes
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class WorkerReady:
 
     cost_model: CostModel
     device_memory_bytes: int
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True)

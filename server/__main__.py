@@ -10,6 +10,7 @@ from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.errors import CheckpointError
+from engine.precision import PrecisionOptions
 from server.adapters.catalog import Catalog
 from server.app import create_app, run
 from server.hub.sources import ModelSources
@@ -51,6 +52,7 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         devices=settings.device_list,
         uncond_device=settings.uncond_device,
         dtype=settings.dtype,
+        precision=PrecisionOptions(settings.weights, settings.matmul, settings.quantize),
         compile=settings.compile,
         kernels=settings.kernel_pins,
         cuda_graphs=settings.cuda_graphs,

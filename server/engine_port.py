@@ -9,6 +9,7 @@ from engine.config.model_config import ModelConfig
 from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
 from engine.messages import RequestOutput, UnitKind
+from engine.precision import Precision
 from engine.request import EngineRequest, Priority
 
 # Why no worker runs a message: it cannot be read, has another version, or two workers died with it.
@@ -50,6 +51,10 @@ class Engine(Protocol):
     def config(self) -> ModelConfig: ...
     @property
     def is_ready(self) -> bool: ...
+    @property
+    def precision(self) -> Precision | None:
+        """Of a device that is or was ready; None before one is."""
+
     async def start(self) -> None: ...
     async def close(self) -> None: ...
     async def wait_dead(self) -> EngineDeadError: ...

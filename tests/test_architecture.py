@@ -20,6 +20,7 @@ TORCH_FOLDERS = {
     "engine.runner",
     "engine.models",
     "engine.kernels",
+    "engine.quantized",
     "engine.checkpoint",
     "engine.tuning",
 }

@@ -66,8 +66,9 @@ def test_results_of_another_machine_are_not_continued(
         Report("made", options, resume=True, images=COLUMNS)
 
 
-def test_the_performance_page_has_the_tables_of_the_results_files() -> None:
-    page = tables.PAGE.read_text("utf-8")
+@pytest.mark.parametrize("file", tables.PAGES, ids=lambda file: str(file.stem))
+def test_a_page_has_the_tables_of_the_results_files(file: Path) -> None:
+    page = file.read_text("utf-8")
     assert tables.current(page) == page, "run python -m benchmarks.tables"
     assert {name for _, name, _ in tables.BLOCK.findall(page)} <= tables.BLOCKS.keys()
     assert tables.BLOCK.search(page)

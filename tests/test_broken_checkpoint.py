@@ -77,6 +77,15 @@ def test_a_kernel_that_does_not_exist() -> None:
     assert messages == [f"ideoserve: kernels: attention=fast: the candidates are {there}"]
 
 
+def test_products_in_fp8_of_other_weights(tiny: Path) -> None:
+    server = serve(tiny, "--matmul", "fp8")
+    assert server.returncode == 2
+    messages = [line for line in server.stderr.splitlines() if line.startswith("ideoserve: ")]
+    made = "if they are not quantised, --quantize fp8 makes them"
+    folder = tiny / "transformer"
+    assert messages == [f"ideoserve: matmul: fp8 needs fp8 weights, and those of {folder} are not; {made}"]
+
+
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     server = serve(tmp_path / ("x" * 300))
     assert server.returncode == 2

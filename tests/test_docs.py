@@ -55,6 +55,6 @@ def test_a_page_names_only_what_exists(page: Path) -> None:
     assert [name for name in MODULE.findall(text(page)) if importlib.util.find_spec(name) is None] == []
 
 
-@pytest.mark.parametrize("page", ["http", "prompts", "engine", "performance"])
+@pytest.mark.parametrize("page", ["http", "prompts", "engine", "performance", "precision"])
 def test_flags_in_the_docs_are_settings(page: str) -> None:
     assert set(FLAG.findall(text(ROOT / f"docs/{page}.md"))) <= FLAGS

@@ -5,10 +5,10 @@ Every fault of the folder is a CheckpointError that names the file and the key.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.checkpoint.layouts import DIT_SOURCES, dit_layout, same_names
 from engine.checkpoint.module_weights import Part
@@ -24,14 +24,19 @@ from engine.config.part_configs import (
 )
 from engine.config.part_folders import PartFolders
 from engine.config.vae_encoder import ENCODER_KEY
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, OptionError
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
 from engine.models.vae_encoder import VAEEncoder
+from engine.precision import PrecisionOptions
+from engine.quantized.fp8 import Fp8Linear
+from engine.quantized.fp8_product import multiply_in_fp8
 
 LATENT_NORM = Path(__file__).parent / "latent_norm.json"
+M = TypeVar("M", bound=nn.Module)
 V = TypeVar("V", VAE, VAEEncoder)
+_AS_STORED = PrecisionOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +77,26 @@ def load_pipeline(
     device: torch.device | str,
     dtype: torch.dtype,
     uncond_device: torch.device | str | None = None,
+    precision: PrecisionOptions = _AS_STORED,
     edits: bool = True,
 ) -> Pipeline:
-    """Load all parts of a model. Raises CheckpointError naming file and key.
+    """Load all parts of a model. Raises CheckpointError naming file and key, or OptionError.
 
-    Configs, keys, shapes and dtypes of all parts are checked before the first weight is read. With `edits`,
-    the VAE's encoder is loaded if there is one.
+    Configs, keys, shapes and dtypes of all parts are checked before the first weight is read. Weights are
+    not widened. With `edits`, the VAE's encoder is loaded if there is one.
     """
     configs = PartConfigs.read(folders)
     transformer, layout = _open_dit(folders.transformer, configs.transformer)
     separate = _open_unconditional(folders.unconditional, configs.unconditional)
     text_encoder = _open_text_encoder(folders.text_encoder, configs.text_encoder)
+    _check_precision(precision, transformer, text_encoder, *([separate] if separate else []))
     vae = _open_vae(folders.vae, configs.vae)
     vae_encoder = _open_vae_encoder(folders.vae, configs.vae) if edits else None
     norm = _load_latent_norm(folders.vae, configs.vae, layout, device)
     rgb = _load_latent_rgb(folders.vae, configs.vae, device)
-    conditional = transformer.load(device, dtype)
-    unconditional = separate.load(uncond_device or device, dtype) if separate else conditional
-    encoder, decoder = text_encoder.load(device, dtype), _channels_last(vae.load(device, dtype))
+    conditional = _load(transformer, device, dtype, precision)
+    unconditional = _load(separate, uncond_device or device, dtype, precision) if separate else conditional
+    encoder, decoder = _load(text_encoder, device, dtype, precision), _channels_last(vae.load(device, dtype))
     from_pixels = _channels_last(vae_encoder.load(device, dtype)) if vae_encoder else None
     pipeline = Pipeline(encoder, conditional, unconditional, decoder, norm, rgb, from_pixels)
     _check_vae(folders.vae, pipeline)
@@ -145,6 +152,28 @@ def _open_vae_encoder(folder: Path, config: VAEConfig) -> Part[VAEEncoder] | Non
             f"{folder / 'config.json'}: block_out_channels: {levels} levels, but the decoder has {expected}"
         )
     return Part.open(VAEEncoder, config, files, same_names)
+
+
+def _check_precision(options: PrecisionOptions, transformer: Part[DiT], *others: Part[Any]) -> None:
+    """Raises OptionError if the weights are of another kind than the options need."""
+    kind, files = options.quantize, transformer.files
+    if kind and not any(part.can_quantize(kind) for part in (transformer, *others)):
+        raise OptionError(
+            f"quantize: {kind} is for weights that are not quantised; those of {files.folder} are"
+        )
+    stored = any(isinstance(layer, Fp8Linear) for layer in transformer.module.layers.modules())
+    if options.matmul == "fp8" and not stored and not (kind == "fp8" and transformer.can_quantize(kind)):
+        raise OptionError(
+            f"matmul: fp8 needs fp8 weights, and those of {files.folder} are not; if they are not quantised, "
+            "--quantize fp8 makes them"
+        )
+
+
+def _load(part: Part[M], device: torch.device | str, dtype: torch.dtype, options: PrecisionOptions) -> M:
+    module = part.load(device, dtype, options.quantize)
+    if options.matmul == "fp8":
+        multiply_in_fp8(module)
+    return module
 
 
 def _channels_last(vae: V) -> V:

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from engine.checkpoint.layouts import Sources
 from engine.checkpoint.weight_files import WeightFiles
 from engine.errors import CheckpointError
-from engine.kernels.quantized_linear import NF4_BLOCK, Fp8Linear, NF4Linear, scale_fault
+from engine.precision import Quantization
+from engine.quantized.fp8 import Fp8Linear
+from engine.quantized.layer import QuantizedLinear, replace, scale_fault
+from engine.quantized.nf4 import NF4_BLOCK, NF4Linear
+from engine.quantized.quantize import can_quantize, quantized
 
 NF4_STATE = "quant_state.bitsandbytes__nf4"
 LinearClass = type[nn.Linear | Fp8Linear | NF4Linear]
@@ -38,18 +42,39 @@ class Part(Generic[M]):
         part._check()
         return part
 
-    def load(self, device: torch.device | str, dtype: torch.dtype) -> M:
-        """Load every parameter in `dtype`, quantised ones as they are stored.
+    def load(self, device: torch.device | str, dtype: torch.dtype, quantize: Quantization | None = None) -> M:
+        """Load every parameter in `dtype`, quantised ones as they are stored; `quantize` other linear layers.
 
         Raises CheckpointError on NaN, infinity or an invalid scale.
         """
-        for name, parameter in list(self.module.named_parameters()):
-            kept = parameter.dtype if _is_quantised(self.module, name) else dtype
-            target = torch.empty(parameter.shape, dtype=kept, device=device)
-            self._fill(name, target)
-            owner, _, leaf = name.rpartition(".")
-            setattr(self.module.get_submodule(owner), leaf, nn.Parameter(target, requires_grad=False))
+        for name, layer in list(self.module.named_modules()):
+            if quantize and can_quantize(layer, quantize):
+                self._load_layer(name, layer, device, dtype, weight_dtype=torch.float32)
+                replace(self.module, name, quantized(layer, quantize))
+            else:
+                self._load_layer(name, layer, device, dtype, weight_dtype=dtype)
         return self.module.eval()
+
+    def can_quantize(self, kind: Quantization) -> bool:
+        """Whether `quantize` applies to any layer."""
+        return any(can_quantize(layer, kind) for layer in self.module.modules())
+
+    def _load_layer(
+        self,
+        name: str,
+        layer: nn.Module,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        weight_dtype: torch.dtype,
+    ) -> None:
+        """Load the parameters of one layer, without those of the layers in it."""
+        for leaf, parameter in list(layer.named_parameters(recurse=False)):
+            full = f"{name}.{leaf}".removeprefix(".")
+            wide = weight_dtype if leaf == "weight" else dtype
+            kept = parameter.dtype if _is_quantised(self.module, full) else wide
+            target = torch.empty(parameter.shape, dtype=kept, device=device)
+            self._fill(full, target)
+            setattr(layer, leaf, nn.Parameter(target, requires_grad=False))
 
     def _check(self) -> None:
         used: set[str] = set()
@@ -118,7 +143,7 @@ def _is_shared(name: str) -> bool:
 def _is_quantised(module: nn.Module, name: str) -> bool:
     """Whether it is a quantised weight or one of its scales."""
     owner, _, leaf = name.rpartition(".")
-    return leaf != "bias" and isinstance(module.get_submodule(owner), Fp8Linear | NF4Linear)
+    return leaf != "bias" and isinstance(module.get_submodule(owner), QuantizedLinear)
 
 
 def _swap_quantised(module: nn.Module, files: WeightFiles, sources: Sources) -> None:
@@ -131,8 +156,7 @@ def _swap_quantised(module: nn.Module, files: WeightFiles, sources: Sources) -> 
             continue
         with torch.device("meta"):
             replacement = kind(linear.in_features, linear.out_features, bias=linear.bias is not None)
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, replacement)
+        replace(module, name, replacement)
 
 
 def _stored_class(linear: nn.Linear, files: WeightFiles, keys: list[str]) -> LinearClass:

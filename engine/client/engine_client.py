@@ -33,7 +33,9 @@ from engine.messages import (
     StepDone,
     UnitDone,
     UnitKind,
+    WorkerReady,
 )
+from engine.precision import Precision
 from engine.request import EngineRequest, Priority
 from engine.worker.main import main as worker_main
 
@@ -71,6 +73,7 @@ class EngineClient:
         self._backlog = Backlog(self._workers, self._in_flight)
         self._units: dict[WorkerSupervisor, UnitDone] = {}
         self._listeners: list[UnitListener] = []
+        self.precision: Precision | None = None  # of the latest worker that became ready
         self._death: EngineDeadError | None = None
         self._died = asyncio.Event()
 
@@ -172,6 +175,8 @@ class EngineClient:
         match message:
             case Notice(level, text, fields):
                 logger.log(level, text, extra={"fields": {"device": worker.device, **fields}})
+            case WorkerReady():
+                self.precision = message.precision
             case UnitDone():
                 self._units[worker] = message
                 for listener in self._listeners:

@@ -1,7 +1,9 @@
 """How the engine runs. Torch-free."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from engine.precision import PrecisionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +13,7 @@ class EngineOptions:
     `uncond_device`: device of the unconditional transformer, whose pass then runs in parallel.
     `dtype`: "float32", or "bfloat16" where the device has instructions for it. None: bfloat16 there, unless
     the model is small and float32 is measured to be faster.
+    `precision`: how the weights are kept and multiplied.
     `compile`: whether to compile the transformers' blocks at start. "auto": on cuda at start, on a CPU beside
     serving, once steps have taken `compile_after_seconds`.
     `kernels`: pinned kernels as (operation or one of its shapes, candidate); the others are measured.
@@ -32,6 +35,7 @@ class EngineOptions:
     devices: tuple[str, ...] = ()
     uncond_device: str | None = None
     dtype: str | None = None
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     compile: bool | Literal["auto"] = "auto"
     compile_after_seconds: float = 60.0
     kernels: tuple[tuple[str, str], ...] = ()

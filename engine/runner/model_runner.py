@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.checkpoint.loader import Pipeline
 from engine.kernels.packing import Packing
 from engine.models.dit import PLAIN, DiT, Modulation, compile_parts
+from engine.quantized.kept import precision_of
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
 from engine.runner.device import Device
@@ -48,6 +49,7 @@ class ModelRunner:
         self.pipeline = pipeline
         self.device = Device(device)
         self.uncond_device = torch.device(uncond_device or device)
+        self.precision = precision_of(pipeline.conditional.layers, pipeline.conditional.dtype)
         self.pixels_per_token = PATCH * pipeline.vae.config.scale_factor
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
         self._prompts = PromptEncoder(pipeline, self.device)

@@ -14,6 +14,8 @@ from engine.kernels.candidates import Candidate, Machine
 from engine.kernels.feed_forward import FeedForward
 from engine.kernels.norm import RMSNorm
 from engine.kernels.rotary import NormRotary
+from engine.quantized import nf4_product
+from engine.quantized.nf4 import NF4Linear
 from engine.tuning.race import Run
 
 # Every operation with all its candidates, on whatever machine.
@@ -22,6 +24,7 @@ OPERATIONS: dict[str, tuple[Candidate, ...]] = {
     "causal_attention": attention.CAUSAL_CANDIDATES,
     "feed_forward": feed_forward.CANDIDATES,
     "linear": linear.CANDIDATES,
+    "nf4_linear": nf4_product.CANDIDATES,
     "norm": norm.CANDIDATES,
     "rotary": rotary.CANDIDATES,
 }
@@ -104,6 +107,8 @@ def _keys(place: _Place) -> Iterator[str]:
     layer = place.layer
     if type(layer) is nn.Linear:
         yield f"linear.{layer.in_features}x{layer.out_features}"
+    elif isinstance(layer, NF4Linear) and not layer.is_widened:
+        yield f"nf4_linear.{layer.in_features}x{layer.out_features}"
     elif isinstance(layer, FeedForward) and _is_plain_feed_forward(layer):
         yield f"feed_forward.{layer.w2.out_features}x{layer.w2.in_features}"
     elif isinstance(layer, RMSNorm):
@@ -131,10 +136,16 @@ def _case(key: str, places: list[_Place], machine: Machine) -> Case:
     elif isinstance(layer, NormRotary):
         candidates, trials = rotary.CANDIDATES, partial(_rotary_runs, layer, rows, random)
     else:
-        candidates = layer.candidates() if isinstance(layer, FeedForward) else linear.CANDIDATES
+        candidates = _replacements(layer)
         trials, kernel = partial(_layer_runs, layer, rows, random), _replace
     correct = tuple(each for each in candidates if each.is_correct(machine))
     return Case(key, correct, trials, partial(kernel, places))
+
+
+def _replacements(layer: nn.Module) -> tuple[Candidate, ...]:
+    if isinstance(layer, FeedForward):
+        return layer.candidates()
+    return nf4_product.CANDIDATES if isinstance(layer, NF4Linear) else linear.CANDIDATES
 
 
 def _device(place: _Place) -> torch.device:

@@ -17,6 +17,7 @@ from engine.tuning.machine import cache_folder, describe
 from engine.tuning.pins import Pin, check_operations, pinned
 from engine.tuning.race import race, winner
 from engine.tuning.store import ChoiceStore, Measured
+from engine.tuning.weights import check_device, widen_weights
 
 _SECONDS = 0.6  # over all cases; a case of large shapes takes longer
 # Tokens of a prompt: a typical one, and a long one.
@@ -46,7 +47,7 @@ class Tuning:
 
 
 def load_tuned(config: ModelConfig, options: EngineOptions, device: torch.device) -> tuple[Pipeline, Tuning]:
-    """Load the model in the chosen dtype with the chosen kernels, and set the number of threads.
+    """Load the model in the chosen precision with the chosen kernels, and set the number of threads.
 
     Raises CheckpointError or OptionError.
     """
@@ -56,7 +57,11 @@ def load_tuned(config: ModelConfig, options: EngineOptions, device: torch.device
     tokens = _image_tokens(parts.vae.pixels_per_token, config.default_width, config.default_height)
     chosen = choose_arithmetic(device, options.dtype, parts.transformer, tokens + _PROMPTS[0], store)
     torch.set_num_threads(chosen.threads)
-    pipeline = load_pipeline(config.folders, device, chosen.dtype, options.uncond_device, edits=options.edits)
+    check_device(options.precision, device, chosen.dtype)
+    pipeline = load_pipeline(
+        config.folders, device, chosen.dtype, options.uncond_device, options.precision, options.edits
+    )
+    widen_weights(pipeline, options.precision, transformer_rows(pipeline, config), store)
     return pipeline, tune(pipeline, config, options.kernels, store)
 
 
@@ -78,17 +83,22 @@ def tune(pipeline: Pipeline, config: ModelConfig, pins: Sequence[Pin], store: Ch
 def model_parts(pipeline: Pipeline, config: ModelConfig) -> list[tuple[torch.nn.Module, Shapes]]:
     """The parts whose kernels are chosen, with the tokens of the model's smallest and default image."""
     limits, pixels = config.limits, pipeline.vae.config.pixels_per_token
-    small = _image_tokens(pixels, limits.min_size, limits.min_size)
-    default = _image_tokens(pixels, config.default_width, config.default_height)
     image, longest = _image_tokens(pixels, limits.max_size, limits.max_size), limits.max_prompt_tokens
-    rows = tuple(sorted({min(tokens + _PROMPTS[0], _MOST_ROWS) for tokens in (small, default)}))
     prompts = tuple(min(tokens, longest) for tokens in _PROMPTS)
-    transformer = Shapes(rows, image + longest)
+    transformer = Shapes(transformer_rows(pipeline, config), image + longest)
     return [
         (pipeline.conditional, transformer),
         (pipeline.unconditional, transformer),
         (pipeline.text_encoder, Shapes(prompts, longest)),
     ]
+
+
+def transformer_rows(pipeline: Pipeline, config: ModelConfig) -> tuple[int, ...]:
+    """Typical numbers of tokens: of the smallest and the default image, each with a typical prompt."""
+    pixels, least = pipeline.vae.config.pixels_per_token, config.limits.min_size
+    small = _image_tokens(pixels, least, least)
+    default = _image_tokens(pixels, config.default_width, config.default_height)
+    return tuple(sorted({min(tokens + _PROMPTS[0], _MOST_ROWS) for tokens in (small, default)}))
 
 
 def _image_tokens(pixels_per_token: int, width: int, height: int) -> int:

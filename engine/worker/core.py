@@ -180,8 +180,8 @@ class EngineCore:
     def _finish_image(self, sample: SampleState, rgb: bytes) -> None:
         self._scheduler.decoded(sample)
         request, index = sample.request, sample.image_index
-        size = request.resolution
-        self._emit(ImageDone(request.request_id, index, request.seeds[index], *size, rgb))
+        seed, size = request.seeds[index], request.resolution
+        self._emit(ImageDone(request.request_id, index, seed, *size, rgb, self._runner.precision))
         if sample.state.images_left == 0:
             self._finish(sample.state)
 

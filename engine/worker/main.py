@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
         runner, lambda: examples(runner, config), options, scheduler.use_compiled_blocks, emit
     )
     core = EngineCore(runner, scheduler, emit, compilation=compilation)
-    emit(WorkerReady(cost, runner.device.peak_memory_bytes()))
+    emit(WorkerReady(cost, runner.device.peak_memory_bytes(), runner.precision))
     emit(Notice(logging.INFO, str(phases)))
     return core
 
@@ -93,6 +94,7 @@ def _build_runner(
     compiled = chosen.type == "cuda" if options.compile == "auto" else options.compile
     recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
     runner = ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)
+    emit(Notice(logging.INFO, "precision", asdict(runner.precision)))
     phases.end("load")
     return runner
 

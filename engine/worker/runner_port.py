@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from engine.precision import Precision
 from engine.request import EngineRequest
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
 
@@ -25,6 +26,8 @@ class Runner(Protocol):
 
     @property
     def device(self) -> Device: ...
+    @property
+    def precision(self) -> Precision | None: ...
     @property
     def cache_hits(self) -> int: ...
     @property

@@ -33,8 +33,8 @@ class ImageEncoder:
         self._model = model
 
     async def encode(self, image: ImageDone, parameters: Parameters) -> bytes:
-        """A file with the parameters and the seed in its metadata."""
-        facts = metadata.describe(parameters, self._model(), self._embed_prompt) | {"seed": image.seed}
+        """A file with the parameters, the seed and the precision in its metadata."""
+        facts = metadata.describe(parameters, self._model(), self._embed_prompt) | metadata.made(image)
         return await self.run(self._encode, image, parameters, facts)
 
     async def encode_preview(self, preview: PreviewReady) -> bytes:

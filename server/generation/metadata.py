@@ -1,11 +1,13 @@
 """Generation parameters in the metadata of image files. `server.inspect` reads them."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 
 from engine.config.model_config import ModelConfig
+from engine.messages import ImageDone
 from engine.request import AdapterUse
 from server import VERSION
 from server.generation.parameters import Parameters
@@ -37,6 +39,12 @@ def describe(parameters: Parameters, config: ModelConfig, with_prompt: bool) -> 
 def _adapter(use: AdapterUse) -> dict[str, Any]:
     steps = [use.first_step, use.end_step]
     return {"name": use.name, "digest": use.digest, "scale": use.scale, "steps": steps}
+
+
+def made(image: ImageDone) -> dict[str, Any]:
+    """The seed of an image, and the precision if its worker reported it."""
+    precision = {"precision": asdict(image.precision)} if image.precision else {}
+    return {"seed": image.seed, **precision}
 
 
 def png_info(facts: dict[str, Any]) -> PngImagePlugin.PngInfo:

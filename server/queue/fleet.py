@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from engine.config.model_config import ModelConfig
 from engine.cost import DeviceSpeed
+from engine.precision import Precision
 from server.queue import names
 from server.queue.connection.broker import Broker
 from server.queue.wire import FrontNews, VersionError, WorkerNews, decode, encode
@@ -121,6 +122,10 @@ class Fleet:
     def speeds(self) -> list[DeviceSpeed]:
         """Of all devices that take work."""
         return [speed for worker in self._own_workers for speed in worker.speeds]
+
+    def precision(self) -> Precision | None:
+        """Of any worker that announced it."""
+        return next((worker.precision for worker in self._workers if worker.precision), None)
 
     def devices(self) -> Mapping[str, int]:
         """The number of devices by state."""

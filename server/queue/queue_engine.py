@@ -11,6 +11,7 @@ from engine.config.model_config import ModelConfig
 from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
 from engine.messages import RequestDone, RequestOutput, UnitKind
+from engine.precision import Precision
 from engine.request import EngineRequest, Priority
 from server.access.api_keys import Caller
 from server.adapters.catalog import Catalog
@@ -139,6 +140,10 @@ class QueueEngine:
         if self._tokenize is None and self._local is not None:
             return self.broker.is_up and self._local.is_ready
         return self.broker.is_up and bool(self._fleet.speeds())
+
+    @property
+    def precision(self) -> Precision | None:
+        return self._fleet.precision()
 
     async def wait_dead(self) -> EngineDeadError:
         """Wait until no device of this process, or no broker, can ever be ready again."""

@@ -15,6 +15,7 @@ from engine.errors import (
     WorkerCrashedError,
 )
 from engine.messages import PreviewReady, StageTimes, StepDone
+from engine.precision import Precision
 from engine.request import EngineRequest, Priority
 from server.queue import names
 
@@ -89,6 +90,7 @@ class Part(Message, frozen=True, kw_only=True):
     height: int
     offset: int
     data: bytes
+    precision: Precision | None = None
 
 
 class Done(Message, frozen=True, kw_only=True):
@@ -131,6 +133,7 @@ class WorkerNews(Message, frozen=True, kw_only=True):
     id: str
     checkpoint: str
     speeds: tuple[DeviceSpeed, ...] = ()
+    precision: Precision | None = None
     devices: dict[str, int] = {}
     held: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()

@@ -37,4 +37,5 @@ async def list_adapters(service: InjectedService, caller: AuthenticatedCaller) -
 
 
 def _model(service: Service, name: str, adapter: str | None = None) -> Model:
-    return Model.of(service.engine.config, name, service.settings.max_n, adapter)
+    engine = service.engine
+    return Model.of(engine.config, engine.precision, name, service.settings.max_n, adapter)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from engine.config.model_config import ModelConfig
+from engine.precision import Matmul, Precision
 from engine.request import SamplingParams
 
 
@@ -32,8 +33,19 @@ class ModelLimits(BaseModel):
     max_n: int
 
 
+class ModelPrecision(BaseModel):
+    """`weights`: `fp8`, `nf4`, `bfloat16` or `float32`; `widened`: fp8 or nf4 weights are kept in the compute
+    dtype; `dtype`: the compute dtype."""
+
+    weights: str
+    widened: bool
+    matmul: Matmul
+    dtype: str
+
+
 class Model(BaseModel):
-    """The served model; `root` is its id where `id` is an alias, or has an adapter as `MODEL:ADAPTER`."""
+    """The served model; `root` is its id where `id` is an alias, or has an adapter as `MODEL:ADAPTER`.
+    `precision` is null until a device is ready."""
 
     id: str
     root: str
@@ -41,6 +53,7 @@ class Model(BaseModel):
     created: int
     owned_by: str = "ideoserve"
     fingerprint: str
+    precision: ModelPrecision | None
     default_size: str
     default_preset: str
     presets: dict[str, ModelPreset]
@@ -48,12 +61,20 @@ class Model(BaseModel):
     adapter: str | None
 
     @classmethod
-    def of(cls, config: ModelConfig, name: str, max_n: int, adapter: str | None = None) -> "Model":
+    def of(
+        cls,
+        config: ModelConfig,
+        precision: Precision | None,
+        name: str,
+        max_n: int,
+        adapter: str | None = None,
+    ) -> "Model":
         return cls(
             id=name,
             root=config.model_id,
             created=config.created,
             fingerprint=config.fingerprint,
+            precision=ModelPrecision.model_validate(asdict(precision)) if precision else None,
             default_size=f"{config.default_width}x{config.default_height}",
             default_preset=config.default_preset,
             presets={name: ModelPreset.of(value) for name, value in config.presets.items()},

@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+from engine.precision import Matmul, Quantization, Weights
 
 
 class EngineSettings(BaseModel):
@@ -40,6 +49,22 @@ class EngineSettings(BaseModel):
         None,
         description="Compute type; if unset, bfloat16 where the device has instructions for it, unless the "
         "model is small and float32 is measured to be faster; a CPU without them always computes in float32",
+    )
+    weights: Weights = Field(
+        "auto",
+        description="How fp8 and nf4 weights are kept in memory: stored, as in the checkpoint, or widened to "
+        "the compute type, with the same images; auto: widened if they fit and are measured to be faster so",
+    )
+    quantize: Quantization | None = Field(
+        None,
+        description="Quantise weights that are not quantised when the checkpoint is loaded; if unset, they "
+        "are kept in the compute type",
+    )
+    matmul: Matmul = Field(
+        "exact",
+        description="How layers with fp8 weights multiply: exact, in the compute type, or fp8, with "
+        "activations quantised per token, which changes images slightly; fp8 needs a CPU or a GPU of compute "
+        "capability 8.9 or later",
     )
     compile: bool | Literal["auto"] = Field(
         "auto",
@@ -84,6 +109,20 @@ class EngineSettings(BaseModel):
         description="Safetensors file of the adapter that makes the conditional transformer run the "
         "unconditional pass too; the unconditional transformer is not loaded",
     )
+
+    @field_validator("quantize")
+    @classmethod
+    def _is_not_undone(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("weights") == "widened":
+            raise ValueError("does not go with weights widened, which undoes it")
+        return value
+
+    @field_validator("matmul")
+    @classmethod
+    def _has_fp8_weights(cls, value: str, info: ValidationInfo) -> str:
+        if value == "fp8" and info.data.get("quantize") == "nf4":
+            raise ValueError("fp8 needs fp8 weights, not quantize nf4")
+        return value
 
     @field_validator("compile", mode="wrap")
     @classmethod

@@ -9,6 +9,7 @@ from zlib import crc32
 from engine.compilation.compilation import Compilation
 from engine.cost import CostModel, LinearCost
 from engine.messages import FromWorker
+from engine.precision import Precision
 from engine.request import EngineRequest, Priority, SamplingParams
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
@@ -78,6 +79,7 @@ class FakeRunner:
     before_preview: Callable[[SampleState], None] = lambda sample: None
     cached: set[str] = field(default_factory=set)
     nan: list[SampleState] = field(default_factory=list)
+    precision: Precision | None = None
     cache_hits: int = 0
     cache_misses: int = 0
 

@@ -33,9 +33,11 @@ from engine.messages import (
     StepDone,
     UnitKind,
 )
+from engine.precision import Precision
 from engine.request import EngineRequest, Priority
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
+PRECISION = Precision("fp8", widened=True, matmul="exact", dtype="bfloat16")
 CONFIG = ModelConfig(
     path=Path("fake"),
     folders=PartFolders.of(DEMO),  # whose configs adapters must fit
@@ -81,6 +83,7 @@ class FakeEngine:
 
     config: ModelConfig = CONFIG
     is_ready: bool = True
+    precision: Precision | None = PRECISION
     seconds_per_step: float = 0.1
     max_batch_size: int = 8
     finished: int = 0
@@ -197,7 +200,9 @@ class FakeEngine:
                 yield output
             self._unit("decode")
             rgb = _rgb(word, seed, index, request.width * request.height)
-            yield ImageDone(request.request_id, index, seed, request.width, request.height, rgb)
+            yield ImageDone(
+                request.request_id, index, seed, request.width, request.height, rgb, self.precision
+            )
         yield RequestDone(request.request_id, StageTimes(0.001, 0.002, time.monotonic() - started, 0.004))
 
     async def _steps(

@@ -62,6 +62,7 @@ class Submission:
                 part.width,
                 part.height,
                 rgb,
+                part.precision,
             )
         )
 

@@ -102,4 +102,5 @@ def _part(image: ImageDone, offset: int, size: int) -> Part:
         height=image.height,
         offset=offset,
         data=image.rgb[offset : offset + size],
+        precision=image.precision,
     )

@@ -91,6 +91,7 @@ class Worker:
             id=self._fleet.id,
             checkpoint=self._fleet.checkpoint,
             speeds=() if self._is_draining else tuple(self._engine.speeds()),
+            precision=self._engine.precision,
             devices=dict(self._engine.stats().devices),
             held=tuple(delivery.work.reply for delivery in self._deliveries.held),
             adapters=() if self._is_draining else self._adapters.digests,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.checkpoint.loader import load_dit, load_pipeline
 from engine.config.part_folders import PartFolders
-from engine.kernels.quantized_linear import Fp8Linear
+from engine.quantized.fp8 import Fp8Linear
 from tests.engine.checkpoints import edit_tensors
 from tests.engine.conftest import Checkpoints
 from tests.engine.quantisers import E4M3_MAX

@@ -18,7 +18,8 @@ from engine.checkpoint.weight_files import WeightFiles
 from engine.config.model_config import ModelConfig
 from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
-from engine.kernels.quantized_linear import Fp8Linear, NF4Linear
+from engine.quantized.fp8 import Fp8Linear
+from engine.quantized.nf4 import NF4Linear
 from engine.runner.model_runner import ModelRunner
 from tests.engine import reference
 from tests.engine.checkpoints import DIT_CONFIG, Checkpoint, edit_tensors

@@ -8,18 +8,21 @@ from torch import nn
 
 from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.config.model_config import ModelConfig
+from engine.config.options import EngineOptions
 from engine.config.part_configs import PartConfigs
 from engine.errors import OptionError
 from engine.kernels.attention import Attend, in_float32, native
 from engine.kernels.linear import PrepackedLinear
 from engine.kernels.norm import RMSNorm, by_vector_norm
 from engine.kernels.rotary import NormRotary, in_halves
+from engine.precision import Precision, PrecisionOptions
+from engine.runner.model_runner import ModelRunner
 from engine.tuning import arithmetic, tuner
 from engine.tuning.arithmetic import Arithmetic, choose_arithmetic
 from engine.tuning.cases import OPERATIONS
 from engine.tuning.pins import check_operations
 from engine.tuning.store import ChoiceStore
-from engine.tuning.tuner import tune
+from engine.tuning.tuner import load_tuned, tune
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 CONFIG = ModelConfig.load(DEMO)
@@ -145,7 +148,18 @@ def test_every_candidate_of_the_demo_model_can_be_measured(monkeypatch: pytest.M
     """For real, but for each run only a few times."""
     monkeypatch.setattr(tuner, "_SECONDS", 0.0)
     tuning = tune(load(torch.bfloat16), CONFIG, (("attention.32.long", "products"),), NOTHING)
-    assert {key.partition(".")[0] for key in tuning.choices} == set(OPERATIONS)
+    assert {key.partition(".")[0] for key in tuning.choices} == set(OPERATIONS) - {"nf4_linear"}
+
+
+def test_the_model_is_loaded_in_the_precision_of_the_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setattr(tuner, "_SECONDS", 0.0)
+    options = EngineOptions(dtype="float32", precision=PrecisionOptions(matmul="fp8", quantize="fp8"))
+    pipeline, _ = load_tuned(CONFIG, options, CPU)
+    assert ModelRunner(pipeline, CPU).precision == Precision("fp8", False, "fp8", "float32")
 
 
 def arithmetic_of(

@@ -277,6 +277,7 @@ def test_parameters_are_in_the_file(start: Start, tmp_path: Path, embeds: bool) 
             "mu": 0.25,
             "std": 1.75,
             "seed": 12,
+            "precision": {"weights": "fp8", "widened": True, "matmul": "exact", "dtype": "bfloat16"},
         }
 
 

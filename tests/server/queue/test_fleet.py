@@ -1,20 +1,34 @@
 """Fronts and workers over one broker: real processes, with the fake engine."""
 
 import base64
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
+from PIL import Image
+
+from server.generation import metadata
 from server.queue import names
+from tests.server.fake_engine import PRECISION
 from tests.server.process import ServerProcess, until
 from tests.server.queue.fleet import Fleet, Pair, ready, stream, submit
+
+
+def precision(front: ServerProcess) -> object:
+    (model,) = front.http.get("/v1/models").json()["data"]
+    return model["precision"]
 
 
 def test_a_front_and_a_worker_answer_requests(pair: Pair) -> None:
     worker, front = pair.worker, pair.front
     finished = worker.state()["finished"]
+    assert precision(front) == asdict(PRECISION)
     done = front.create(seed=5, n=2)
     assert done.status_code == 200, done.text
     assert [image["seed"] for image in done.json()["data"]] == [5, 6]
+    images = [Image.open(io.BytesIO(base64.b64decode(image["b64_json"]))) for image in done.json()["data"]]
+    assert [(metadata.read(image) or {})["precision"] for image in images] == [asdict(PRECISION)] * 2
     assert worker.http.post("/v1/images", json={}).status_code == 404
     assert worker.state()["finished"] == finished + 1
     failed = front.create(prompt="fail: x")
@@ -39,6 +53,7 @@ def test_a_front_is_ready_with_its_first_worker(fleet: Fleet) -> None:
     front = fleet.front()
     refused = front.http.get("/readyz")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
+    assert precision(front) is None
     worker = fleet.worker()
     ready(front)
     worker.set(is_ready=False)

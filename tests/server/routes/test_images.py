@@ -242,6 +242,7 @@ def test_models(server: ServerProcess) -> None:
     one = server.http.get("/v1/models/fake-model").json()
     assert listed == {"object": "list", "data": [one]}
     assert one["object"] == "model"
+    assert one["precision"] == {"weights": "fp8", "widened": True, "matmul": "exact", "dtype": "bfloat16"}
     assert one["limits"] == {
         "min_size": 64,
         "max_size": 256,

@@ -96,6 +96,11 @@ def test_a_secret_is_no_flag_and_prints_as_asterisks(monkeypatch: pytest.MonkeyP
             ("--max-inflight-body-bytes", "2048"),
             "--max-inflight-body-bytes: must be at least max_body_bytes",
         ),
+        (
+            ("--weights", "widened", "--quantize", "fp8"),
+            "--quantize: does not go with weights widened, which undoes it",
+        ),
+        (("--quantize", "nf4", "--matmul", "fp8"), "--matmul: fp8 needs fp8 weights, not quantize nf4"),
         ((), "--model or IDEOSERVE_MODEL is required"),
     ],
 )
