@@ -176,6 +176,34 @@ def neighbour_waits(rows: Rows) -> Iterator[str]:
     yield from markdown(rows, [*columns, ("two together", "{together:.2f}"), ("ratio", "{ratio:.2f}")])
 
 
+def uploads(rows: Rows) -> Iterator[str]:
+    columns = [("request", "{what}"), ("image", "{MB:.1f} MB"), ("HTTP process", "{server CPU, ms:.1f} ms")]
+    yield from markdown(rows, [*columns, ("decoder", "{decoder CPU, ms:.0f} ms")])
+
+
+def upload_rates(rows: Rows) -> Iterator[str]:
+    columns = [("clients", "{clients}"), ("uploads", "{uploads/s:.1f} /s"), ("rate", "{MB/s:.0f} MB/s")]
+    columns += [
+        ("longest stall of the event loop", "{stall, ms:.0f} ms"),
+        ("of it own work", "{own work, ms:.0f} ms"),
+    ]
+    yield from markdown(rows, columns)
+
+
+def hostile_files(rows: Rows) -> Iterator[str]:
+    columns = [
+        ("file", "{file}"),
+        ("size", "{kB:.1f} kB"),
+        ("status", "{status}"),
+        ("time", "{seconds:.2f} s"),
+    ]
+    columns += [
+        ("peak of the decoder", "{decoder MB:.0f} MB"),
+        ("peak of the HTTP process", "{server MB:.0f} MB"),
+    ]
+    yield from markdown(rows, columns)
+
+
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
     "versus edits": versus_edits,
@@ -188,6 +216,9 @@ BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "ready starts": starts,
     "neighbour servers": neighbour_servers,
     "neighbour waits": neighbour_waits,
+    "uploads requests": uploads,
+    "uploads rate": upload_rates,
+    "uploads files": hostile_files,
     "published images": images,
     "published batches": batches,
 }

@@ -37,4 +37,4 @@ async def list_adapters(service: InjectedService, caller: AuthenticatedCaller) -
 
 
 def _model(service: Service, name: str, adapter: str | None = None) -> Model:
-    return Model.of(service.engine.config, name, service.settings.max_n, adapter)
+    return Model.of(service.engine.config, name, service.settings.max_n, service.edits.is_on, adapter)

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from engine.config.model_config import ModelConfig
 from engine.request import SamplingParams
@@ -45,10 +45,13 @@ class Model(BaseModel):
     default_preset: str
     presets: dict[str, ModelPreset]
     limits: ModelLimits
+    edits: bool = Field(description="Whether `/v1/images/edits` takes images.")
     adapter: str | None
 
     @classmethod
-    def of(cls, config: ModelConfig, name: str, max_n: int, adapter: str | None = None) -> "Model":
+    def of(
+        cls, config: ModelConfig, name: str, max_n: int, edits: bool = False, adapter: str | None = None
+    ) -> "Model":
         return cls(
             id=name,
             root=config.model_id,
@@ -58,6 +61,7 @@ class Model(BaseModel):
             default_preset=config.default_preset,
             presets={name: ModelPreset.of(value) for name, value in config.presets.items()},
             limits=ModelLimits(**asdict(config.limits), max_n=max_n),
+            edits=edits,
             adapter=adapter,
         )
 
