@@ -195,7 +195,7 @@ def hostile_files(rows: Rows) -> Iterator[str]:
         ("file", "{file}"),
         ("size", "{kB:.1f} kB"),
         ("status", "{status}"),
-        ("time", "{seconds:.2f} s"),
+        ("processor time of the decoder", "{CPU, s:.2f} s"),
     ]
     columns += [
         ("peak of the decoder", "{decoder MB:.0f} MB"),

@@ -28,6 +28,7 @@ FILES = {
     "kB": "7.0f",
     "status": "6d",
     "seconds": "7.2f",
+    "CPU, s": "6.2f",
     "decoder MB": "10.0f",
     "server MB": "9.0f",
 }
@@ -42,8 +43,8 @@ def main() -> None:
     report = Report("uploads", parser.parse_args(), requests=REQUESTS, rate=RATE, files=FILES)
     server = ServerProcess(*FLAGS, FAKE_MAX_SIZE="1024")
     for what, size, ask in progress(list(requests(server)), "requests"):
-        own, decoders = cpu_seconds(server, ask)
-        milliseconds = {"server CPU, ms": own * 1000, "decoder CPU, ms": decoders * 1000}
+        own, other = cpu_seconds(server, ask)
+        milliseconds = {"server CPU, ms": own * 1000, "decoder CPU, ms": other * 1000}
         report.add("requests", what=what, MB=size / 1e6, **milliseconds)
     for clients in (1, 8):
         report.add("rate", clients=clients, **rate(server, clients))
@@ -104,17 +105,22 @@ def cost(name: str) -> dict[str, float]:
     server = ServerProcess("--log-level", "warning")
     edit(server)
     server.peak_bytes()
-    watcher, peaks = ThreadPoolExecutor(1), [0]
+    watcher, peaks, spent = ThreadPoolExecutor(1), [0], [0.0]
+    before = {pid: _cpu(pid) for pid in decoders(server)}
     started = time.perf_counter()
     sending = watcher.submit(edit, server, data)
     while not sending.done():
-        peaks.append(max((peak_bytes(pid) for pid in decoders(server)), default=0))
+        for pid in decoders(server):
+            peaks.append(peak_bytes(pid))
+            with suppress(OSError):
+                spent.append(_cpu(pid) - before.get(pid, 0.0))
         with suppress(TimeoutError):
             sending.result(0.005)
     seconds, answer = time.perf_counter() - started, sending.result()
+    spent += [_cpu(pid) - before.get(pid, 0.0) for pid in decoders(server)]
     memory = {"decoder MB": max(peaks) / MEBIBYTE, "server MB": server.peak_bytes() / MEBIBYTE}
     server.close()
-    return {"kB": len(data) / 1000, "status": answer.status_code, "seconds": seconds, **memory}
+    return {"kB": len(data) / 1000, "status": answer.status_code, "seconds": seconds, "CPU, s": max(spent), **memory}
 
 
 def _cpu(pid: int) -> float:
