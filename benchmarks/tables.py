@@ -195,6 +195,34 @@ def demo_precision(rows: Rows) -> Iterator[str]:
     yield from markdown(rows, [*columns, ("largest loss", "{points:.1f} points")])
 
 
+def uploads(rows: Rows) -> Iterator[str]:
+    columns = [("request", "{what}"), ("image", "{MB:.1f} MB"), ("HTTP process", "{server CPU, ms:.1f} ms")]
+    yield from markdown(rows, [*columns, ("decoder", "{decoder CPU, ms:.0f} ms")])
+
+
+def upload_rates(rows: Rows) -> Iterator[str]:
+    columns = [("clients", "{clients}"), ("uploads", "{uploads/s:.1f} /s"), ("rate", "{MB/s:.0f} MB/s")]
+    columns += [
+        ("longest stall of the event loop", "{stall, ms:.0f} ms"),
+        ("of it own work", "{own work, ms:.0f} ms"),
+    ]
+    yield from markdown(rows, columns)
+
+
+def hostile_files(rows: Rows) -> Iterator[str]:
+    columns = [
+        ("file", "{file}"),
+        ("size", "{kB:.1f} kB"),
+        ("status", "{status}"),
+        ("processor time of the decoder", "{CPU, s:.2f} s"),
+    ]
+    columns += [
+        ("peak of the decoder", "{decoder MB:.0f} MB"),
+        ("peak of the HTTP process", "{server MB:.0f} MB"),
+    ]
+    yield from markdown(rows, columns)
+
+
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
     "versus edits": versus_edits,
@@ -210,6 +238,9 @@ BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "precision layers": precision_layers,
     "precision images": precision_images,
     "demo-quality precision": demo_precision,
+    "uploads requests": uploads,
+    "uploads rate": upload_rates,
+    "uploads files": hostile_files,
     "published images": images,
     "published batches": batches,
 }

@@ -61,6 +61,7 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         adapter_memory_gb=settings.adapter_memory_gb if settings.adapters else 0.0,
         adapter_ignore=settings.ignored_keys,
         uncond_adapter=str(settings.uncond_adapter) if settings.uncond_adapter else None,
+        edits=settings.edits == "on",
     )
     checkpoint, transformer = sources.fetch(weights=settings.role != "front")
     config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)

@@ -4,7 +4,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -15,7 +15,8 @@ from server import VERSION
 from server.adapters.catalog import Catalog
 from server.engine_port import Engine
 from server.generation.sharing import SharedQueue
-from server.openapi import document
+from server.openapi.document import describe
+from server.openapi.edits import describe_edits
 from server.openapi.jobs import describe_jobs
 from server.routes import captions, files, health, images, jobs, models, playground
 from server.schemas.errors import ApiError
@@ -68,8 +69,13 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_exception)
     for resource in (health,) if settings.role == "worker" else RESOURCES:
         app.include_router(resource.router)
-    app.openapi = lambda: describe_jobs(document.describe(app, service), service)  # type: ignore[method-assign]
+    app.openapi = lambda: _described(app, service)  # type: ignore[method-assign]
     return app
+
+
+def _described(app: FastAPI, service: Service) -> dict[str, Any]:
+    document = describe_edits(describe(app, service), service)
+    return describe_jobs(document, service)
 
 
 def run(app: FastAPI, sockets: list[socket.socket]) -> int:

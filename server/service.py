@@ -9,6 +9,7 @@ from server import store
 from server.access.admission import Admission
 from server.access.api_keys import Caller, Keys
 from server.adapters.catalog import Catalog
+from server.edits.editing import Edits
 from server.engine_port import Engine
 from server.generation.generations import Generations
 from server.generation.idempotency import IdempotencyCache
@@ -73,6 +74,7 @@ class Service:
         self.model = ServedModel(engine.config, settings.model_aliases, settings.size_policy)
         self.request_model = limited_to(engine.config, settings.max_n)
         self.job_model = job_request(self.request_model)
+        self.edits = Edits(settings, engine.config, self.request_model)
         self._job_service = None if broker is None else self._create_job_service(broker)
         self._spans = _spans(settings.otlp_endpoint)
 
@@ -104,6 +106,7 @@ class Service:
             self.results.close()
         await self.upstreams.close()
         self.encoder.close()
+        self.edits.close()
         if self._spans:
             self._spans.close()
 
@@ -148,6 +151,8 @@ class Service:
         """The request was answered, or its client is gone."""
         if record.is_in_flight:
             self.lifecycle.request_finished()
+        if record.upload_bytes:
+            self.edits.uploads.release(record)
         if record.is_image_request:
             self.metrics.finish(record)
         self._log(record)

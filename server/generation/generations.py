@@ -133,4 +133,5 @@ def _engine_request(request: GenerationRequest, parameters: Parameters, token_id
         num_previews=parameters.num_previews,
         priority=request.priority,
         adapters=parameters.adapters,
+        source=parameters.source,
     )

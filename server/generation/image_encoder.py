@@ -20,6 +20,7 @@ T = TypeVar("T")
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 PREVIEW_FORMAT: OutputFormat = "jpeg"
 PREVIEW_QUALITY = 80
+SOURCE_QUALITY = 90
 
 
 class ImageEncoder:
@@ -40,6 +41,12 @@ class ImageEncoder:
     async def encode_preview(self, preview: PreviewReady) -> bytes:
         """A small JPEG without metadata."""
         return await self.run(_save, preview, PREVIEW_FORMAT, quality=PREVIEW_QUALITY)
+
+    async def encode_source(self, parameters: Parameters) -> bytes:
+        """The image of an edit as a JPEG, for moderation."""
+        assert parameters.source
+        source = ImageDone("", 0, 0, parameters.width, parameters.height, parameters.source.rgb)
+        return await self.run(_save, source, PREVIEW_FORMAT, quality=SOURCE_QUALITY)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run other work on image files in the same threads."""

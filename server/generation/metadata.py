@@ -20,7 +20,7 @@ MAX_EXIF_BYTES = 60_000
 
 def describe(parameters: Parameters, config: ModelConfig, with_prompt: bool) -> dict[str, Any]:
     """Everything needed to repeat a request, except the seed of each image."""
-    facts = {
+    facts: dict[str, Any] = {
         "version": VERSION,
         "model": config.model_id,
         "model_hash": config.fingerprint,
@@ -33,6 +33,8 @@ def describe(parameters: Parameters, config: ModelConfig, with_prompt: bool) -> 
     }
     if parameters.adapters:
         facts["adapters"] = [_adapter(use) for use in parameters.adapters]
+    if parameters.source:
+        facts["strength"] = parameters.source.strength
     return facts | (parameters.prompt.facts() if with_prompt else {})
 
 

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 from engine.config.model_config import ModelConfig
-from engine.request import AdapterUse, SamplingParams
+from engine.request import AdapterUse, SamplingParams, SourceImage
 from server.adapters.offer import Offer, listed
 from server.adapters.selection import Selection
 from server.captions.prompt import Prompt, read_prompt
@@ -30,7 +30,8 @@ QUALITY_OF_PRESET = {"V4_TURBO_12": "low", "V4_DEFAULT_20": "medium", "V4_QUALIT
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Everything that determines the pixels and their file format. Sizes in pixels."""
+    """Everything that determines the pixels and their file format. Sizes in pixels; `source` is that of an
+    edit."""
 
     prompt: Prompt
     width: int
@@ -42,6 +43,7 @@ class Parameters:
     compression: int
     num_previews: int
     adapters: tuple[AdapterUse, ...] = ()
+    source: SourceImage | None = None
 
     @property
     def size(self) -> str:

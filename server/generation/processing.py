@@ -10,7 +10,7 @@ from server.access.api_keys import Caller
 from server.captions.caption import Caption
 from server.captions.prompt import Prompt
 from server.engine_port import Engine
-from server.generation.image_encoder import ImageEncoder
+from server.generation.image_encoder import MEDIA_TYPES, PREVIEW_FORMAT, ImageEncoder
 from server.generation.parameters import Parameters
 from server.integrations import Integrations
 from server.magic_prompt.expander import TokenIds
@@ -47,7 +47,8 @@ class OptOuts:
 
 
 class Processing:
-    """The processing of one request. Moderates and expands the prompt; moderates and signs the images."""
+    """The processing of one request. Moderates the prompt and the image of an edit, and expands the
+    prompt; moderates and signs the images."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Processing:
     async def prepare(self, parameters: Parameters, token_ids: TokenIds) -> tuple[Parameters, TokenIds]:
         """Returns both for the prompt that is sent to the engine. Raises ApiError."""
         await self._moderate(parameters.prompt)
+        await self._moderate_source(parameters)
         parameters, token_ids = await self._expand(parameters, token_ids)
         if parameters.prompt.plain is not None:
             await self._moderate(parameters.prompt)
@@ -96,6 +98,12 @@ class Processing:
     async def _moderate(self, prompt: Prompt) -> None:
         if self._moderation:
             await self._moderation.check_text(prompt.words)
+
+    async def _moderate_source(self, parameters: Parameters) -> None:
+        """As it was decoded and fitted: no other part of the upload reaches the model."""
+        if self._moderation and self._moderation.moderates_images and parameters.source:
+            data = await self._encoder.encode_source(parameters)
+            await self._moderation.check_upload(data, MEDIA_TYPES[PREVIEW_FORMAT])
 
     async def _expand(self, parameters: Parameters, token_ids: TokenIds) -> tuple[Parameters, TokenIds]:
         prompt = parameters.prompt

@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from engine.messages import StepDone
-from server.generation.generations import Generations
+from server.generation.generations import GenerationRequest, Generations
 from server.generation.parameters import Parameters
 from server.generation.transcript import Event, ImageFile, Preview, Subscription, Timings
 from server.jobs.job import JobFile, JobRecord, JobSpec
@@ -45,13 +46,23 @@ class Attempt:
 
     async def run(self, generations: Generations) -> JobRecord:
         """The record of the completed job. Raises ApiError, ChangedError or CancelledJobError."""
-        subscription = await generations.submit(self._spec.attempt(self._job.record.attempts + 1))
+        subscription = await generations.submit(await self._request())
         try:
             self._job = await self._jobs.store.update(self._job, self._job.record.started())
             self._jobs.index.put(self._job)
             return await self._follow(subscription)
         finally:
             subscription.leave()
+
+    async def _request(self) -> GenerationRequest:
+        """With the image of an edit. Raises ApiError."""
+        request = self._spec.attempt(self._job.record.attempts + 1)
+        if (source := request.parameters.source) is None:
+            return request
+        found = await self._jobs.sources.get(self._job.record.submission, source)
+        if found is None:
+            raise ApiError(500, "upload_lost", "The image of the job is not stored any more.", retry=False)
+        return replace(request, parameters=replace(request.parameters, source=found))
 
     async def _follow(self, subscription: Subscription) -> JobRecord:
         transcript = subscription.transcript

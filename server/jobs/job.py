@@ -1,5 +1,6 @@
 """A job as it is stored: what any server needs to run it, and its state."""
 
+import hashlib
 import time
 import uuid
 from collections.abc import Mapping
@@ -10,16 +11,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from engine.request import Priority
 from server.generation.generations import GenerationRequest
+from server.generation.idempotency import Fingerprint
 from server.generation.image_encoder import MEDIA_TYPES
 from server.generation.parameters import Parameters
 from server.generation.transcript import Transcript
+from server.queue.files.sources import without_pixels
 from server.responses.images_response import usage
 from server.schemas.errors import ApiError
 from server.schemas.issue import Issue
 from server.schemas.responses import UNFINISHED, JobStatus
 from server.schemas.validation import first_problem
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,11 @@ class JobSpec:
         return self.request.caller.name
 
     def to_json(self) -> bytes:
-        return _SPEC.dump_json(replace(self, request=replace(self.request, fingerprint=None, deadline=0)))
+        """Without the pixels of an edit."""
+        parameters = self.request.parameters
+        stored = replace(parameters, source=without_pixels(parameters.source))
+        request = replace(self.request, fingerprint=None, deadline=0, parameters=stored)
+        return _SPEC.dump_json(replace(self, request=request))
 
     @classmethod
     def from_json(cls, data: bytes) -> "JobSpec":
@@ -107,6 +114,7 @@ class JobRecord:
     usage: Mapping[str, Any] | None = None
     warnings: tuple[Issue, ...] = ()
     error: Mapping[str, Any] | None = None
+    is_edit: bool = False
 
     @classmethod
     def of(cls, spec: JobSpec) -> "JobRecord":
@@ -123,7 +131,13 @@ class JobRecord:
             submission=spec.submission,
             webhook=spec.webhook,
             metadata=spec.metadata,
+            is_edit=spec.request.parameters.source is not None,
         )
+
+    @property
+    def upload(self) -> str | None:
+        """Name of the image of an edit. The submission that lost a race has another."""
+        return self.submission if self.is_edit else None
 
     @property
     def is_finished(self) -> bool:
@@ -173,6 +187,14 @@ class JobRecord:
     @classmethod
     def from_json(cls, data: bytes) -> "JobRecord":
         return _RECORD.validate_json(data)
+
+
+def job_id(fingerprint: Fingerprint | None) -> str:
+    """The same for all requests of a key with one Idempotency-Key."""
+    if fingerprint is None:
+        return "job-" + uuid.uuid4().hex
+    scope = "\0".join(fingerprint.scope)
+    return "job-" + hashlib.sha256(scope.encode()).hexdigest()[:32]
 
 
 _VERSION = TypeAdapter(dict[str, Any])

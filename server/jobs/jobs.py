@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,13 +16,13 @@ import nats
 from server.access.api_keys import Caller
 from server.engine_port import Engine
 from server.generation.generations import GenerationRequest, Generations
-from server.generation.idempotency import Fingerprint
-from server.jobs.job import JobRecord, JobSpec
+from server.jobs.job import JobRecord, JobSpec, job_id
 from server.jobs.job_events import END, JobEvents
 from server.jobs.job_index import JobIndex
 from server.jobs.job_store import ChangedError, JobStore, StoredJob
 from server.jobs.job_view import JobView
 from server.queue.connection.broker import Broker
+from server.queue.files.sources import JobSources
 from server.responses.frames import Frame
 from server.schemas.errors import ApiError, queue_unavailable, store_unavailable
 from server.schemas.responses import Job, JobDeleted, JobFilter, JobList
@@ -33,6 +31,7 @@ from server.webhooks.webhooks import Webhooks
 
 JOB_ID = re.compile("job-[0-9a-f]{32}")
 SETTLE_SECONDS = 5.0
+UPLOAD_SECONDS = 20.0
 logger = logging.getLogger(__name__)
 job_logger = logging.getLogger("ideoserve.job")
 
@@ -64,6 +63,7 @@ class Jobs:
         self.events = JobEvents(broker, ttl)
         self.index = JobIndex(ttl)
         self.files = files
+        self.sources = JobSources(broker, ttl)
         self.model = engine.config.model_id
         self._generations = generations
         self._webhooks = webhooks
@@ -72,6 +72,7 @@ class Jobs:
         self._view = JobView(self.index, self.events, engine, ttl)
 
     async def start(self) -> None:
+        await self.sources.start()
         await self.events.start()
         await self.index.start(await self.store.start())
 
@@ -89,7 +90,7 @@ class Jobs:
             message = f"This job needs {device_seconds:.1f} seconds; its deadline is in {left:.1f} seconds."
             raise ApiError(429, "deadline_unreachable", message, retry=False)
         spec = JobSpec(
-            id=_job_id(request.fingerprint),
+            id=job_id(request.fingerprint),
             created_at=time.time(),
             deadline=time.time() + left,
             model=self.model,
@@ -105,14 +106,28 @@ class Jobs:
     async def _submitted(self, spec: JobSpec) -> JobRecord:
         found = await self.store.find(spec.id) if spec.digest else None
         if found is None:
-            # The queue first: a job that is queued but has no record is run, and gets one.
-            await self.store.enqueue(spec)
-            found = await self.store.create(JobRecord.of(spec))
-            self.index.put(found)
+            found = await self._created(spec)
         if found.record.digest != spec.digest:
             message = "This Idempotency-Key was already used with another body."
             raise ApiError(422, "idempotency_key_reused", message, param="Idempotency-Key")
         return found.record
+
+    async def _created(self, spec: JobSpec) -> StoredJob:
+        """The image first, then the queue: a job that is queued but has no record is run, and gets one."""
+        record = JobRecord.of(spec)
+        if source := spec.request.parameters.source:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await self.sources.put(record.submission, source)
+        try:
+            await self.store.enqueue(spec)
+        except ApiError:
+            await self.sources.delete(record.upload)
+            raise
+        found = await self.store.create(record)
+        self.index.put(found)
+        if found.record.submission != record.submission:
+            await self.sources.delete(record.upload)
+        return found
 
     async def find(self, job_id: str, caller: Caller) -> JobRecord:
         """Raises ApiError 404 or 503."""
@@ -179,6 +194,7 @@ class Jobs:
     async def _update(self, job: StoredJob, record: JobRecord) -> None:
         """Store the final record; only one server succeeds. Raises ChangedError."""
         self.index.put(await self.store.update(job, record))
+        await self.sources.delete(record.upload)
         seconds = record.changed_at - record.created_at
         self._on_finished(record.outcome, seconds)
         fields = {
@@ -223,14 +239,6 @@ class Jobs:
             self.broker.on_failure(error)
             logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
             raise queue_unavailable() from None
-
-
-def _job_id(fingerprint: Fingerprint | None) -> str:
-    """The same for all requests of a key with one Idempotency-Key."""
-    if fingerprint is None:
-        return "job-" + uuid.uuid4().hex
-    scope = "\0".join(fingerprint.scope)
-    return "job-" + hashlib.sha256(scope.encode()).hexdigest()[:32]
 
 
 def _message(kind: str, record: JobRecord, described: Mapping[str, Any]) -> bytes:

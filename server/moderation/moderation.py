@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 
 from server.moderation.moderator import PASSED, Categories, ImageModerator, TextModerator
-from server.schemas.errors import ApiError, RefusedError
+from server.schemas.errors import UPLOAD, ApiError, RefusedError
 from server.upstream.client import UpstreamError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,11 @@ class Moderation:
         for moderator in self._images:
             await self._check(moderator.name, "image", moderator.moderate_image(data, media_type))
 
+    async def check_upload(self, data: bytes, media_type: str) -> None:
+        """The image of an edit, as `check_text`."""
+        for moderator in self._images:
+            await self._check(moderator.name, UPLOAD, moderator.moderate_image(data, media_type))
+
     async def _check(self, name: str, subject: str, verdict: Awaitable[Categories]) -> None:
         try:
             categories = await verdict
@@ -52,6 +57,6 @@ class Moderation:
         if self._fails_open:
             return PASSED
         message = f"The {subject} could not be moderated."
-        if subject == "prompt":
+        if subject in ("prompt", UPLOAD):
             raise ApiError(503, "moderation_unavailable", message, retry_after=5)
         raise ApiError(503, "moderation_unavailable", message, retry=False)

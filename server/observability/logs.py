@@ -73,6 +73,8 @@ def _fields(record: RequestRecord, with_prompt: bool) -> dict[str, Any]:
             "n": len(parameters.seeds),
             "seed": parameters.seeds[0],
         }
+        if parameters.source:
+            fields["strength"] = parameters.source.strength
         if with_prompt:
             fields |= parameters.prompt.facts()
     if record.timings:

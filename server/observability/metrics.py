@@ -34,6 +34,7 @@ REJECTIONS = (
     "queue_unavailable",
     "server_draining",
     "body_memory_full",
+    "upload_memory_full",
     "too_many_connections",
     "invalid_api_key",
 )

@@ -12,7 +12,9 @@ from server.generation.parameters import Parameters
 from server.generation.transcript import Timings
 from server.schemas.errors import ApiError
 
-IMAGE_PATHS = ("/v1/images", "/v1/images/generations")
+GENERATION_PATHS = ("/v1/images", "/v1/images/generations")
+EDIT_PATHS = ("/v1/images/edits", "/v1/images/variations")
+IMAGE_PATHS = GENERATION_PATHS + EDIT_PATHS
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -36,7 +38,8 @@ class TraceParent:
 @dataclass(slots=True)
 class RequestRecord:
     """`outcome` is `ok` or an error code; `status` is 0 until the response starts, and `is_answered` is set
-    once the whole response is sent. `seconds` is the time since the request arrived."""
+    once the whole response is sent. `seconds` is the time since the request arrived, `upload_bytes` what
+    counts as the memory of its images."""
 
     request_id: str
     method: str
@@ -54,6 +57,7 @@ class RequestRecord:
     generation_id: str | None = None
     parameters: Parameters | None = None
     timings: Timings | None = None
+    upload_bytes: int = 0
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestRecord":

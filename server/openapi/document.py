@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from server.captions.schema import caption_schema
 from server.generation.image_encoder import MEDIA_TYPES
-from server.observability.request_record import IMAGE_PATHS
+from server.observability.request_record import GENERATION_PATHS, IMAGE_PATHS
 from server.schemas.errors import ErrorBody
 from server.schemas.images import ImageRequest, PromptFields
 from server.schemas.models import AdapterList, Model, ModelList
@@ -23,7 +23,7 @@ ERRORS = {
     400: "invalid JSON, an unknown field, a wrong type or value, or a prompt that is too long or was refused",
     401: "missing or invalid API key",
     403: "not permitted for this API key, or by the signature of the URL",
-    404: "unknown model, adapter or file",
+    404: "unknown model, adapter or file, or no edits",
     406: "no media type in Accept is supported",
     408: "the body was not received in time",
     413: "the body is too large",
@@ -81,7 +81,7 @@ def describe(app: FastAPI, service: Service) -> Schema:
             "apiKey": {"type": "apiKey", "in": "header", "name": "Api-Key"},
         },
     }
-    for path in IMAGE_PATHS:
+    for path in GENERATION_PATHS:
         _describe_images(document["paths"][path]["post"], service)
     _describe_captions(document)
     _describe_models(document["paths"])

@@ -99,11 +99,13 @@ WORK = Stream("WORK", ("work.>",), "work")
 RESULTS = Stream("RESULTS", ("results.>",), max_age=600.0)
 # Until the last attempt to deliver, which is made after 76 hours.
 WEBHOOKS = Stream("WEBHOOKS", ("webhooks",), "work", max_age=5 * DAY)
+# The images of edits, until they are answered.
+UPLOADS = Stream("UPLOADS", ("uploads.>",), max_per_subject=1)
 
 SEATS = Bucket("seats", DAY)
 CLAIMS = Bucket("claims", DAY)
 
-STREAMS: Sequence[Stream] = (WORK, RESULTS, WEBHOOKS)
+STREAMS: Sequence[Stream] = (WORK, RESULTS, WEBHOOKS, UPLOADS)
 
 
 def token(text: str) -> str:
@@ -144,6 +146,11 @@ def part(reply: str, worker: str, image_index: int | str, offset: int | str) -> 
     return f"{reply}.{worker}.{image_index}.{offset}"
 
 
+def uploads(front: str) -> str:
+    """The images of all submissions of a front are on subjects below this."""
+    return f"uploads.{front}"
+
+
 def progress(reply: str) -> str:
     """Steps and previews of the submission with these results."""
     return f"progress.{reply}"
@@ -164,9 +171,19 @@ def is_reply(subject: str) -> bool:
     return REPLY.fullmatch(subject) is not None
 
 
+def reply_of(subject: str) -> str:
+    """The submission that a result is of."""
+    return ".".join(subject.split(".")[:3])
+
+
 def front_of(reply: str) -> str:
     """The id of the front with these results."""
     return reply.split(".")[1]
+
+
+def submission_of(reply: str) -> str:
+    """The name of the submission with these results."""
+    return reply.split(".")[2]
 
 
 def news(model_id: str, kind: Literal["front", "worker", "*"], id_: str) -> str:

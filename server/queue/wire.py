@@ -20,7 +20,7 @@ from engine.request import EngineRequest, Priority
 from server.queue import names
 
 # Raise it with every change that an older process would misread; all processes of a fleet need the same.
-VERSION = 2
+VERSION = 3
 
 ErrorKind = Literal["deadline", "generation", "crashed", "version", "adapter"]
 _ERRORS: Mapping[ErrorKind, type[EngineError]] = {
@@ -59,7 +59,8 @@ class Work(Message, frozen=True, kw_only=True):
     """A request on its way to a worker. Its results are published on subjects below `reply`.
 
     `submitted` and `deadline` are in seconds of the clock of the NATS servers. `checkpoint` is the
-    fingerprint of the one that must run it. `is_again` says that a worker may have it already.
+    fingerprint of the one that must run it. `is_again` says that a worker may have it already. The pixels of
+    an edit are below `names.uploads`.
     """
 
     reply: str

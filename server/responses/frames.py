@@ -7,7 +7,7 @@ ASCII, since some parsers end lines at other characters than newlines.
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from engine.messages import StepDone
 from server.generation.image_encoder import PREVIEW_FORMAT
@@ -16,7 +16,7 @@ from server.generation.transcript import Event, ImageFile, Preview, Timings
 from server.responses.images_response import server_timing, usage, warnings, with_base64
 from server.schemas.errors import ErrorBody
 
-PROGRESS = "image_generation.progress"
+PROGRESS = ".progress"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Frame:
         """Progress is a comment unless `with_progress`."""
         if not self.fields:
             return comment(self.kind)
-        if self.kind == PROGRESS and not with_progress:
+        if self.kind.endswith(PROGRESS) and not with_progress:
             return comment("progress {image_index} {step}/{num_steps}".format(**self.fields))
         fields = {"type": self.kind, **self.fields}
         data = json.dumps(fields).encode() if self.image is None else with_base64(fields, self.image)
@@ -49,13 +49,16 @@ def failed(body: ErrorBody) -> Frame:
 
 def frame_of(event: Event, parameters: Parameters, prompt_tokens: int, url: str | None = None) -> Frame:
     """`parameters` are those of the transcript; `url` of an image replaces its base64."""
+    prefix = "image_edit" if parameters.source else "image_generation"
     match event:
         case StepDone():
             fields = {"image_index": event.image_index, "step": event.step, "num_steps": event.num_steps}
-            return Frame(PROGRESS, fields)
+            return Frame(prefix + PROGRESS, fields)
         case Preview():
             more: dict[str, Any] = {"partial_image_index": event.preview_index}
-            return _image("partial_image", event, parameters, {"output_format": PREVIEW_FORMAT, **more})
+            return _image(
+                f"{prefix}.partial_image", event, parameters, {"output_format": PREVIEW_FORMAT, **more}
+            )
         case ImageFile():
             more = {
                 "output_format": parameters.output_format,
@@ -64,13 +67,13 @@ def frame_of(event: Event, parameters: Parameters, prompt_tokens: int, url: str 
                 **parameters.prompt.revised(),
                 **warnings(parameters),
             }
-            return _image("completed", event, parameters, more, url)
+            return _image(f"{prefix}.completed", event, parameters, more, url)
         case Timings():
             return Frame(f"server-timing {server_timing(event)}")
 
 
 def _image(
-    kind: Literal["partial_image", "completed"],
+    kind: str,
     image: Preview | ImageFile,
     parameters: Parameters,
     more: dict[str, Any],
@@ -85,4 +88,4 @@ def _image(
         "background": "opaque",
         **more,
     }
-    return Frame(f"image_generation.{kind}", fields, image.data if url is None else None)
+    return Frame(kind, fields, image.data if url is None else None)

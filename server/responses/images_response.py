@@ -99,13 +99,14 @@ def _compact(fields: dict[str, Any]) -> bytes:
 
 
 def usage(prompt_tokens: int, parameters: Parameters, images: int) -> Usage:
-    """Tokens of the prompt, and one token per 16x16 pixels of the images."""
+    """Tokens of the prompt, and one token per 16x16 pixels of the images, also of that of an edit."""
     made = images * parameters.width * parameters.height // IMAGE_TOKEN_PIXELS
+    sent = parameters.width * parameters.height // IMAGE_TOKEN_PIXELS if parameters.source else 0
     return Usage(
-        input_tokens=prompt_tokens,
-        input_tokens_details=InputTokensDetails(image_tokens=0, text_tokens=prompt_tokens),
+        input_tokens=prompt_tokens + sent,
+        input_tokens_details=InputTokensDetails(image_tokens=sent, text_tokens=prompt_tokens),
         output_tokens=made,
-        total_tokens=prompt_tokens + made,
+        total_tokens=prompt_tokens + sent + made,
     )
 
 

@@ -1,8 +1,9 @@
-"""`POST /v1/images`: parse, submit, respond."""
+"""`POST /v1/images`, its edits and variations: parse, submit, respond."""
 
 from fastapi import APIRouter, Request, Response
 
 from server.access.api_keys import Caller
+from server.edits.editing import read
 from server.generation.generations import GenerationRequest
 from server.generation.transcript import ImageFile, Subscription
 from server.observability.request_record import RequestRecord
@@ -10,8 +11,9 @@ from server.offload import offload
 from server.responses.event_stream import EventStream
 from server.responses.images_response import Publish, images_response
 from server.responses.negotiation import ResponseFormat, negotiate
-from server.routes.image_request import image_request
-from server.routes.jobs import create_job, is_wanted_as_job
+from server.routes.image_request import edit_request, image_request
+from server.routes.jobs import as_preferred, create_edit_job, create_job, is_wanted_as_job
+from server.schemas.images import ImageRequest
 from server.service import AuthenticatedCaller, InjectedService, Service
 from server.transport.body import parse
 from server.transport.timeouts import allowed_seconds, ping_seconds
@@ -25,13 +27,43 @@ async def create_image(request: Request, service: InjectedService, caller: Authe
     """Create images from a prompt. The response is JSON, one image file, or server-sent events; with
     `Prefer: respond-async`, a job."""
     if is_wanted_as_job(request, service):
-        response = await create_job(request, service, caller)
-        response.headers["Preference-Applied"] = "respond-async"
-        return response
-    record: RequestRecord = request.state.record
-    service.enter(record)
+        return as_preferred(await create_job(request, service, caller))
+    service.enter(request.state.record)
     async with service.bodies.receive(request) as body:
         response_format, submitted = await _read(request, service, caller, body)
+    return await _respond(request, service, response_format, submitted)
+
+
+@router.post("/v1/images/edits", operation_id="edit_image")
+async def edit_image(request: Request, service: InjectedService, caller: AuthenticatedCaller) -> Response:
+    """Create images from an image and a prompt. The response is that of `POST /v1/images`."""
+    return await _edit(request, service, caller, is_variation=False)
+
+
+@router.post("/v1/images/variations", operation_id="vary_image")
+async def vary_image(request: Request, service: InjectedService, caller: AuthenticatedCaller) -> Response:
+    """Create images that resemble an image: an edit with a neutral prompt and less strength."""
+    return await _edit(request, service, caller, is_variation=True)
+
+
+async def _edit(request: Request, service: Service, caller: Caller, is_variation: bool) -> Response:
+    service.edits.check()
+    if is_wanted_as_job(request, service):
+        return as_preferred(await create_edit_job(request, service, caller, is_variation))
+    service.enter(request.state.record)
+    async with service.edits.uploads.receive(request) as payload:
+        wanted = read(payload, service.edits.request_model, is_variation)
+        response_format, seconds = _negotiate(request, service, wanted)
+        accepted = response_format.output_format
+        submitted = await edit_request(request, service, caller, payload, wanted, seconds, accepted)
+    service.edits.uploads.hold_image(request.state.record, submitted.parameters)
+    return await _respond(request, service, response_format, submitted)
+
+
+async def _respond(
+    request: Request, service: Service, response_format: ResponseFormat, submitted: GenerationRequest
+) -> Response:
+    record: RequestRecord = request.state.record
     subscription = await service.generations.submit(submitted)
     record.generation_id = subscription.transcript.request_id
     publish = _publish(service, request, subscription, submitted) if response_format.as_url else None
@@ -62,11 +94,16 @@ async def _read(
 ) -> tuple[ResponseFormat, GenerationRequest]:
     """Raises ApiError."""
     wanted = await offload(len(body), lambda: parse(body, service.request_model))
+    response_format, seconds = _negotiate(request, service, wanted)
+    accepted = response_format.output_format
+    return response_format, await image_request(request, service, caller, body, wanted, seconds, accepted)
+
+
+def _negotiate(request: Request, service: Service, wanted: ImageRequest) -> tuple[ResponseFormat, float]:
+    """The format of the response, and the seconds that the client waits for it. Raises ApiError."""
     response_format = negotiate(request.headers, wanted)
     request.state.record.mode = response_format.kind
     if response_format.as_url:
         service.open_store()
     is_stream = response_format.kind == "events"
-    seconds = allowed_seconds(request.headers, service.settings.max_request_seconds, is_stream)
-    accepted = response_format.output_format
-    return response_format, await image_request(request, service, caller, body, wanted, seconds, accepted)
+    return response_format, allowed_seconds(request.headers, service.settings.max_request_seconds, is_stream)

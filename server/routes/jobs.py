@@ -7,9 +7,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
+from server.access.api_keys import Caller
+from server.edits.editing import read
+from server.generation.generations import GenerationRequest
 from server.offload import offload
-from server.routes.image_request import image_request
+from server.routes.image_request import edit_request, image_request
 from server.schemas.errors import ApiError, invalid
+from server.schemas.images import ImageRequest, JobFields
 from server.schemas.responses import JobFilter
 from server.schemas.validation import invalid_request
 from server.service import AuthenticatedCaller, InjectedService, Service
@@ -32,16 +36,46 @@ def is_wanted_as_job(request: Request, service: Service) -> bool:
 @router.post("/v1/jobs", operation_id="create_job")
 async def create_job(request: Request, service: InjectedService, caller: AuthenticatedCaller) -> Response:
     """Create a job from an image request. The response does not wait for it."""
-    jobs, record = _jobs(service), request.state.record
-    service.enter_job(record)
+    _jobs(service)
+    service.enter_job(request.state.record)
     async with service.bodies.receive(request) as body:
         wanted = await offload(len(body), lambda: parse(body, service.job_model))
-        if wanted.stream:
-            raise invalid("A job has no `stream`; read its events at /v1/jobs/{id}/events.", "stream")
+        _refuse_stream(wanted)
         seconds = job_seconds(request.headers, service.settings.job_ttl_seconds)
         submitted = await image_request(request, service, caller, body, wanted, seconds)
-    job = await jobs.submit(submitted, wanted.webhook, wanted.metadata or {})
-    record.generation_id = job.id
+    return await _submit(request, service, submitted, wanted)
+
+
+async def create_edit_job(request: Request, service: Service, caller: Caller, is_variation: bool) -> Response:
+    """Create a job from an edit."""
+    edits = service.edits
+    service.enter_job(request.state.record)
+    async with edits.uploads.receive(request) as payload:
+        wanted = read(payload, edits.job_model, is_variation)
+        _refuse_stream(wanted)
+        seconds = job_seconds(request.headers, service.settings.job_ttl_seconds)
+        submitted = await edit_request(request, service, caller, payload, wanted, seconds)
+    edits.uploads.hold_image(request.state.record, submitted.parameters)
+    return await _submit(request, service, submitted, wanted)
+
+
+def as_preferred(response: Response) -> Response:
+    """The response to `Prefer: respond-async`."""
+    response.headers["Preference-Applied"] = "respond-async"
+    return response
+
+
+def _refuse_stream(wanted: ImageRequest) -> None:
+    """Raises ApiError 400."""
+    if wanted.stream:
+        raise invalid("A job has no `stream`; read its events at /v1/jobs/{id}/events.", "stream")
+
+
+async def _submit(
+    request: Request, service: Service, submitted: GenerationRequest, wanted: JobFields
+) -> Response:
+    job = await _jobs(service).submit(submitted, wanted.webhook, wanted.metadata or {})
+    request.state.record.generation_id = job.id
     return JSONResponse(job.model_dump(), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 

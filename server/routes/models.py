@@ -37,5 +37,5 @@ async def list_adapters(service: InjectedService, caller: AuthenticatedCaller) -
 
 
 def _model(service: Service, name: str, adapter: str | None = None) -> Model:
-    engine = service.engine
-    return Model.of(engine.config, engine.precision, name, service.settings.max_n, adapter)
+    engine, edits = service.engine, service.edits.is_on
+    return Model.of(engine.config, engine.precision, name, service.settings.max_n, edits, adapter)

@@ -3,7 +3,6 @@
 from typing import Any
 
 from server.schemas.dialects import (
-    FIELDS,
     INTEGER,
     INTEGERS,
     NUMBER,
@@ -27,17 +26,17 @@ def describe_prompt(schema: Schema) -> None:
     _describe_empty(schema["properties"])
 
 
-def describe_request(schema: Schema) -> None:
+def describe_request(schema: Schema, model: type[Any]) -> None:
     """Add other names and values of fields to the schema of an image request."""
     properties: Schema = schema["properties"]
-    for name, values in VALUES.items():
-        spellings = [key for key, value in values.items() if isinstance(value, str)]
+    for name in VALUES.keys() & properties.keys():
+        spellings = [key for key, value in VALUES[name].items() if isinstance(value, str)]
         properties[name]["anyOf"].append({"enum": spellings})
     for names, pattern in ((INTEGERS, INTEGER), (NUMBERS, NUMBER)):
-        for name in names:
+        for name in properties.keys() & set(names):
             properties[name]["anyOf"].append({"type": "string", "pattern": f"^{pattern}$"})
     _describe_empty(properties)
-    properties |= {name: _property(rule, properties) for name, rule in FIELDS.items()}
+    properties |= {name: _property(rule, properties) for name, rule in model.dialects.items()}
     schema["oneOf"] = _one_of({"prompt": TEXT, "json_prompt": {"type": "object"}, "text_prompt": TEXT})
 
 

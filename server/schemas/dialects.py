@@ -40,7 +40,7 @@ class Merge(NamedTuple):
 Rule = Use | Ignore | Refuse | Merge
 NESTED = "extra_body"
 PROMPTS = ("prompt", "json_prompt", "text_prompt")
-_NO_IMAGE_INPUT = Refuse("Images as input are not supported; describe the image in `prompt`.")
+_NO_IMAGE_INPUT = Refuse("This endpoint takes no images; send them to `/v1/images/edits`.")
 _NO_STYLE = Ignore("The model has no styles; describe the style in `prompt` or in a caption.")
 _NO_SAMPLER = Ignore("The model has one sampler; `mu` and `std` set its noise schedule.")
 _NO_ANIMATION = Refuse("Animations are not supported; `output_format` is png, jpeg or webp.")
@@ -103,12 +103,23 @@ VALUES: dict[str, Mapping[str, str | Refuse]] = {
     "rendering_speed": {"FLASH": "TURBO", "BALANCED": "DEFAULT"},
     "magic_prompt": _UPPER_CASE,
     "output_format": {**_FORMATS, "gif": _NO_ANIMATION, "svg": _NO_VECTORS},
+    "mask_mode": {"gray": "grey"},
     "background": {"transparent": Refuse("Transparent backgrounds are not supported; use `opaque`.")},
 }
 
 # Fields whose numbers may also be strings, as forms send them.
-INTEGERS = ("n", "width", "height", "num_inference_steps", "seed", "output_compression", "partial_images")
-NUMBERS = ("guidance_scale", "mu", "std")
+INTEGERS = (
+    "n",
+    "width",
+    "height",
+    "num_inference_steps",
+    "seed",
+    "output_compression",
+    "partial_images",
+    "image_weight",
+    "feather",
+)
+NUMBERS = ("guidance_scale", "mu", "std", "strength")
 INTEGER = "-?[0-9]{1,20}"
 NUMBER = r"-?[0-9]{1,20}(\.[0-9]{1,20})?"
 

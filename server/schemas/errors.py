@@ -17,6 +17,8 @@ from engine.errors import (
 )
 from server.schemas.issue import Issue
 
+UPLOAD = "uploaded image"  # a subject of moderation
+
 
 class ErrorDetail(BaseModel):
     """`param` names the invalid field or header."""
@@ -114,7 +116,7 @@ class RefusedError(ApiError):
         self.subject = subject
         self.categories = sorted(categories)
         message = f"The {subject} was refused: {', '.join(self.categories)}."
-        param = "prompt" if subject == "prompt" else None
+        param = {"prompt": "prompt", UPLOAD: "image"}.get(subject)
         super().__init__(400, "content_policy_violation", message, param=param, retry=False)
 
     def detail(self, detail: ErrorDetail) -> RefusalDetail:

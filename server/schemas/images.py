@@ -103,7 +103,7 @@ class ImageRequest(PromptFields):
     model and server."""
 
     model_config = ConfigDict(json_schema_extra=dialect_schema.describe_request)
-    dialects = FIELDS
+    dialects: ClassVar[Mapping[str, Rule]] = FIELDS
 
     magic_prompt: Literal["auto", "on", "off"] | None = Field(
         None,

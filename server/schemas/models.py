@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from engine.config.model_config import ModelConfig
 from engine.precision import Matmul, Precision
@@ -58,6 +58,7 @@ class Model(BaseModel):
     default_preset: str
     presets: dict[str, ModelPreset]
     limits: ModelLimits
+    edits: bool = Field(description="Whether `/v1/images/edits` takes images.")
     adapter: str | None
 
     @classmethod
@@ -67,6 +68,7 @@ class Model(BaseModel):
         precision: Precision | None,
         name: str,
         max_n: int,
+        edits: bool = False,
         adapter: str | None = None,
     ) -> "Model":
         return cls(
@@ -79,6 +81,7 @@ class Model(BaseModel):
             default_preset=config.default_preset,
             presets={name: ModelPreset.of(value) for name, value in config.presets.items()},
             limits=ModelLimits(**asdict(config.limits), max_n=max_n),
+            edits=edits,
             adapter=adapter,
         )
 

@@ -71,6 +71,11 @@ class EngineSettings(BaseModel):
         description="Compile the transformer blocks at startup (on a CPU this needs a C++ compiler); auto: "
         "on cuda at startup, on a CPU with a compiler beside serving, after 60 seconds of steps",
     )
+    edits: Literal["on", "off"] = Field(
+        "on",
+        description="Take images as input (on), which loads the VAE encoder if the checkpoint has one; "
+        "or not (off)",
+    )
     kernels: str | None = Field(
         None,
         description="Comma-separated pins NAME=CANDIDATE; NAME is an operation, such as attention, or one of "

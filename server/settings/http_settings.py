@@ -50,6 +50,19 @@ class HttpSettings(BaseModel):
         "16 KiB of each; at least max_body_bytes",
     )
     body_timeout_seconds: Seconds = Field(10, description="Maximum time to receive a body, in seconds")
+    max_upload_bytes: int = Field(
+        50 << 20, ge=1024, le=1 << 30, description="Maximum body of an edit, images included, in bytes"
+    )
+    max_inflight_upload_bytes: int = Field(
+        512 << 20,
+        ge=1024,
+        le=1 << 40,
+        description="Maximum size of all bodies of edits being read and of their images until they are "
+        "answered, in bytes; above it edits get 503; at least max_upload_bytes",
+    )
+    upload_timeout_seconds: Seconds = Field(
+        60, description="Maximum time to receive the body of an edit, in seconds"
+    )
     header_timeout_seconds: Seconds = Field(
         20, description="Maximum time to receive a request's headers, in seconds"
     )
@@ -99,7 +112,11 @@ class HttpSettings(BaseModel):
     )
 
     image_threads: int = Field(
-        min(4, available_cpus()), ge=1, le=64, description="Threads that encode image files"
+        min(4, available_cpus()),
+        ge=1,
+        le=64,
+        description="Threads that encode image files, and processes of at most 1 GiB that decode uploaded "
+        "images",
     )
     png_compress_level: int = Field(
         1, ge=0, le=9, description="zlib level of PNG files; 1 is fastest, 9 smallest, 0 uncompressed"

@@ -40,6 +40,13 @@ class Settings(QueueSettings, IntegrationSettings, HttpSettings, EngineSettings,
             raise ValueError("must be at least max_body_bytes")
         return value
 
+    @field_validator("max_inflight_upload_bytes")
+    @classmethod
+    def _holds_the_largest_upload(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("max_upload_bytes", 0):
+            raise ValueError("must be at least max_upload_bytes")
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: str | None) -> str | None:

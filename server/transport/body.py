@@ -4,7 +4,7 @@ import asyncio
 import codecs
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
@@ -79,11 +79,15 @@ def _counted(size: int) -> int:
 
 def parse(body: bytes | bytearray, model: type[T]) -> T:
     """Parse the body as a `model`. Raises ApiError 400; no message repeats what was sent."""
+    return model.read(parse_json(body))
+
+
+def parse_json(body: bytes | bytearray) -> Any:
+    """Raises ApiError 400."""
     try:
-        value = from_json(_without_byte_order_mark(body), allow_inf_nan=False)
+        return from_json(_without_byte_order_mark(body), allow_inf_nan=False)
     except ValueError:
         raise ApiError(400, "invalid_json", "The body is not valid JSON.") from None
-    return model.read(value)
 
 
 def _without_byte_order_mark(body: bytes | bytearray) -> bytes | bytearray:
@@ -92,9 +96,18 @@ def _without_byte_order_mark(body: bytes | bytearray) -> bytes | bytearray:
 
 
 def _require_json(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type(request) != "application/json":
         raise ApiError(415, "unsupported_media_type", "The body must be application/json.")
+    require_uncompressed(request)
+
+
+def media_type(request: Request) -> str:
+    """That of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def require_uncompressed(request: Request) -> None:
+    """Raises ApiError 415."""
     codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     if any(coding.strip() not in ("", "identity") for coding in codings):
         raise ApiError(415, "unsupported_media_type", "The body must not be compressed.")

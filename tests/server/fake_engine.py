@@ -1,4 +1,5 @@
-"""An engine without a model, with the interface of `EngineClient`. Its images have one colour.
+"""An engine without a model, with the interface of `EngineClient`. Its images have one colour, which an
+edit blends with its source.
 
 A prompt of the form `WORD: text` controls it: `hold` waits at the first step until `resume()`, `linger` also
 waits when it is aborted; `deadline`, `fail`, `crash` and `bug` raise that error, `slow` takes 50 ms a step,
@@ -12,6 +13,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from engine.client.backlog import Forecast
 from engine.config.model_config import Limits, ModelConfig
@@ -34,7 +37,7 @@ from engine.messages import (
     UnitKind,
 )
 from engine.precision import Precision
-from engine.request import EngineRequest, Priority
+from engine.request import EngineRequest, Priority, SourceImage
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 PRECISION = Precision("fp8", widened=True, matmul="exact", dtype="bfloat16")
@@ -47,6 +50,7 @@ CONFIG = ModelConfig(
     limits=Limits(min_size=64, max_size=256, multiple_of=16, max_aspect_ratio=3.0, max_prompt_tokens=2048),
     default_width=128,
     default_height=128,
+    can_edit=True,
 )
 ERRORS: dict[str, Exception] = {
     "deadline": DeadlineExceededError("the deadline passed"),
@@ -199,7 +203,7 @@ class FakeEngine:
             async for output in self._steps(request, word, index):
                 yield output
             self._unit("decode")
-            rgb = _rgb(word, seed, index, request.width * request.height)
+            rgb = _edited(_rgb(word, seed, index, request.width * request.height), request.source)
             yield ImageDone(
                 request.request_id, index, seed, request.width, request.height, rgb, self.precision
             )
@@ -263,6 +267,18 @@ class FakeEngine:
 def _token_id(word: str) -> int:
     word = word.rstrip(":")
     return 1 + WORDS.index(word) if word in WORDS else 100 + abs(hash(word)) % 50_000
+
+
+def _edited(rgb: bytes, source: SourceImage | None) -> bytes:
+    """Blended with the source by its strength, or by its mask where that keeps it."""
+    if source is None:
+        return rgb
+    made, kept = (np.frombuffer(each, np.uint8).astype(np.float32) for each in (rgb, source.rgb))
+    made = kept + source.strength * (made - kept)
+    if source.mask is not None:
+        weight = np.repeat(np.frombuffer(source.mask, np.uint8), 3) / 255
+        made = kept + weight * (made - kept)
+    return made.round().astype(np.uint8).tobytes()
 
 
 def _rgb(word: str, seed: int, index: int, pixels: int) -> bytes:

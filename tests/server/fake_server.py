@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 
+from engine.request import EngineRequest
 from server.adapters.catalog import Catalog
 from server.app import create_app, run
 from server.queue.roles import queue_access
@@ -29,8 +30,8 @@ def control(engine: FakeEngine) -> APIRouter:
 
     @router.get("/state")
     async def state() -> dict[str, Any]:
-        requests = [dataclasses.asdict(request) for request in engine.requests]
-        running = [dataclasses.asdict(request) for request in engine.running_requests]
+        requests = [_facts(request) for request in engine.requests]
+        running = [_facts(request) for request in engine.running_requests]
         return {"requests": requests, "running_requests": running, **counts(engine)}
 
     @router.get("/wait")
@@ -64,6 +65,20 @@ def control(engine: FakeEngine) -> APIRouter:
             setattr(engine, name, value)
 
     return router
+
+
+def _facts(request: EngineRequest) -> dict[str, Any]:
+    """As JSON: the bytes of a source as their number, and what its mask paints as a share."""
+    facts = dataclasses.asdict(dataclasses.replace(request, source=None))
+    if (source := request.source) is not None:
+        painted = None if source.mask is None else sum(source.mask) / len(source.mask) / 255
+        facts["source"] = {
+            "bytes": len(source.rgb),
+            "painted": painted,
+            "strength": source.strength,
+            "fingerprint": source.fingerprint,
+        }
+    return facts
 
 
 class Stalls:

@@ -15,6 +15,7 @@ from server.queue import names
 from server.queue.connection.broker import Broker
 from server.queue.fleet import GONE_BEATS, Fleet
 from server.queue.front.submission import Submission
+from server.queue.front.uploads import Uploads
 from server.queue.tasks import Tasks
 from server.queue.wire import Done, Part, Progress, Promotion, VersionError, Work, decode, encode
 
@@ -36,6 +37,7 @@ class Submissions:
         self._beat_seconds = fleet.beat_seconds
         self._open: dict[str, Submission] = {}
         self._over: set[str] = set()
+        self._uploads = Uploads(broker, fleet.id)
         self._tasks = Tasks()
         self._cleaning: asyncio.Task[None] | None = None
         self._publishing: asyncio.Task[None] | None = None
@@ -81,17 +83,17 @@ class Submissions:
     async def _publish(self, submission: Submission) -> None:
         submission.publications += 1
         in_flight = submission.in_flight
-        work = Work(
-            reply=submission.reply,
-            request=in_flight.request,
-            checkpoint=self._fleet.checkpoint,
-            submitted=self._broker.clock.now(),
-            deadline=self._broker.clock.shared(in_flight.deadline),
-            is_again=submission.publications > 1,
-        )
         headers = {"Nats-Msg-Id": f"{submission.reply}.{submission.publications}"}
-        subject = names.work(self._model_id, in_flight.request.priority)
         try:
+            work = Work(
+                reply=submission.reply,
+                request=await self._uploads.send(submission.reply, in_flight.request),
+                checkpoint=self._fleet.checkpoint,
+                submitted=self._broker.clock.now(),
+                deadline=self._broker.clock.shared(in_flight.deadline),
+                is_again=submission.publications > 1,
+            )
+            subject = names.work(self._model_id, work.request.priority)
             stored = await self._broker.store(subject, encode(work), headers)
         except (APIError, nats.errors.Error) as error:
             in_flight.fail(GenerationError(f"the queue refuses the request: {error}"))
@@ -99,6 +101,7 @@ class Submissions:
             submission.sequence = stored.seq
             if submission.reply not in self._open:
                 await self._delete(submission)
+                self._clean_up(submission.reply)
 
     async def _promote(self, submission: Submission) -> None:
         """Tell its worker. If it is still in the queue, or on its way to a worker, publish it again."""
@@ -143,11 +146,11 @@ class Submissions:
     async def _on_message(self, message: Msg) -> None:
         if not await self._receive(message.subject, message.data):
             # Results were lost on the way, but are stored.
-            await self._catch_up(_reply_of(message.subject) + ".>")
+            await self._catch_up(names.reply_of(message.subject) + ".>")
 
     async def _receive(self, subject: str, data: bytes) -> bool:
         """Handle a result. Returns False if it is the last one, but others are missing."""
-        reply = _reply_of(subject)
+        reply = names.reply_of(subject)
         submission = self._open.get(reply)
         if submission is None or submission.in_flight.is_answered:
             self._clean_up(reply)
@@ -238,7 +241,4 @@ class Submissions:
         over, self._over = self._over, set()
         for reply in over:
             await self._broker.purge(names.RESULTS, f"{reply}.>")
-
-
-def _reply_of(subject: str) -> str:
-    return ".".join(subject.split(".")[:3])
+            await self._uploads.remove(reply)

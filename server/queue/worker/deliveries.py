@@ -200,6 +200,7 @@ class Deliveries:
         held = [each for each in self.held if names.front_of(each.work.reply) == front]
         await asyncio.gather(*(delivery.drop() for delivery in held))
         await self._broker.purge(names.RESULTS, names.results(front, ">"))
+        await self._broker.purge(names.UPLOADS, f"{names.uploads(front)}.>")
         await self._notify(front)
 
     async def _notify(self, front: str) -> None:

@@ -1,6 +1,7 @@
 """One request of the queue on a worker: runs it and stores its results."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
@@ -13,9 +14,12 @@ from nats.js.errors import NotFoundError
 from engine.cost import CostModel
 from engine.errors import EngineDeadError, EngineError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, PreviewReady, RequestDone, RequestOutput, StepDone
+from engine.request import SourceImage
 from server.engine_port import Engine
 from server.queue import names
 from server.queue.connection.broker import Broker
+from server.queue.files.chunks import ChunkedFiles
+from server.queue.files.sources import Sources
 from server.queue.fleet import Fleet
 from server.queue.wire import Done, Promotion, Run, Work, decode
 from server.queue.worker.results import Results
@@ -23,6 +27,8 @@ from server.queue.worker.results import Results
 # Workers that may die with a request before it fails.
 MAX_DEATHS = 2
 AGAIN_BEATS = 2
+# A beat apart, for an image that a front stores again after the broker lost it.
+UPLOAD_TRIES = 5
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +160,7 @@ class Delivery:
         return done
 
     async def _generate(self) -> Done:
-        request = replace(self.request, is_suspect=self.deaths > 0)
+        request = replace(self.request, is_suspect=self.deaths > 0, source=await self._source())
         self._engine.reserve(request, self._broker.clock.local(self.work.deadline))
         done: Done | None = None
         async with aclosing(self._engine.generate(request)) as outputs:
@@ -166,6 +172,21 @@ class Delivery:
                     await self._forward(output)
         assert done is not None, "an engine's last output is RequestDone"
         return done
+
+    async def _source(self) -> SourceImage | None:
+        """With its pixels. Raises GenerationError."""
+        source, reply = self.request.source, self.work.reply
+        if source is None:
+            return None
+        files = ChunkedFiles(self._broker, names.UPLOADS.name, names.uploads(names.front_of(reply)))
+        for _ in range(UPLOAD_TRIES):
+            await self._broker.wait_up()
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                found = await Sources(files).get(names.submission_of(reply), source)
+                if found is not None:
+                    return found
+            await asyncio.sleep(self._fleet.beat_seconds)
+        raise GenerationError("the image of the request is not stored any more")
 
     async def _forward(self, output: RequestOutput) -> None:
         self.is_begun = True

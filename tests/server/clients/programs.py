@@ -20,8 +20,8 @@ OFFLINE = {
 }
 
 
-def run_node(program: str, server: ServerProcess) -> Any:
-    return _run(["node", HERE / "node" / program], server)
+def run_node(program: str, server: ServerProcess, *arguments: str) -> Any:
+    return _run(["node", HERE / "node" / program], server, *arguments)
 
 
 def run_python(program: str, server: ServerProcess) -> Any:
@@ -30,10 +30,10 @@ def run_python(program: str, server: ServerProcess) -> Any:
     return _run([sys.executable, HERE / "python" / program], server, **environment)
 
 
-def _run(command: list[str | Path], server: ServerProcess, **environment: str) -> Any:
-    """Output of the program, which gets the base URL as its argument. Raises AssertionError if it fails."""
+def _run(command: list[str | Path], server: ServerProcess, *arguments: str, **environment: str) -> Any:
+    """Output of the program, which gets the base URL first. Raises AssertionError if it fails."""
     program = subprocess.run(
-        [*command, f"{server.url}/v1"],
+        [*command, f"{server.url}/v1", *arguments],
         env=os.environ | OFFLINE | environment,
         capture_output=True,
         text=True,

@@ -1,17 +1,19 @@
 """The official `openai` npm client, unchanged."""
 
+import base64
 from typing import Any
 
 import pytest
 
 from tests.server.clients.conftest import ALIASES
 from tests.server.clients.programs import run_node
+from tests.server.edits.pictures import encoded, hole
 from tests.server.process import ServerProcess
 
 
 @pytest.fixture(scope="module")
 def seen(server: ServerProcess) -> Any:
-    return run_node("use_openai.js", server)
+    return run_node("use_openai.js", server, base64.b64encode(encoded(hole(128, 128))).decode())
 
 
 def failed(name: str, status: int | None, code: str | None, param: str | None = None) -> dict[str, Any]:
@@ -29,6 +31,11 @@ def test_images(seen: Any) -> None:
 
 def test_events(seen: Any) -> None:
     assert seen["events"] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+
+
+def test_edits(seen: Any) -> None:
+    events = ["image_edit.partial_image", "image_edit.completed"]
+    assert seen["edits"] == {"file": [5], "list": [5, 6], "mask": [5], "events": events}
 
 
 def test_the_timeout_does_not_limit_a_stream(seen: Any) -> None:
@@ -51,7 +58,7 @@ ERRORS = {
     "stream": failed("APIError", None, "generation_failed"),
     "unreachable": failed("RateLimitError", 429, "deadline_unreachable"),
     "timeout": failed("APIConnectionTimeoutError", None, None),
-    "edit": failed("NotFoundError", 404, "not_found"),
+    "edit": failed("BadRequestError", 400, "invalid_image", "image"),
 }
 
 

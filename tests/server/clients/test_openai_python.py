@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.server.clients.conftest import ALIASES
+from tests.server.edits.pictures import BLUE, encoded, halves, hole
 from tests.server.process import HANG, ServerProcess
 
 
@@ -141,9 +142,43 @@ def test_errors_of_keys_have_their_classes(start: Callable[..., ServerProcess], 
             client.images.generate(prompt="a cat", extra_headers={"X-Priority": "interactive"})
 
 
-def test_edits_are_not_found(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError):
-        client.images.edit(prompt="a cat", image=b"")
+def test_edits(client: openai.OpenAI, tmp_path: Path) -> None:
+    """A file, a list, bytes with a mask, and fields of this API."""
+    file, mask = tmp_path / "a.png", encoded(hole(128, 128, (0, 0, 64, 128)))
+    file.write_bytes(encoded(halves(128, 128)))
+    options: Any = {"prompt": "a cat", "extra_body": {"seed": 9, "strength": 1}}
+    with file.open("rb") as opened:
+        check(client.images.edit(image=opened, size="128x128", **options).data[0].b64_json, (9, 64, 128))
+    several = [("a.png", file.read_bytes()), ("b.png", file.read_bytes())]
+    check(client.images.edit(image=several, **options).data[0].b64_json, (9, 64, 128))
+    answer = client.images.edit(image=file, mask=mask, n=2, quality="low", input_fidelity="high", **options)
+    assert answer.usage
+    assert answer.usage.input_tokens_details.image_tokens == 64
+    for image in answer.data or ():
+        data = Image.open(io.BytesIO(base64.b64decode(image.b64_json or "")))
+        assert data.getpixel((120, 64)) == BLUE
+    kept = {"expand": {"left": 64}, "feather": 0, "strength": 0.5}
+    wide = client.images.edit(image=file, prompt="a cat", extra_body=kept)
+    assert wide.size == "192x128"
+
+
+def test_streamed_edit(client: openai.OpenAI) -> None:
+    image = encoded(halves(128, 128))
+    events = list(client.images.edit(image=image, prompt="a cat", stream=True, partial_images=1))
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+
+
+def test_variation(client: openai.OpenAI) -> None:
+    with pytest.deprecated_call():
+        answer = client.images.create_variation(image=encoded(halves(128, 128)), n=2, size="256x256")
+    assert len(answer.data or ()) == 2
+
+
+def test_bad_edits_have_their_classes(client: openai.OpenAI) -> None:
+    for image, code in ((b"", "invalid_image"), (encoded(halves()), "invalid_value")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.images.edit(image=image, prompt="a cat", size="1x1" if image else "auto")
+        assert (caught.value.code, caught.value.param) == (code, "size" if image else "image")
 
 
 def test_a_refusal_for_lack_of_capacity_is_retried(start: Callable[..., ServerProcess]) -> None:

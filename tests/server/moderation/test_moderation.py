@@ -24,6 +24,7 @@ from server.settings.settings import Settings
 from server.upstream.client import Upstream, UpstreamClients
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
+from tests.server.edits.client import edit
 from tests.server.fake_upstream import (
     BOMB_BYTES,
     MISBEHAVIOURS,
@@ -209,6 +210,23 @@ def test_a_refused_prompt_does_not_reach_the_engine(prompts: World, accept: str)
     refused(prompts.create({"Accept": accept}, prompt="a wombat"), "own/rule")
     assert len(prompts.drawn()) == before
     until(lambda: prompts.server.metric("ideoserve_backlog_seconds") == 0)
+
+
+def test_the_image_of_an_edit_is_moderated_before_it_is_drawn(images: World) -> None:
+    before = len(images.drawn())
+    images.hive.answer = classes(general_nsfw=1.0)
+    error = edit(images.server).json()["error"]
+    assert (error["code"], error["param"]) == ("content_policy_violation", "image")
+    assert error["categories"] == ["general_nsfw"]
+    images.hive.answer = "no answer of Hive"
+    response = edit(images.server)
+    assert check(response, 503, "moderation_unavailable")["message"].startswith("The uploaded image")
+    assert response.headers["retry-after"] == "5"
+    assert len(images.drawn()) == before
+    images.hive.reset(CLEAN_IMAGE)
+    assert edit(images.server, size="96x96").status_code == 200
+    uploaded, made = (Image.open(io.BytesIO(asked.media[1])) for asked in images.hive.asked)
+    assert (uploaded.format, uploaded.size, made.format) == ("JPEG", (96, 96), "PNG")
 
 
 def test_categories_are_plain_words(prompts: World) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config.model_config import Limits
+from server.edits.request import EditRequest
 from server.schemas import sizes
 from server.schemas.dialects import FIELDS, INTEGERS, NUMBERS, VALUES, Ignore, Merge, Refuse, Use
 from server.schemas.images import ImageRequest
@@ -171,11 +172,12 @@ def test_every_field_of_the_table(server: ServerProcess, name: str) -> None:
 
 
 def test_the_tables_name_fields_of_the_request() -> None:
-    assert VALUES.keys() | set(INTEGERS) | set(NUMBERS) <= ImageRequest.model_fields.keys()
-    properties = ImageRequest.model_json_schema()["properties"]
+    assert VALUES.keys() | set(INTEGERS) | set(NUMBERS) <= EditRequest.model_fields.keys()
+    properties = EditRequest.model_json_schema()["properties"]
     kinds = {name: schema["anyOf"][0].get("type") for name, schema in properties.items() if "anyOf" in schema}
-    assert {name for name, kind in kinds.items() if kind == "integer" and name not in FIELDS} == set(INTEGERS)
-    assert {name for name, kind in kinds.items() if kind == "number" and name not in FIELDS} == set(NUMBERS)
+    own = {name: kind for name, kind in kinds.items() if name not in EditRequest.dialects}
+    assert {name for name, kind in own.items() if kind == "integer"} == set(INTEGERS)
+    assert {name for name, kind in own.items() if kind == "number"} == set(NUMBERS)
 
 
 def test_the_documentation_has_the_table() -> None:

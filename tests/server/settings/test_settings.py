@@ -255,3 +255,11 @@ def test_a_wrong_value_of_compile_names_all_choices(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         read_settings(["--model", "m", "--compile", "maybe"])
     assert capsys.readouterr().err == "ideoserve: --compile: must be auto, true or false\n"
+
+
+def test_the_memory_for_uploads_holds_the_largest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(["--model", "m", "--max-inflight-upload-bytes", "2048"])
+    said = "ideoserve: --max-inflight-upload-bytes: must be at least max_upload_bytes\n"
+    assert capsys.readouterr().err == said
+    assert read_settings(["--model", "m", "--edits", "off"]).edits == "off"

@@ -35,6 +35,19 @@ seen.errors = {
   edit: await error(client.images.edit({ prompt: "a cat", image: new File(["x"], "x.png") })),
 };
 
+const bytes = Buffer.from(process.argv[3], "base64");
+const file = (name) => new File([bytes], name, { type: "image/png" });
+const edit = (body) => client.images.edit({ prompt: "a cat", seed: 5, strength: 1, ...body });
+const seeds = (made) => made.data.map((image) => image.seed);
+seen.edits = {
+  file: seeds(await edit({ image: file("a.png") })),
+  list: seeds(await edit({ image: [file("a.png"), file("b.png")], n: 2 })),
+  mask: seeds(await edit({ image: file("a.png"), mask: file("mask.png"), expand: { left: 32 } })),
+  events: [],
+};
+const edited = await edit({ image: file("a.png"), stream: true, partial_images: 1 });
+for await (const event of edited) seen.edits.events.push(event.type);
+
 // The timeout ends with the response headers, so it does not limit a stream.
 const long = await client.images.generate({ prompt: "slow: a cat", n: 2, stream: true }, { timeout: 1000 });
 seen.longStream = 0;

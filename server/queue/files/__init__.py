@@ -1,0 +1,1 @@
+"""Files on the broker, which are larger than its messages."""
