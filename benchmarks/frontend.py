@@ -77,7 +77,7 @@ def soak() -> dict[str, float]:
 async def png(size: int) -> dict[str, float]:
     """The stall that encoding one large image causes, with noise as the worst case."""
     settings, worst = Settings.model_validate({"model": MODEL}), 0.0
-    encoder = ImageEncoder(settings, ModelConfig.load(Path(MODEL)))
+    encoder = ImageEncoder(settings, lambda: ModelConfig.load(Path(MODEL)))
     image = ImageDone("png", 0, 0, size, size, os.urandom(size * size * 3))
     save = partial(image_encoder._save, compress_level=settings.png_compress_level)
     started = time.perf_counter()

@@ -20,7 +20,7 @@ from server.transport.server import listen
 from server.transport.startup import answering_probes
 
 if TYPE_CHECKING:
-    from server.queue.access import Access
+    from server.queue.connection.access import Access
 
 UNUSABLE = 2
 
@@ -60,7 +60,7 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         adapter_ignore=settings.ignored_keys,
         uncond_adapter=str(settings.uncond_adapter) if settings.uncond_adapter else None,
     )
-    checkpoint, transformer = sources.fetch()
+    checkpoint, transformer = sources.fetch(weights=settings.role != "front")
     config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)
     adapters = Catalog.of(settings, config)
     if access is None:

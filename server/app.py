@@ -25,7 +25,7 @@ from server.transport.middleware import ErrorMiddleware, RequestMiddleware
 from server.transport.server import serve
 
 if TYPE_CHECKING:
-    from server.queue.broker import Broker
+    from server.queue.connection.broker import Broker
 
 # Response headers that cross-origin scripts can read.
 EXPOSED_HEADERS = (

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine.client.backlog import Forecast
 from engine.config.model_config import ModelConfig
@@ -10,6 +10,9 @@ from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
 from engine.messages import RequestOutput, UnitKind
 from engine.request import EngineRequest, Priority
+
+# Why no worker runs a message: it cannot be read, has another version, or two workers died with it.
+DeadLetter = Literal["unreadable", "version", "worker_crashed"]
 
 
 class EngineStats(Protocol):
@@ -69,13 +72,16 @@ class Engine(Protocol):
 class QueueStats:
     """Requests that this process has pulled since its start, and those that it answered after another worker
     had died with them; requests that it holds, and those whose results the broker has not stored. `waiting`
-    in the queue are by priority, as of the last seconds; only workers know them."""
+    in the queue and the seconds that the oldest of them has waited are by priority, as of the last seconds;
+    only workers know them. `dead_letters` are messages that no worker runs, by reason."""
 
     pulled: int = 0
     redelivered: int = 0
     held: int = 0
     unsent: int = 0
     waiting: Mapping[Priority, int] = field(default_factory=dict)
+    oldest_seconds: Mapping[Priority, float] = field(default_factory=dict)
+    dead_letters: Mapping[DeadLetter, int] = field(default_factory=dict)
 
 
 class Queue(Protocol):

@@ -30,7 +30,7 @@ from server.upstream.client import UpstreamClients
 if TYPE_CHECKING:  # imported only if a queue is set
     from server.jobs import JobService
     from server.jobs.jobs import Jobs
-    from server.queue.broker import Broker
+    from server.queue.connection.broker import Broker
 
 
 class _Spans(Protocol):
@@ -56,10 +56,10 @@ class Service:
         self.lifecycle = Lifecycle(engine, queue)
         self.bodies = Bodies(settings)
         self.metrics = Metrics(engine, queue)
-        self.results = store.from_settings(settings, self.metrics.on_upstream)
+        self.results = store.from_settings(settings, self.metrics.on_upstream, broker)
         if self.results:
             self.metrics.observe_store(self.results.stored_bytes)
-        self.encoder = ImageEncoder(settings, engine.config)
+        self.encoder = ImageEncoder(settings, lambda: engine.config)
         self.upstreams = UpstreamClients(self.metrics.on_upstream)
         self.integrations = Integrations(settings, self.upstreams, engine.config.model_id)
         self.generations = Generations(
@@ -79,8 +79,10 @@ class Service:
     def _create_job_service(self, broker: "Broker") -> "JobService":
         from server.jobs import JobService
 
+        assert self.results is not None, "a server with a broker has a store"
+        files = self.results.store
         service = JobService(
-            self.settings, broker, self.engine, self.generations, self.lifecycle, self.metrics
+            self.settings, broker, self.engine, self.generations, files, self.lifecycle, self.metrics
         )
         self.metrics.observe_jobs(service.jobs.index.count)
         return service
@@ -89,7 +91,7 @@ class Service:
         await self.engine.start()
         await self.adapters.start()
         if self.results:
-            self.results.start()
+            await self.results.start()
         if self._job_service:
             await self._job_service.start()
 

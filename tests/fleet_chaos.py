@@ -250,12 +250,12 @@ def undisturbed(fleet: Fleet, wanted: Sequence[Wanted]) -> dict[object, list[Pix
     return {key(each): images for each, images in answers}
 
 
-def running_jobs(fleet: Fleet) -> set[str]:
-    """Their ids. While the broker is away, the list is asked for again."""
+def running_jobs(fleet: Fleet) -> set[tuple[str, int]]:
+    """Their ids, and when they were started. While the broker is away, the list is asked for again."""
     while True:
         response = fleet.front.http.get("/v1/jobs", params={"status": "running", "limit": 100})
         if response.status_code == 200:
-            return {job["id"] for job in response.json()["data"]}
+            return {(job["id"], job["started_at"]) for job in response.json()["data"]}
         time.sleep(RETRY_SECONDS)
 
 
@@ -267,26 +267,29 @@ def torment(fleet: Fleet, num_requests: int, num_jobs: int, seed: int) -> None:
     """Send requests and jobs while the fleet is disturbed, and check what becomes of them.
 
     Between two disturbances, what the first has affected is answered: a request that two workers die with is
-    refused.
+    refused. The front is killed first: its jobs are begun again after 20 s, while other things happen.
     """
     wanted = requests(num_requests, random.Random(seed))
     right = undisturbed(fleet, wanted)
     load, jobs = Load(fleet.front.url, wanted), dict[str, Wanted]()
     disturbances = (
+        fleet.replace_jobs_front,
         fleet.kill_worker,
         fleet.restart_broker,
         fleet.kill_device,
         fleet.stop_worker,
         fleet.continue_worker,
-        fleet.replace_jobs_front,
     )
+    orphans: set[tuple[str, int]] = set()
     for number, disturb in enumerate(disturbances):
         share = range(number, num_jobs, len(disturbances))
         jobs |= {create_job(fleet, wanted[each % len(wanted)]): wanted[each % len(wanted)] for each in share}
         disturb()
-        running = running_jobs(fleet)
+        running = running_jobs(fleet) - orphans
         load.settle()
-        if disturb != fleet.replace_jobs_front:
+        if disturb == fleet.replace_jobs_front:
+            orphans = running
+        else:
             until(lambda running=running: not running & running_jobs(fleet))
     check_pixels(load.finish(), right)
     check_pixels([(each, job_images(fleet, job)) for job, each in jobs.items()], right)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from engine.client.backlog import Backlog, DeviceLoads, Forecast
-from engine.client.in_flight import InFlightRequest
+from engine.client.in_flight import InFlightRequest, InFlightRequests
 from engine.client.preflight import open_tokenizer
 from engine.client.worker_supervisor import PERMANENT_EXIT_CODE, DeviceState, WorkerSupervisor
 from engine.config.model_config import ModelConfig
@@ -67,7 +67,7 @@ class EngineClient:
         self._tokenizer = open_tokenizer(config)
         devices = options.devices or (None,)
         self._workers = [WorkerSupervisor(config, options, device, self, worker_target) for device in devices]
-        self._in_flight: dict[str, InFlightRequest] = {}
+        self._in_flight = InFlightRequests()
         self._backlog = Backlog(self._workers, self._in_flight)
         self._units: dict[WorkerSupervisor, UnitDone] = {}
         self._listeners: list[UnitListener] = []
@@ -116,14 +116,8 @@ class EngineClient:
         return self._backlog.first_done_seconds(request_ids)
 
     def reserve(self, request: EngineRequest, deadline: float | None = None) -> InFlightRequest:
-        """Count a request in the backlog before it is generated. Call it again to replace the request.
-
-        `deadline` is in seconds of `time.monotonic()`. A second call does not change it; `promote` does.
-        """
-        new = InFlightRequest(request, deadline)
-        reserved = self._in_flight.setdefault(request.request_id, new)
-        reserved.request = request
-        return reserved
+        """Count a request in the backlog before it is generated. Call it again to replace the request."""
+        return self._in_flight.reserve(request, deadline)
 
     def release(self, request_id: str) -> None:
         """Remove a request in flight, and abort it unless it is answered. An unknown id is ignored."""
@@ -133,13 +127,9 @@ class EngineClient:
 
     def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
         """Extend the deadline or raise the priority of a request in flight. An unknown id is ignored."""
-        in_flight = self._in_flight.get(request_id)
-        if in_flight is None:
-            return
-        before = in_flight.request.priority
-        in_flight.promote(deadline, priority)
-        if in_flight.worker and in_flight.request.priority != before:
-            in_flight.worker.send(Promote(request_id, in_flight.request.priority))
+        promoted = self._in_flight.promote(request_id, deadline, priority)
+        if promoted and promoted.worker:
+            promoted.worker.send(Promote(request_id, promoted.request.priority))
 
     def stats(self) -> EngineStats:
         units, states = self._units.values(), Counter(worker.state for worker in self._workers)

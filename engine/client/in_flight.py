@@ -120,3 +120,28 @@ class InFlightRequest:
             seconds = cost.request_seconds(self.request, self.steps_done)
             self._priced = priced = (cost, self.request, seconds)
         return priced[2]
+
+
+class InFlightRequests(dict[str, InFlightRequest]):
+    """The requests in flight of an engine, by id."""
+
+    def reserve(self, request: EngineRequest, deadline: float | None = None) -> InFlightRequest:
+        """Count a request in the backlog before it is generated. Call it again to replace the request.
+
+        `deadline` is in seconds of `time.monotonic()`. A second call does not change it; `promote` does.
+        """
+        reserved = self.get(request.request_id)
+        if reserved is None:
+            reserved = self[request.request_id] = InFlightRequest(request, deadline)
+        reserved.request = request
+        return reserved
+
+    def promote(self, request_id: str, deadline: float | None, priority: Priority) -> InFlightRequest | None:
+        """Extend the deadline or raise the priority. Returns the request if that changed it; an unknown id is
+        ignored."""
+        request = self.get(request_id)
+        if request is None:
+            return None
+        before = request.deadline, request.request.priority
+        request.promote(deadline, priority)
+        return request if before != (request.deadline, request.request.priority) else None

@@ -16,7 +16,8 @@ MAX_HEADER_BYTES = 100 << 20  # of the safetensors format
 
 
 def fingerprint(path: Path, transformer: Path | None = None) -> str:
-    """12 hex digits over every config, tokenizer and template, and over samples of every tensor.
+    """12 hex digits over every config, tokenizer and template, and over samples of every tensor; "" without
+    weights.
 
     Names, shapes and dtypes of the tensors are included. `transformer` is the folder that replaces the one in
     `path`. Raises CheckpointError naming the file.
@@ -24,7 +25,7 @@ def fingerprint(path: Path, transformer: Path | None = None) -> str:
     folders = {name: path / name for name in FOLDERS}
     if transformer:
         folders["transformer"] = transformer
-    digest = hashlib.sha256()
+    digest, has_weights = hashlib.sha256(), False
     for suffix in (".json", ".jinja", ".safetensors"):
         read = _samples if suffix == ".safetensors" else _whole
         files = ((name, file) for name, folder in folders.items() for file in list_files(folder, suffix))
@@ -32,7 +33,8 @@ def fingerprint(path: Path, transformer: Path | None = None) -> str:
             digest.update(f"{Path(name, file.name)}:{require_file(file)}".encode())
             for sample in read(file):
                 digest.update(sample)
-    return digest.hexdigest()[:12]
+            has_weights |= suffix == ".safetensors"
+    return digest.hexdigest()[:12] if has_weights else ""
 
 
 def _whole(file: Path) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from server.demo.processes import OUTPUT, PROMPT, READY_SECONDS, listening, wait_ready
-from server.queue.embedded import EmbeddedServer, embedded_server
+from server.queue.connection.embedded import EmbeddedServer, embedded_server
 
 NUM_REQUESTS = 16
 KILL_AFTER = 4  # answers

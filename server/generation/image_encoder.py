@@ -25,7 +25,8 @@ PREVIEW_QUALITY = 80
 class ImageEncoder:
     """Encodes at most `--image-threads` images at once; the others wait in a queue."""
 
-    def __init__(self, settings: Settings, model: ModelConfig) -> None:
+    def __init__(self, settings: Settings, model: Callable[[], ModelConfig]) -> None:
+        """`model` returns the served one, which a front without weights learns from workers."""
         self._pool = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="image")
         self._png_compress_level = settings.png_compress_level
         self._embed_prompt = settings.embed_prompt
@@ -33,7 +34,7 @@ class ImageEncoder:
 
     async def encode(self, image: ImageDone, parameters: Parameters) -> bytes:
         """A file with the parameters and the seed in its metadata."""
-        facts = metadata.describe(parameters, self._model, self._embed_prompt) | {"seed": image.seed}
+        facts = metadata.describe(parameters, self._model(), self._embed_prompt) | {"seed": image.seed}
         return await self.run(self._encode, image, parameters, facts)
 
     async def encode_preview(self, preview: PreviewReady) -> bytes:

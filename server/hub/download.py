@@ -21,14 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 def download(repository: Repository, without: Sequence[str] = (), only: Sequence[str] | None = None) -> Path:
-    """Return the folder of the snapshot, `without` the folders of some parts, or with the files `only` that
-    match these patterns. Raises CheckpointError."""
-    ignored = [f"{folder}/*" for folder in without]
+    """Return the folder of the snapshot, `without` the files of these patterns, or with the files `only` that
+    match these. Raises CheckpointError."""
     try:
         path = snapshot_download(
             repository.name,
             revision=repository.revision,
-            ignore_patterns=ignored,
+            ignore_patterns=list(without),
             allow_patterns=None if only is None else list(only),
             tqdm_class=ProgressLog,
         )

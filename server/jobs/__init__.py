@@ -5,9 +5,9 @@ from server.generation.generations import Generations
 from server.jobs.jobs import Jobs
 from server.jobs.runner import Runner
 from server.observability.metrics import Metrics
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.settings.settings import Settings
-from server.store.broker_store import BrokerStore
+from server.store.store import Store
 from server.transport.lifecycle import Lifecycle
 from server.webhooks.webhooks import Webhooks
 
@@ -21,19 +21,17 @@ class JobService:
         broker: Broker,
         engine: Engine,
         generations: Generations,
+        files: Store,
         lifecycle: Lifecycle,
         metrics: Metrics,
     ) -> None:
         ttl, limit = settings.job_ttl_seconds, settings.max_queued_jobs
-        self._files = BrokerStore(broker, ttl)
         self._webhooks = Webhooks(settings, broker, metrics.on_upstream, metrics.on_dead_letter)
-        files, webhooks = self._files, self._webhooks
-        self.jobs = Jobs(broker, engine, generations, files, webhooks, ttl, limit, metrics.on_job)
+        self.jobs = Jobs(broker, engine, generations, files, self._webhooks, ttl, limit, metrics.on_job)
         self._runner = Runner(self.jobs, generations, lifecycle)
 
     async def start(self) -> None:
         """Call it once the broker is connected."""
-        await self._files.start()
         await self.jobs.start()
         self._webhooks.start()
         self._runner.start()

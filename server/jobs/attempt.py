@@ -1,5 +1,6 @@
 """One run of a job."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -11,9 +12,11 @@ from server.jobs.job import JobFile, JobRecord, JobSpec
 from server.jobs.job_store import StoredJob
 from server.jobs.jobs import Jobs
 from server.responses.frames import Frame, frame_of
-from server.schemas.errors import ApiError
+from server.schemas.errors import ApiError, store_unavailable
 from server.store.names import file_name
+from server.store.store import StoreError
 
+STORE_RETRY_SECONDS = 2.0
 TICK_SECONDS = 0.5  # after which a job without events is checked
 
 KeepAlive = Callable[[], Awaitable[None]]
@@ -85,9 +88,22 @@ class Attempt:
         """The name of the stored file."""
         expires = int(time.time() + self._jobs.ttl)
         name = file_name(self._spec.id, image.image_index, expires, parameters.output_format)
-        await self._jobs.files.put(name, image.data)
+        await self._save(name, image.data)
         self._files.append(JobFile(image.image_index, image.seed, name))
         return name
+
+    async def _save(self, name: str, data: bytes) -> None:
+        """Store a file, again and again until the deadline of the job. Raises ApiError 502."""
+        while True:
+            try:
+                await self._jobs.files.put(name, data)
+                return
+            except StoreError:
+                if time.time() > self._spec.deadline:
+                    raise store_unavailable() from None
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+            await self._keep_alive()
+            self._check()
 
     def _share(self, step: StepDone) -> float:
         """The completed share of all steps."""

@@ -13,7 +13,7 @@ import nats
 from nats.js.api import RawStreamMsg
 from nats.js.errors import APIError, NotFoundError
 
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.names import Stream
 from server.responses.frames import Frame
 

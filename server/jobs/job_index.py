@@ -10,7 +10,7 @@ from nats.js.kv import KeyValue
 
 from engine.request import Priority
 from server.jobs.job import JobRecord
-from server.jobs.job_store import StoredJob
+from server.jobs.job_store import GRACE_SECONDS, StoredJob
 from server.schemas.responses import UNFINISHED, JobFilter, JobStatus
 
 DELETED = ("DEL", "PURGE")
@@ -28,6 +28,7 @@ class IndexedJob:
     status: JobStatus
     created_at: float
     changed_at: float
+    deadline: float
     device_seconds: float
     revision: int
 
@@ -41,6 +42,7 @@ class IndexedJob:
             record.status,
             record.created_at,
             record.changed_at,
+            record.deadline,
             record.device_seconds or 0.0,
             revision,
         )
@@ -121,6 +123,10 @@ class JobIndex:
         self._expire()
         return sum(job.status == status for job in self._jobs.values())
 
+    def overdue(self, now: float) -> list[IndexedJob]:
+        """The jobs that should have been finished before `now`, in Unix seconds."""
+        return [job for job in self._jobs.values() if not job.is_finished and job.deadline < now]
+
     def ahead(self, job_id: str) -> list[IndexedJob]:
         """The queued jobs that run before this one."""
         self._expire()
@@ -142,7 +148,7 @@ class JobIndex:
 
     def _expire(self) -> None:
         """Forget jobs whose records the broker has deleted, of which it sends no notice."""
-        expired = time.time() - self._ttl
+        expired = time.time() - self._ttl - GRACE_SECONDS
         while self._jobs and (oldest := next(iter(self._jobs.values()))).changed_at < expired:
             del self._jobs[oldest.id]
 

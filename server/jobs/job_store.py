@@ -1,5 +1,6 @@
 """Job records in a bucket, and the stream of jobs to run."""
 
+import time
 from typing import NamedTuple
 
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
@@ -8,11 +9,14 @@ from nats.js.kv import KeyValue
 from engine.request import Priority
 from server.jobs.job import JobRecord, JobSpec
 from server.queue import names
-from server.queue.broker import Broker
-from server.queue.names import Bucket, Stream
+from server.queue.connection.broker import Broker
+from server.queue.names import DAY, Bucket, Stream
 from server.schemas.errors import ApiError
 
 STREAM, BUCKET = "JOBS", "jobs"
+# Records and requests are kept for longer than they can be used, so that a job which no server could run
+# until its deadline fails, and its webhook is sent.
+GRACE_SECONDS = 60.0
 STREAM_IS_FULL = 10077
 FULL_RETRY_SECONDS = 30
 
@@ -29,13 +33,15 @@ class ChangedError(Exception):
 
 
 class JobStore:
-    """Records are changed only from the revision that was read, so each job is finished once."""
+    """Records are changed only from the revision that was read, so each job is finished once. `ttl` is
+    the time that a job may take, and that it is kept afterwards, in seconds."""
 
     def __init__(self, broker: Broker, ttl: float, max_unfinished: int) -> None:
         self._broker = broker
+        self._ttl = ttl
         self._max_unfinished = max_unfinished
-        self.stream = Stream(STREAM, ("jobs.>",), "work", max_age=ttl, max_messages=max_unfinished)
-        self.bucket = Bucket(BUCKET, ttl)
+        self.stream = Stream(STREAM, ("jobs.>",), "work", max_age=ttl + DAY, max_messages=max_unfinished)
+        self.bucket = Bucket(BUCKET, ttl + GRACE_SECONDS)
         self._records: KeyValue
 
     async def start(self) -> KeyValue:
@@ -61,6 +67,11 @@ class JobStore:
         )
 
     async def find(self, job_id: str) -> StoredJob | None:
+        """None if there is none, or if its time is over."""
+        found = await self._read(job_id)
+        return None if found is None or self._is_over(found.record) else found
+
+    async def _read(self, job_id: str) -> StoredJob | None:
         try:
             entry = await self._records.get(job_id)
         except KeyNotFoundError:
@@ -69,15 +80,18 @@ class JobStore:
         assert entry.revision is not None
         return StoredJob(JobRecord.from_json(entry.value), entry.revision)
 
+    def _is_over(self, record: JobRecord) -> bool:
+        return record.is_finished and record.changed_at + self._ttl < time.time()
+
     async def create(self, record: JobRecord) -> StoredJob:
         """The stored record of this id: the given one, unless there was one before."""
         try:
             return StoredJob(record, await self._records.create(record.id, record.to_json()))
         except KeyWrongLastSequenceError:
-            found = await self.find(record.id)
+            found = await self._read(record.id)
             if found is None:
                 raise
-            return found
+            return await self.update(found, record) if self._is_over(found.record) else found
 
     async def update(self, job: StoredJob, record: JobRecord) -> StoredJob:
         """Raises ChangedError if `job` is not the last revision."""

@@ -24,16 +24,15 @@ from server.jobs.job_events import END, JobEvents
 from server.jobs.job_index import JobIndex
 from server.jobs.job_store import ChangedError, JobStore, StoredJob
 from server.jobs.job_view import JobView
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.responses.frames import Frame
-from server.schemas.errors import ApiError
+from server.schemas.errors import ApiError, queue_unavailable, store_unavailable
 from server.schemas.responses import Job, JobDeleted, JobFilter, JobList
-from server.store.broker_store import BrokerStore
+from server.store.store import Store, StoreError
 from server.webhooks.webhooks import Webhooks
 
 JOB_ID = re.compile("job-[0-9a-f]{32}")
 SETTLE_SECONDS = 5.0
-UNAVAILABLE_RETRY_SECONDS = 2
 logger = logging.getLogger(__name__)
 job_logger = logging.getLogger("ideoserve.job")
 
@@ -52,7 +51,7 @@ class Jobs:
         broker: Broker,
         engine: Engine,
         generations: Generations,
-        files: BrokerStore,
+        files: Store,
         webhooks: Webhooks,
         ttl: float,
         max_unfinished: int,
@@ -213,15 +212,17 @@ class Jobs:
 
     @contextmanager
     def reachable(self) -> Iterator[None]:
-        """Raises ApiError 503 if the broker does not answer."""
+        """Raises ApiError 502 or 503 if the store or the broker does not answer."""
         try:
             if not self.broker.is_up:
                 raise TimeoutError
             yield
+        except StoreError:
+            raise store_unavailable() from None
         except (nats.errors.Error, OSError, TimeoutError) as error:
+            self.broker.on_failure(error)
             logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
-            message = "The queue is not available."
-            raise ApiError(503, "queue_unavailable", message, retry_after=UNAVAILABLE_RETRY_SECONDS) from None
+            raise queue_unavailable() from None
 
 
 def _job_id(fingerprint: Fingerprint | None) -> str:

@@ -32,6 +32,7 @@ FETCH_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 RECORD_RETRY_SECONDS = 0.05
 UNKNOWN_RETRY_SECONDS = 60.0
+OVERDUE_SECONDS = 10.0  # after its deadline, a job that no server runs fails
 
 
 class Runner:
@@ -46,6 +47,7 @@ class Runner:
 
     def start(self) -> None:
         self._pulling = [asyncio.create_task(self._pull(priority)) for priority in PRIORITIES]
+        self._pulling.append(asyncio.create_task(self._fail_overdue()))
 
     async def close(self) -> None:
         """Give the jobs that run back to the queue."""
@@ -53,6 +55,20 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fail_overdue(self) -> None:
+        """Fail the jobs that no server could run until their deadline."""
+        while True:
+            await asyncio.sleep(OVERDUE_SECONDS)
+            for job in self._jobs.index.overdue(time.time() - OVERDUE_SECONDS):
+                with contextlib.suppress(ChangedError, nats.errors.Error, OSError, TimeoutError):
+                    await self._fail(job.id)
+
+    async def _fail(self, job_id: str) -> None:
+        job = await self._jobs.store.find(job_id)
+        if job is not None and not job.record.is_finished:
+            await self._jobs.finish(job, job.record.failed(_late()))
+            await self._jobs.store.dequeue(job.record)
 
     async def _pull(self, priority: Priority) -> None:
         """Subscribe again after each error."""
@@ -187,10 +203,14 @@ class _Delivery:
             await self._message.in_progress()
 
 
+def _late() -> ApiError:
+    return from_engine(DeadlineExceededError("the deadline of the job passed"))
+
+
 def _problem(job: StoredJob) -> ApiError | None:
     """Why the job is not run again."""
     if time.time() > job.record.deadline:
-        return from_engine(DeadlineExceededError("the deadline of the job passed"))
+        return _late()
     if job.record.attempts >= MAX_ATTEMPTS:
         return from_engine(WorkerCrashedError("the servers that ran the job died"))
     return None

@@ -203,6 +203,18 @@ class _QueueCollector:
         yield _labelled(
             "queue_waiting", "Requests in the queue, as of the last seconds.", "priority", stats.waiting
         )
+        yield _labelled(
+            "queue_oldest_seconds",
+            "Time that the oldest request in the queue has waited, as of the last seconds.",
+            "priority",
+            stats.oldest_seconds,
+        )
+        dead = CounterMetricFamily(
+            "ideoserve_queue_dead_letters", "Messages of the queue that no worker runs.", labels=["reason"]
+        )
+        for reason, number in stats.dead_letters.items():
+            dead.add_metric([reason], number)
+        yield dead
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -12,9 +12,10 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 from nats.aio.msg import Msg
 
+from engine.config.model_config import ModelConfig
 from engine.cost import DeviceSpeed
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.wire import FrontNews, VersionError, WorkerNews, decode, encode
 
 # A change is announced at once, though not more often than this.
@@ -63,13 +64,23 @@ class _Members(Generic[News]):
 
 
 class Fleet:
-    """Announces this process, whose id is `id`, and keeps what the others announced, every `beat_seconds`."""
+    """Announces this process, whose id is `id`, and keeps what the others announced, every `beat_seconds`.
 
-    def __init__(self, broker: Broker, model_id: str, id_: str, beat_seconds: float = BEAT_SECONDS) -> None:
+    `checkpoint` is the fingerprint of the one that this process serves. Others may serve another one under
+    the same model id. A process without weights serves that of the workers; "" until it knows one.
+    """
+
+    def __init__(
+        self, broker: Broker, config: ModelConfig, id_: str, is_idle: Callable[[], bool], beat_seconds: float
+    ) -> None:
+        """`is_idle` tells whether a process without weights may serve another checkpoint."""
         self.id = id_
+        self.checkpoint = config.fingerprint
         self.beat_seconds = beat_seconds
         self._broker = broker
-        self._model_id = model_id
+        self._model_id = config.model_id
+        self._has_weights = bool(config.fingerprint)
+        self._is_idle = is_idle
         self._sources: list[Callable[[], FrontNews | WorkerNews]] = []
         self._gone_listeners: list[Callable[[str], None]] = []
         self._workers: _Members[WorkerNews] = _Members()
@@ -109,17 +120,25 @@ class Fleet:
 
     def speeds(self) -> list[DeviceSpeed]:
         """Of all devices that take work."""
-        return [speed for worker in self._workers for speed in worker.speeds]
+        return [speed for worker in self._own_workers for speed in worker.speeds]
 
     def devices(self) -> Mapping[str, int]:
         """The number of devices by state."""
         total: Counter[str] = Counter()
-        for worker in self._workers:
+        for worker in self._own_workers:
             total.update(worker.devices)
         return total
 
     def other_fronts(self) -> list[FrontNews]:
-        return [front for front in self._fronts if front.id != self.id]
+        """Of the same checkpoint."""
+        return [
+            front for front in self._fronts if front.id != self.id and front.checkpoint == self.checkpoint
+        ]
+
+    @property
+    def _own_workers(self) -> list[WorkerNews]:
+        """Of the same checkpoint."""
+        return [worker for worker in self._workers if worker.checkpoint == self.checkpoint]
 
     def holds(self, worker: str, reply: str) -> bool:
         """Whether this worker is alive and has the request with these results."""
@@ -128,7 +147,7 @@ class Fleet:
 
     def has_adapter(self, digest: str) -> bool:
         """Whether a worker that takes work has the file with this SHA-256."""
-        return any(digest in worker.adapters for worker in self._workers)
+        return any(digest in worker.adapters for worker in self._own_workers)
 
     def is_front_gone(self, front: str) -> bool:
         """Whether this front left or died. False while this process has not listened for long enough."""
@@ -158,7 +177,7 @@ class Fleet:
             if message.subject.startswith(names.news(self._model_id, "front", "")):
                 self._fronts.heard(decode(message.data, FrontNews), self._beats)
             else:
-                self._workers.heard(self._with_known_costs(decode(message.data, WorkerNews)), self._beats)
+                self._on_worker(decode(message.data, WorkerNews))
         except (VersionError, msgspec.MsgspecError) as error:
             logger.warning("an announcement on %s is ignored: %s", message.subject, error)
             return
@@ -166,6 +185,14 @@ class Fleet:
             self._on_beat()
         self._updated.set()
         self._updated = asyncio.Event()
+
+    def _on_worker(self, news: WorkerNews) -> None:
+        if self._has_weights and news.checkpoint != self.checkpoint and not self._workers.get(news.id):
+            message = "worker %s serves checkpoint %s of this model and is not used: this server has %s"
+            logger.warning(message, news.id, news.checkpoint, self.checkpoint)
+        self._workers.heard(self._with_known_costs(news), self._beats)
+        if not (self._has_weights or news.is_leaving or self._own_workers) and self._is_idle():
+            self.checkpoint = news.checkpoint
 
     def _with_known_costs(self, news: WorkerNews) -> WorkerNews:
         """The same, with the previous objects if nothing changed: predictions are cached by them."""

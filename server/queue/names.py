@@ -13,7 +13,7 @@ from nats.js.kv import KeyValue
 
 from engine.request import Priority
 
-PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DAY = 86_400.0
 REPLY = re.compile(r"results\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 NAME_IN_USE = 10058  # a stream with another configuration has this name
@@ -26,6 +26,7 @@ class Stream:
     `max_age` and equal `Nats-Msg-Id`s are stored once within `duplicate_window`, both in seconds.
 
     Above `max_messages`, messages are refused; above `max_per_subject`, the oldest of a subject are deleted.
+    If `can_expire`, a message with the header `Nats-TTL` is deleted after so many seconds.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Stream:
     duplicate_window: float = DUPLICATE_SECONDS
     max_messages: int | None = None
     max_per_subject: int | None = None
+    can_expire: bool = False
 
     async def declare(self, jetstream: JetStreamContext, replicas: int) -> None:
         """Create or update it."""
@@ -57,29 +59,40 @@ class Stream:
             discard=DiscardPolicy.NEW if self.max_messages else DiscardPolicy.OLD,
             num_replicas=replicas,
             allow_direct=True,
+            allow_msg_ttl=self.can_expire or None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A key-value bucket. `ttl` is the time that a value is kept after its last update, in seconds."""
+    """A key-value bucket. `ttl` is the time that a value is kept after its last update, in seconds; 0:
+    without end. Above `max_bytes`, the oldest values are deleted."""
 
     name: str
     ttl: float
+    max_bytes: int | None = None
 
     async def declare(self, jetstream: JetStreamContext, replicas: int) -> KeyValue:
-        """Create it, or update its ttl, and open it."""
+        """Create or update it, and open it."""
         config = KeyValueConfig(self.name, history=1, ttl=self.ttl, replicas=replicas, direct=True)
         try:
-            return await jetstream.create_key_value(config)
+            bucket = await jetstream.create_key_value(config)
         except APIError as error:
             if error.err_code != NAME_IN_USE:
                 raise
-            existing = await jetstream.key_value(self.name)
-        stream = (await existing.status()).stream_info.config
-        window = min(self.ttl, DUPLICATE_SECONDS)
-        await jetstream.update_stream(stream.evolve(max_age=self.ttl, duplicate_window=window))
-        return existing
+            bucket = await jetstream.key_value(self.name)
+        current = (await bucket.status()).stream_info.config
+        if current != (wanted := self._updated(current)):
+            await jetstream.update_stream(wanted)
+        return bucket
+
+    def _updated(self, stream: StreamConfig) -> StreamConfig:
+        return stream.evolve(
+            max_age=self.ttl,
+            duplicate_window=min(self.ttl or DUPLICATE_SECONDS, DUPLICATE_SECONDS),
+            max_bytes=self.max_bytes or -1,
+            discard=DiscardPolicy.OLD if self.max_bytes else DiscardPolicy.NEW,
+        )
 
 
 WORK = Stream("WORK", ("work.>",), "work")
@@ -91,11 +104,10 @@ SEATS = Bucket("seats", DAY)
 CLAIMS = Bucket("claims", DAY)
 
 STREAMS: Sequence[Stream] = (WORK, RESULTS, WEBHOOKS)
-BUCKETS: Sequence[Bucket] = ()
 
 
 def token(text: str) -> str:
-    """One token of a subject or key for any text: itself if it has only letters, digits, `_` and `-`."""
+    """One token of a subject or key for any text: itself if it is at most 64 letters, digits, `_` and `-`."""
     if PLAIN.fullmatch(text):
         return text
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", text)[:64]

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import dataclass, replace
 
 from engine.client.backlog import Forecast
-from engine.client.in_flight import InFlightRequest
+from engine.client.in_flight import InFlightRequest, InFlightRequests
 from engine.config.model_config import ModelConfig
 from engine.cost import DeviceSpeed
 from engine.errors import EngineDeadError
@@ -18,8 +18,8 @@ from server.engine_port import Engine, EngineStats, QueueStats
 from server.generation.idempotency import Fingerprint
 from server.generation.sharing import Permit
 from server.generation.transcript import Transcript
-from server.queue.access import Access
-from server.queue.broker import Broker
+from server.queue.connection.access import Access
+from server.queue.connection.broker import Broker
 from server.queue.fleet import BEAT_SECONDS, Fleet
 from server.queue.front.answers import Answers
 from server.queue.front.backlog import FleetBacklog
@@ -61,18 +61,21 @@ class QueueEngine:
         tokenize: Tokenize | None,
         beat_seconds: float = BEAT_SECONDS,
     ) -> None:
-        self.config = config
+        self._config = config
         self.broker = Broker(access)
-        self._fleet = Fleet(self.broker, config.model_id, secrets.token_hex(8), beat_seconds)
+        self._in_flight = InFlightRequests()
+        self._fleet = Fleet(
+            self.broker, config, secrets.token_hex(8), lambda: not self._in_flight, beat_seconds
+        )
         self._tokenize = tokenize
         self._local = local
         self._adapters = adapters
         self.worker = Worker(local, self.broker, self._fleet, adapters) if local else None
-        self._in_flight: dict[str, InFlightRequest] = {}
         self._submitted: dict[str, Submission] = {}
         self._backlog = FleetBacklog(self._fleet, self._in_flight)
         self._submissions = Submissions(self.broker, config.model_id, self._fleet)
         self._sharing = FleetSharing(
+            self.broker,
             self._backlog,
             Answers(self.broker, settings.idempotency_seconds, settings.idempotency_bytes),
             Claims(self.broker, self._fleet),
@@ -105,6 +108,13 @@ class QueueEngine:
         await self.broker.close()
         if self._local is not None:
             await self._local.close()
+
+    @property
+    def config(self) -> ModelConfig:
+        """With the fingerprint of the checkpoint that this process serves now."""
+        if self._config.fingerprint != self._fleet.checkpoint:
+            self._config = replace(self._config, fingerprint=self._fleet.checkpoint)
+        return self._config
 
     def queue_stats(self) -> QueueStats:
         return self.worker.stats() if self.worker else QueueStats()
@@ -172,9 +182,7 @@ class QueueEngine:
 
     def reserve(self, request: EngineRequest, deadline: float | None = None) -> InFlightRequest:
         """As of EngineClient."""
-        reserved = self._in_flight.setdefault(request.request_id, InFlightRequest(request, deadline))
-        reserved.request = request
-        return reserved
+        return self._in_flight.reserve(request, deadline)
 
     def release(self, request_id: str) -> None:
         """Remove a request in flight, and abort it unless it is answered. An unknown id is ignored."""
@@ -185,13 +193,9 @@ class QueueEngine:
 
     def promote(self, request_id: str, deadline: float | None, priority: Priority) -> None:
         """Extend the deadline or raise the priority of a request in flight. An unknown id is ignored."""
-        in_flight = self._in_flight.get(request_id)
-        if in_flight is None:
-            return
-        before = in_flight.deadline, in_flight.request.priority
-        in_flight.promote(deadline, priority)
+        promoted = self._in_flight.promote(request_id, deadline, priority)
         submission = self._submitted.get(request_id)
-        if submission is not None and before != (in_flight.deadline, in_flight.request.priority):
+        if promoted and submission:
             self._submissions.promote(submission)
 
     def stats(self) -> EngineStats:

@@ -11,7 +11,7 @@ from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from server.queue.access import Access
+    from server.queue.connection.access import Access
     from server.queue.queue_engine import QueueEngine
 
 
@@ -22,11 +22,11 @@ def queue_access(settings: Settings) -> Iterator["Access | None"]:
         yield None
         return
     try:
-        from server.queue import access, broker
+        from server.queue.connection import access, check
     except ModuleNotFoundError as error:
         raise ConfigError(f"--queue needs the extra queue: {error.name} is not installed") from None
     with access.opened(settings) as opened:
-        broker.check_access(opened)
+        check.check_access(opened)
         yield opened
 
 

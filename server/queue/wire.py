@@ -19,7 +19,7 @@ from engine.request import EngineRequest, Priority
 from server.queue import names
 
 # Raise it with every change that an older process would misread; all processes of a fleet need the same.
-VERSION = 2
+VERSION = 3
 
 ErrorKind = Literal["deadline", "generation", "crashed", "version", "adapter"]
 _ERRORS: Mapping[ErrorKind, type[EngineError]] = {
@@ -57,12 +57,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 class Work(Message, frozen=True, kw_only=True):
     """A request on its way to a worker. Its results are published on subjects below `reply`.
 
-    `submitted` and `deadline` are in seconds since the epoch, because clocks of hosts differ otherwise.
-    `is_again` says that a worker may have it already.
+    `submitted` and `deadline` are in seconds of the clock of the NATS servers. `checkpoint` is the
+    fingerprint of the one that must run it. `is_again` says that a worker may have it already.
     """
 
     reply: str
     request: EngineRequest
+    checkpoint: str
     submitted: float
     deadline: float | None = None
     is_again: bool = False
@@ -116,17 +117,19 @@ class Progress(Message, frozen=True, kw_only=True):
 
 
 class Promotion(Message, frozen=True, kw_only=True):
-    """Adopt a deadline (seconds since the epoch) and a priority."""
+    """Adopt a deadline (seconds of the clock of the NATS servers) and a priority."""
 
     deadline: float | None
     priority: Priority
 
 
 class WorkerNews(Message, frozen=True, kw_only=True):
-    """Announced by a worker each second. `speeds` are of devices that take work, `held` are replies of its
-    requests, `adapters` are the SHA-256 of the files that it can use. `is_leaving` in the last one."""
+    """Announced by a worker each second. `checkpoint` is the fingerprint of its own, `speeds` are of devices
+    that take work, `held` are replies of its requests, `adapters` are the SHA-256 of the files that it can
+    use. `is_leaving` in the last one."""
 
     id: str
+    checkpoint: str
     speeds: tuple[DeviceSpeed, ...] = ()
     devices: dict[str, int] = {}
     held: tuple[str, ...] = ()
@@ -136,9 +139,11 @@ class WorkerNews(Message, frozen=True, kw_only=True):
 
 class FrontNews(Message, frozen=True, kw_only=True):
     """Announced by a front each second: predicted seconds of its requests in flight on the fastest device,
-    `batch` by resolution ("1024x1024"). `is_leaving` in the last one."""
+    `batch` by resolution ("1024x1024"). `checkpoint` is the fingerprint of the one that runs them.
+    `is_leaving` in the last one."""
 
     id: str
+    checkpoint: str
     interactive: float = 0.0
     batch: dict[str, float] = {}
     is_leaving: bool = False

@@ -6,11 +6,11 @@ import time
 from fastapi import APIRouter, Request, Response
 from starlette.staticfiles import StaticFiles
 
-from server.schemas.errors import ApiError
+from server.schemas.errors import ApiError, store_unavailable
 from server.service import InjectedService
 from server.store import names
 from server.store.folder_store import FolderStore
-from server.store.store import Store
+from server.store.store import Store, StoreError
 
 router = APIRouter()
 FILES = StaticFiles()  # answers ranges and conditions
@@ -31,14 +31,17 @@ async def get_file(
 
 
 async def _file(store: Store, name: str, request: Request) -> Response:
-    """Raises ApiError 404."""
+    """Raises ApiError 404 or 502."""
     if isinstance(store, FolderStore):
         path = store.path(name)
         try:
             return FILES.file_response(path, await asyncio.to_thread(path.stat), request.scope)
         except FileNotFoundError:
             raise _deleted() from None
-    data = await store.get(name)
+    try:
+        data = await store.get(name)
+    except StoreError:
+        raise store_unavailable() from None
     if data is None:
         raise _deleted()
     return Response(data, media_type=names.media_type(name))

@@ -161,6 +161,11 @@ def queue_unavailable() -> ApiError:
     return ApiError(503, "queue_unavailable", "The queue cannot be reached.", retry_after=2)
 
 
+def store_unavailable() -> ApiError:
+    """For a request that reads a stored image while the store does not answer."""
+    return ApiError(502, "store_unavailable", "The store of images does not answer.", retry=True)
+
+
 def server_stopped() -> ApiError:
     """For a request that was running when the server was stopped immediately."""
     message = "The server stopped before this request was done."

@@ -93,8 +93,8 @@ class IntegrationSettings(BaseModel):
     store: str | None = Field(
         None,
         description="Where images are stored for response_format url: file:///FOLDER, s3://BUCKET[/PREFIX], "
-        "gs://BUCKET[/PREFIX] or az://CONTAINER[/PREFIX]; buckets need the extra store; if unset, url is "
-        "refused",
+        "gs://BUCKET[/PREFIX] or az://CONTAINER[/PREFIX]; buckets need the extra store; also the images "
+        "of jobs. If unset, with queue the NATS servers store them, else url is refused",
     )
     url_ttl_seconds: int = Field(
         3600,
@@ -104,23 +104,24 @@ class IntegrationSettings(BaseModel):
     )
     public_url: str | None = Field(
         None,
-        description="Base of the URLs of images in a folder, such as https://images.example.com; if unset, "
+        description="Base of the URLs that this server serves, such as https://images.example.com; if unset, "
         "the scheme and Host of each request",
     )
     url_secret_file: Path | None = Field(
         None,
-        description="File with the secret that signs the URLs of images in a folder, at least 32 characters, "
-        "the same on all replicas; if unset, a random one, whose URLs end with the process",
+        description="File with the secret that signs the URLs that this server serves, at least 32 "
+        "characters, the same on all replicas; if unset, a random one, whose URLs end with the process, or "
+        "with the NATS servers if they store the images",
     )
     url_secret: SecretStr | None = Field(
-        None, description="Secret that signs the URLs of images in a folder, at least 32 characters"
+        None, description="Secret that signs the URLs that this server serves, at least 32 characters"
     )
     max_store_bytes: int = Field(
         10 << 30,
         ge=1 << 20,
         le=1 << 50,
-        description="Maximum size of the stored images in a folder, in bytes; above it requests for URLs "
-        "get 503",
+        description="Maximum size of the stored images in a folder or on the NATS servers, in bytes; above "
+        "it requests for URLs get 503",
     )
     store_sweep: bool = Field(
         True,

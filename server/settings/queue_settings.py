@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 EMBEDDED = "embedded"
 MAX_JOB_TTL = 90 * 86_400
-SERVER = re.compile(r"(nats|tls)://[^\s/?#@]+")
+SERVER = re.compile(r"(nats|tls)://([^\s/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?")
+MAX_PORT = 65_535
 Role = Literal["all", "front", "worker"]
 
 
@@ -69,7 +70,7 @@ class QueueSettings(BaseModel):
         for server in servers(value):
             if "@" in server:
                 raise ValueError("credentials go in queue_credentials_file, not in the URL")
-            if not SERVER.fullmatch(server):
+            if not _is_server(server):
                 raise ValueError(f"{server} is not `embedded`, nats://HOST[:PORT] or tls://HOST[:PORT]")
         return value
 
@@ -107,6 +108,11 @@ class QueueSettings(BaseModel):
                 f"`{value}` needs the URL of a NATS server; no other process uses the embedded one"
             )
         return value
+
+
+def _is_server(url: str) -> bool:
+    match = SERVER.fullmatch(url)
+    return match is not None and int(match["port"] or 1) <= MAX_PORT
 
 
 def servers(queue: str | None) -> tuple[str, ...]:

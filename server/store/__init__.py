@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.settings.config_error import ConfigError
 from server.settings.secrets import read_secret
@@ -11,24 +12,37 @@ from server.store.links import Links
 from server.store.results import Listener, Results
 from server.store.store import Store
 
+if TYPE_CHECKING:  # imported only if a queue is set
+    from server.queue.connection.broker import Broker
+
 FOLDER = re.compile(r"file://(/.*)")
 BUCKET = re.compile(r"(s3|gs|az)://[A-Za-z0-9._-]+(/[^?#\s]*)?")
 MIN_SECRET_CHARACTERS = 32
 
 
-def from_settings(settings: Settings, listener: Listener) -> Results | None:
-    """None without `--store`, and for a worker, which answers no requests. Raises ConfigError."""
-    if settings.store is None or settings.role == "worker":
+def from_settings(settings: Settings, listener: Listener, broker: "Broker | None" = None) -> Results | None:
+    """The store of `--store`, else the broker. None without both, and for a worker, which answers no
+    requests. Raises ConfigError."""
+    if settings.role == "worker" or (settings.store is None and broker is None):
         return None
-    folder, links = FOLDER.fullmatch(settings.store), None
-    store: Store
-    if folder:
-        links = Links(_secret(settings))
-        store = FolderStore(Path(folder[1]), links, settings.max_store_bytes)
-    else:
-        store = _bucket(settings.store)
+    store, links = _store(settings, broker)
     seconds, base = settings.url_ttl_seconds, settings.public_url
     return Results(store, links, seconds, base, settings.store_sweep, listener)
+
+
+def _store(settings: Settings, broker: "Broker | None") -> tuple[Store, Links | None]:
+    """With what signs the URLs, if this server serves the files."""
+    if settings.store is None and broker is not None:
+        from server.store.broker_store import BrokerStore  # needs the extra queue
+
+        links = Links(_secret(settings))
+        age = max(settings.job_ttl_seconds, settings.url_ttl_seconds)
+        return BrokerStore(broker, links, age, settings.max_store_bytes), links
+    folder = FOLDER.fullmatch(settings.store or "")
+    if folder is None:
+        return _bucket(settings.store or ""), None
+    links = Links(_secret(settings))
+    return FolderStore(Path(folder[1]), links, settings.max_store_bytes), links
 
 
 def _bucket(url: str) -> Store:

@@ -39,6 +39,9 @@ class BucketStore:
         assert isinstance(store, S3Store | GCSStore | AzureStore)
         self._store = store
 
+    async def start(self) -> None:
+        """Ready at once."""
+
     async def put(self, name: str, data: bytes) -> None:
         seconds = max(0, names.expiry(name) - int(time.time()))
         attributes = {

@@ -47,6 +47,9 @@ class FolderStore:
             raise ValueError("not the name of a stored file")
         return self._folder / name
 
+    async def start(self) -> None:
+        """Ready at once."""
+
     async def put(self, name: str, data: bytes) -> None:
         await asyncio.to_thread(self._put, self.path(name), data)
         self.stored_bytes += len(data)

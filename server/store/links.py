@@ -17,6 +17,10 @@ class Links:
         self._secret = secret or secrets.token_bytes(32)
         self.end_with_process = secret is None
 
+    def use(self, secret: bytes) -> None:
+        """Sign with a secret that outlives this process."""
+        self._secret, self.end_with_process = secret, False
+
     def path(self, name: str, expires: int) -> str:
         """Works until `expires`, in Unix seconds."""
         return f"{PREFIX}{name}?expires={expires}&signature={self._signature(name, str(expires))}"

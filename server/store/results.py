@@ -37,8 +37,9 @@ class Results:
         self._listener = listener
         self._sweeping: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Delete expired files from now on."""
+        await self.store.start()
         if self.links and self.links.end_with_process:
             logger.warning("--url-secret-file is not set: URLs of images end with this process")
         if self._sweeps:

@@ -16,6 +16,9 @@ class Store(Protocol):
     def is_full(self) -> bool:
         """Generate no further image for this store."""
 
+    async def start(self) -> None:
+        """Call it once, before the first file, and while the broker is connected."""
+
     async def put(self, name: str, data: bytes) -> None:
         """Write a file, or replace it, as a whole. Raises StoreError."""
 

@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.names import WEBHOOKS
 from server.upstream.client import UpstreamError
 from server.webhooks.hosts import AllowedHosts, host_of

@@ -5,7 +5,7 @@ import contextlib
 
 from pydantic import SecretStr
 
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.settings.config_error import needed
 from server.settings.secrets import read_secret
 from server.settings.settings import Settings

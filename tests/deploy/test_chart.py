@@ -367,7 +367,7 @@ def test_keda_scales_workers_on_the_queue() -> None:
     }
 
 
-@pytest.mark.parametrize("model", ["ideogram-4", "owner/name", "a b.c", "x/" * 50])
+@pytest.mark.parametrize("model", ["ideogram-4", "owner/name", "a b.c", "x/" * 50, "m" * 200])
 def test_the_consumers_have_the_names_that_workers_give_them(model: str) -> None:
     triggers = one(render("fleet", model__name=model), "ScaledObject")["spec"]["triggers"]
     consumers = [each["metadata"]["consumer"] for each in triggers if each["type"] == "nats-jetstream"]

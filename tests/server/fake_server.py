@@ -95,13 +95,22 @@ def counts(engine: FakeEngine) -> dict[str, int]:
 
 
 def fake_engine() -> FakeEngine:
-    """Up to FAKE_MAX_SIZE pixels a side, of the model FAKE_MODEL, where the environment says so."""
+    """Up to FAKE_MAX_SIZE pixels a side, of the model FAKE_MODEL and its checkpoint FAKE_CHECKPOINT, where
+    the environment says so."""
     limits = dataclasses.replace(CONFIG.limits, max_size=int(os.environ.get("FAKE_MAX_SIZE", "256")))
     model_id = os.environ.get("FAKE_MODEL", CONFIG.model_id)
-    return FakeEngine(dataclasses.replace(CONFIG, limits=limits, model_id=model_id))
+    checkpoint = os.environ.get("FAKE_CHECKPOINT", CONFIG.fingerprint)
+    return FakeEngine(dataclasses.replace(CONFIG, limits=limits, model_id=model_id, fingerprint=checkpoint))
+
+
+def set_clock(seconds: float) -> None:
+    """Let the clock of this process be ahead."""
+    right = time.time
+    time.time = lambda: right() + seconds
 
 
 def main() -> int:
+    set_clock(float(os.environ.get("FAKE_CLOCK_SECONDS", "0")))
     settings = read_settings(["--model", "fake", *sys.argv[1:]])
     try:
         with queue_access(settings) as access:

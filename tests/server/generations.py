@@ -27,7 +27,7 @@ def generate(
     **fields: Any,
 ) -> Generation:
     """Start a generation of priority `batch`, to be subscribed to."""
-    engine, encoder = engine or FakeEngine(seconds_per_step=0), ImageEncoder(SETTINGS, CONFIG)
+    engine, encoder = engine or FakeEngine(seconds_per_step=0), ImageEncoder(SETTINGS, lambda: CONFIG)
     parameters = resolve(
         ImageRequest.model_validate({"prompt": prompt, "seed": 1, **fields}), ServedModel(CONFIG)
     )

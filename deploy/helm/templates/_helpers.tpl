@@ -117,7 +117,7 @@ namespace="{{ .Release.Namespace }}",job="{{ include "ideoserve.fullname" . }}"
 {{/* Name of the durable consumer of a priority, as server/queue/names.py makes it. Arguments: root, priority. */}}
 {{- define "ideoserve.consumer" -}}
 {{- $name := (index . 0).Values.model.name }}
-{{- if not (regexMatch "^[A-Za-z0-9_-]+$" $name) }}
+{{- if not (regexMatch "^[A-Za-z0-9_-]{1,64}$" $name) }}
 {{- $name = printf "%s-%s" (regexReplaceAll "[^A-Za-z0-9_-]" $name "_" | trunc 64) (sha256sum $name | trunc 16) }}
 {{- end }}
 {{- $name }}-{{ index . 1 }}

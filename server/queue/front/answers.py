@@ -1,19 +1,22 @@
 """Finished generations that servers of a fleet keep for repeated requests."""
 
 import asyncio
+import logging
 
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import APIError, KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from engine.messages import StageTimes
 from server.generation.transcript import Event, ImageFile, Timings, Transcript
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.names import Bucket
 from server.queue.wire import Message, decode, encode
 from server.schemas.errors import RefusedError
 from server.schemas.issue import Issue
+from server.settings.config_error import ConfigError
 
 PART_BYTES = 512 << 10
+logger = logging.getLogger(__name__)
 
 
 class _Answer(Message, frozen=True, kw_only=True):
@@ -35,25 +38,31 @@ class _Answer(Message, frozen=True, kw_only=True):
 
 
 class Answers:
-    """Kept for `seconds`; those of more than `max_bytes` are not kept."""
+    """Kept for `seconds`, at most `max_bytes` of all servers: the oldest are deleted first."""
 
     def __init__(self, broker: Broker, seconds: float, max_bytes: int) -> None:
         self._broker = broker
-        self._bucket_config = Bucket("answers", seconds)
+        self._bucket_config = Bucket("answers", seconds, max_bytes or 1)
         self._max_bytes = max_bytes
 
     async def start(self) -> None:
-        """Call it once the broker is connected."""
-        self._bucket: KeyValue = await self._broker.declare(self._bucket_config)
+        """Call it once the broker is connected. Raises ConfigError."""
+        try:
+            self._bucket: KeyValue = await self._broker.declare(self._bucket_config)
+        except APIError as error:
+            raise ConfigError(f"--idempotency-bytes: {self._max_bytes}: {error.description}") from None
 
     async def put(self, key: str, digest: bytes, transcript: Transcript) -> None:
-        """Store a finished transcript."""
+        """Store a finished transcript, unless the broker has no room for it."""
         data = b"".join(image.data for image in transcript.images)
         if len(data) > self._max_bytes:
             return
-        for part, start in enumerate(range(0, len(data), PART_BYTES)):
-            await self._bucket.put(f"{key}.{part}", data[start : start + PART_BYTES])
-        await self._bucket.put(key, encode(_answer(digest, transcript)))
+        try:
+            for part, start in enumerate(range(0, len(data), PART_BYTES)):
+                await self._bucket.put(f"{key}.{part}", data[start : start + PART_BYTES])
+            await self._bucket.put(key, encode(_answer(digest, transcript)))
+        except APIError as error:
+            logger.warning("a response is not kept for repeated requests: %s", error.description)
 
     async def get(self, key: str) -> tuple[bytes, Transcript] | None:
         """The digest of the request's body, and the transcript."""

@@ -54,7 +54,9 @@ class FleetBacklog:
     def news(self) -> FrontNews:
         speeds = self._fleet.speeds()
         interactive, batch = self._own(_fastest(speeds) if speeds else None)
-        return FrontNews(id=self._fleet.id, interactive=interactive, batch=batch)
+        return FrontNews(
+            id=self._fleet.id, checkpoint=self._fleet.checkpoint, interactive=interactive, batch=batch
+        )
 
     def _totals(self, cost: CostModel, without: str | None = None) -> tuple[float, Mapping[str, float]]:
         """Seconds of `interactive` requests, and of `batch` requests by resolution."""

@@ -7,7 +7,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
 
 
@@ -65,8 +65,13 @@ class Claims:
         """Remove the claim of this front, if it is stored."""
         held, revision = await self._held(key)
         if held is not None and self.is_own(held):
-            await self._bucket.delete(key, last=revision)
+            await self._remove(key, revision)
         self._own.pop(key, None)
+
+    async def _remove(self, key: str, revision: int) -> None:
+        """Without the marker that a deletion leaves. A later revision stays."""
+        request = {"filter": f"$KV.{names.CLAIMS.name}.{key}", "seq": revision + 1}
+        await self._broker.ask(f"$JS.API.STREAM.PURGE.KV_{names.CLAIMS.name}", request)
 
     async def _held(self, key: str) -> tuple[Claim | None, int]:
         """The claim, and the revision of the value; 0 if there is none."""

@@ -8,7 +8,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
 
 

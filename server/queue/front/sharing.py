@@ -14,6 +14,7 @@ from server.access.admission import concurrency_refusal
 from server.access.api_keys import Caller
 from server.generation.idempotency import Fingerprint, check_body
 from server.generation.transcript import Transcript
+from server.queue.connection.broker import Broker
 from server.queue.front.answers import Answers
 from server.queue.front.backlog import FleetBacklog
 from server.queue.front.claims import Claim, Claims
@@ -33,7 +34,10 @@ logger = logging.getLogger(__name__)
 class FleetSharing:
     """Implements Sharing."""
 
-    def __init__(self, backlog: FleetBacklog, answers: Answers, claims: Claims, seats: Seats) -> None:
+    def __init__(
+        self, broker: Broker, backlog: FleetBacklog, answers: Answers, claims: Claims, seats: Seats
+    ) -> None:
+        self._broker = broker
         self._backlog = backlog
         self._answers = answers
         self._claims = claims
@@ -58,6 +62,7 @@ class FleetSharing:
                 return await self._seated(caller, None)
             return await self._claimed(caller, fingerprint, deadline)
         except FAILURES as error:
+            self._broker.on_failure(error)
             raise queue_unavailable() from error
 
     async def _claimed(
@@ -111,6 +116,7 @@ class FleetSharing:
                 await self._give_back(permit, transcript)
                 return
             except FAILURES as error:
+                self._broker.on_failure(error)
                 logger.warning("a finished request is not recorded yet: %s", type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
 

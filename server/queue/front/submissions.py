@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-import time
 
 import msgspec
 import nats.errors
@@ -13,7 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 from engine.client.in_flight import InFlightRequest
 from engine.errors import EngineError, GenerationError, VersionMismatchError
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.fleet import GONE_BEATS, Fleet
 from server.queue.front.submission import Submission
 from server.queue.tasks import Tasks
@@ -32,6 +31,7 @@ class Submissions:
     def __init__(self, broker: Broker, model_id: str, fleet: Fleet) -> None:
         self._broker = broker
         self._model_id = model_id
+        self._fleet = fleet
         self._front = fleet.id
         self._beat_seconds = fleet.beat_seconds
         self._open: dict[str, Submission] = {}
@@ -84,8 +84,9 @@ class Submissions:
         work = Work(
             reply=submission.reply,
             request=in_flight.request,
-            submitted=time.time(),
-            deadline=_wall_clock(in_flight.deadline),
+            checkpoint=self._fleet.checkpoint,
+            submitted=self._broker.clock.now(),
+            deadline=self._broker.clock.shared(in_flight.deadline),
             is_again=submission.publications > 1,
         )
         headers = {"Nats-Msg-Id": f"{submission.reply}.{submission.publications}"}
@@ -102,7 +103,7 @@ class Submissions:
     async def _promote(self, submission: Submission) -> None:
         """Tell its worker. If it is still in the queue, or on its way to a worker, publish it again."""
         in_flight = submission.in_flight
-        deadline = _wall_clock(in_flight.deadline)
+        deadline = self._broker.clock.shared(in_flight.deadline)
         promotion = Promotion(deadline=deadline, priority=in_flight.request.priority)
         await self._broker.wait_up()
         await self._broker.client.publish(names.control(submission.reply), encode(promotion))
@@ -241,8 +242,3 @@ class Submissions:
 
 def _reply_of(subject: str) -> str:
     return ".".join(subject.split(".")[:3])
-
-
-def _wall_clock(deadline: float | None) -> float | None:
-    """Seconds of `time.monotonic()` as seconds since the epoch."""
-    return None if deadline is None else deadline - time.monotonic() + time.time()

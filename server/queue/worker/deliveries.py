@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import logging
-import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import get_args
 
 import msgspec
 import nats.errors
@@ -16,13 +16,13 @@ from nats.aio.msg import Msg
 from engine.errors import AdapterUnavailableError
 from engine.request import AdapterUse
 from server.adapters.catalog import Catalog
-from server.engine_port import Engine
+from server.engine_port import DeadLetter, Engine
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
 from server.queue.tasks import Tasks
 from server.queue.wire import Done, Promotion, VersionError, Work, decode, encode
-from server.queue.worker.delivery import Delivery
+from server.queue.worker.delivery import MAX_DEATHS, Delivery
 from server.queue.worker.results import Results
 
 KEEP_BEATS = 1.5
@@ -33,6 +33,8 @@ CLOSE_SECONDS = 2.0
 MAX_ABORTED = 10_000
 # Time for workers to notice a new file.
 ADAPTER_BEATS = 10
+# After which a request for another checkpoint is delivered again.
+FOREIGN_BEATS = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Deliveries:
         on_change: Callable[[], None],
     ) -> None:
         self.pulled = self.redelivered = 0
+        self.dead_letters: Counter[DeadLetter] = Counter(dict.fromkeys(get_args(DeadLetter), 0))
         self._engine = engine
         self._broker = broker
         self._fleet = fleet
@@ -85,21 +88,27 @@ class Deliveries:
             await self._refuse(message, error)
         except msgspec.MsgspecError as error:
             logger.error("a message cannot be read and is dropped: %s", error)
-            await message.term()
+            await self._bury(message, "unreadable")
         else:
-            if work.reply in self._held:
-                self._held[work.reply].message = message
-                return None
-            if not self._is_unwanted(work):
-                return await self._take(message, work)
+            return await self._accept(message, work)
+        return None
+
+    async def _accept(self, message: Msg, work: Work) -> Delivery | None:
+        if work.reply in self._held:
+            self._held[work.reply].message = message
+        elif self._is_unwanted(work):
             await message.ack()
             if self._fleet.is_front_gone(names.front_of(work.reply)):
                 await self._notify(names.front_of(work.reply))
+        elif work.checkpoint != self._fleet.checkpoint:
+            await message.nak(FOREIGN_BEATS * self._fleet.beat_seconds)
+        else:
+            return await self._take(message, work)
         return None
 
     def _is_unwanted(self, work: Work) -> bool:
         """Whether nobody waits for it."""
-        is_late = work.deadline is not None and work.deadline <= time.time()
+        is_late = work.deadline is not None and work.deadline <= self._broker.clock.now()
         is_gone = self._fleet.is_front_gone(names.front_of(work.reply))
         return is_late or is_gone or work.reply in self._aborted
 
@@ -108,6 +117,11 @@ class Deliveries:
         if names.is_reply(error.reply):
             done = Done(error="version", message=str(error))
             await self._broker.store(names.done(error.reply), encode(done))
+        await self._bury(message, "version")
+
+    async def _bury(self, message: Msg, reason: DeadLetter) -> None:
+        """No worker shall have it again."""
+        self.dead_letters[reason] += 1
         await message.term()
 
     async def _take(self, message: Msg, work: Work) -> Delivery | None:
@@ -119,7 +133,7 @@ class Deliveries:
             request = replace(work.request, adapters=adapters)
             return self._hold(message, structs.replace(work, request=request))
         deadline = work.submitted + ADAPTER_BEATS * self._fleet.beat_seconds
-        if self._fleet.has_adapter(missing.digest) or time.time() < deadline:
+        if self._fleet.has_adapter(missing.digest) or self._broker.clock.now() < deadline:
             await message.nak(delay=self._fleet.beat_seconds)
         else:
             await self._fail(message, work, missing)
@@ -142,6 +156,7 @@ class Deliveries:
     def _let_go(self, delivery: Delivery) -> None:
         del self._held[delivery.work.reply]
         self.redelivered += delivery.deaths > 0
+        self.dead_letters["worker_crashed"] += delivery.deaths >= MAX_DEATHS
         error = None if delivery.task.cancelled() else delivery.task.exception()
         if error is not None:  # it is delivered again
             logger.error("%s was not answered", delivery.request.request_id, exc_info=error)

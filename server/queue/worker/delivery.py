@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,7 +15,7 @@ from engine.errors import EngineDeadError, EngineError, GenerationError, WorkerC
 from engine.messages import ImageDone, PreviewReady, RequestDone, RequestOutput, StepDone
 from server.engine_port import Engine
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
 from server.queue.wire import Done, Promotion, Run, Work, decode
 from server.queue.worker.results import Results
@@ -49,7 +48,7 @@ class Delivery:
         self._on_change = on_change
         # Two submissions may have one request id: a job that another front runs again.
         self.request = replace(work.request, request_id=work.reply.rpartition(".")[2])
-        self._queue_seconds = max(0.0, time.time() - work.submitted)
+        self._queue_seconds = max(0.0, broker.clock.now() - work.submitted)
         self._images_left = len(work.request.seeds)
         self.deaths = 0
         self._results = Results(broker, fleet.id, work.reply)
@@ -76,7 +75,7 @@ class Delivery:
         return cost.step_seconds(tokens, [len(self.request.token_ids)], 1)
 
     def promote(self, promotion: Promotion) -> None:
-        deadline = _monotonic(promotion.deadline)
+        deadline = self._broker.clock.local(promotion.deadline)
         self._engine.promote(self.request.request_id, deadline, promotion.priority)
 
     async def keep(self) -> None:
@@ -137,6 +136,7 @@ class Delivery:
     async def _result(self) -> Done:
         """Run the request and store its images."""
         if self.deaths >= MAX_DEATHS:
+            logger.error("%s is given up: %d workers died with it", self.request.request_id, self.deaths)
             return Done.failed(WorkerCrashedError(f"{self.deaths} workers died while they ran this request"))
         begun = asyncio.create_task(self._results.begin(self.deaths))
         try:
@@ -155,7 +155,7 @@ class Delivery:
 
     async def _generate(self) -> Done:
         request = replace(self.request, is_suspect=self.deaths > 0)
-        self._engine.reserve(request, _monotonic(self.work.deadline))
+        self._engine.reserve(request, self._broker.clock.local(self.work.deadline))
         done: Done | None = None
         async with aclosing(self._engine.generate(request)) as outputs:
             async for output in outputs:
@@ -178,8 +178,3 @@ class Delivery:
             case PreviewReady():
                 await self._results.preview(output)
         self._on_change()
-
-
-def _monotonic(deadline: float | None) -> float | None:
-    """Seconds since the epoch as seconds of `time.monotonic()`."""
-    return None if deadline is None else deadline - time.time() + time.monotonic()

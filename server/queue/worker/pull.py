@@ -5,9 +5,10 @@ import json
 from collections.abc import Callable
 
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 
 # Idle workers are served first: pulls have a level, 0 first.
 MAX_LEVEL = 9
@@ -32,6 +33,7 @@ class Pull:
         self._ack_seconds = ack_seconds
         self._on_late = on_late
         self.waiting = 0
+        self.oldest_seconds = 0.0
         self._inbox = ""
         self._asked = 0
         self._answer: asyncio.Future[Msg | None] | None = None
@@ -63,9 +65,22 @@ class Pull:
                 self._answer = None
 
     async def refresh(self) -> None:
-        """Set `waiting`, the messages that no worker has pulled."""
+        """Set `waiting`, the messages that no worker has pulled, and the age of the oldest of them."""
         info = await self._broker.ask(f"{_API}.INFO.{names.WORK.name}.{self._consumer}", {})
         self.waiting = info["num_pending"]
+        pulled = info["delivered"]["stream_seq"]
+        self.oldest_seconds = await self._age_of_next(pulled) if self.waiting else 0.0
+
+    async def _age_of_next(self, sequence: int) -> float:
+        """Seconds since the first message after this one was stored; 0 if there is none any more."""
+        try:
+            message = await self._broker.jetstream.get_msg(
+                names.WORK.name, sequence + 1, self._subject, direct=True, next=True
+            )
+        except NotFoundError:
+            return 0.0
+        assert message.time is not None
+        return max(0.0, self._broker.clock.now() - message.time.timestamp())
 
     async def _on_message(self, message: Msg) -> None:
         is_status = message.subject.startswith(self._inbox)

@@ -10,7 +10,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from engine.messages import ImageDone, PreviewReady, StepDone
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.wire import Done, Part, Progress, Run, encode
 
 PART_BYTES = 512 << 10

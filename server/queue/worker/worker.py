@@ -13,7 +13,7 @@ from engine.request import Priority
 from server.adapters.catalog import Catalog
 from server.engine_port import Engine, QueueStats
 from server.queue import names
-from server.queue.broker import Broker
+from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
 from server.queue.tasks import Tasks
 from server.queue.wire import WorkerNews
@@ -77,6 +77,8 @@ class Worker:
             held=len(held),
             unsent=sum(delivery.is_generated for delivery in held),
             waiting={priority: pull.waiting for priority, pull in self._pulls.items()},
+            oldest_seconds={priority: pull.oldest_seconds for priority, pull in self._pulls.items()},
+            dead_letters=self._deliveries.dead_letters,
         )
 
     def _pull(self, priority: Priority) -> Pull:
@@ -87,6 +89,7 @@ class Worker:
     def _news(self) -> WorkerNews:
         return WorkerNews(
             id=self._fleet.id,
+            checkpoint=self._fleet.checkpoint,
             speeds=() if self._is_draining else tuple(self._engine.speeds()),
             devices=dict(self._engine.stats().devices),
             held=tuple(delivery.work.reply for delivery in self._deliveries.held),
@@ -148,7 +151,7 @@ class Worker:
         self._tasks.spawn(self._take(message) if self._can_pull else message.nak())
 
     async def _refresh(self) -> None:
-        """Count the requests in the queue, for metrics."""
+        """Look at the requests in the queue, for metrics."""
         while True:
             for pull in self._pulls.values():
                 with contextlib.suppress(nats.errors.Error, APIError, TimeoutError):

@@ -18,6 +18,7 @@ import pytest
 
 from tests.server.hub.fake_hub import COMMITS, FakeHub
 from tests.server.process import HANG, REPOSITORY, until
+from tests.server.queue.nats_server import NatsServer
 
 
 class Server:
@@ -152,3 +153,15 @@ def test_a_revision_or_repository_that_does_not_exist(start: Start, model: str) 
     assert line.startswith(f"ideoserve: {model}: ")
     assert "404" in line
     assert "Traceback" not in server.log
+
+
+def test_a_front_downloads_no_weights(start: Start, hub: FakeHub, tmp_path: Path) -> None:
+    broker = NatsServer(tmp_path)
+    server = start("owner/name", "--queue", broker.url, "--role", "front")
+    until(lambda: bool(server.logged("downloaded")))
+    until(lambda: server.http.get("/v1/models").status_code == 200)
+    (model,) = server.http.get("/v1/models").json()["data"]
+    assert (model["id"], model["fingerprint"]) == ("owner/name", "")
+    assert any(path.endswith("tokenizer.json") for path in hub.served)
+    assert not any(path.endswith(".safetensors") for path in hub.served)
+    broker.close()

@@ -6,9 +6,9 @@ It runs the job of another server soon after that died.
 import sys
 
 from server.app import create_app, run
-from server.jobs import attempt, runner
-from server.queue.access import Access
-from server.queue.broker import Broker
+from server.jobs import attempt, job_index, job_store, runner
+from server.queue.connection.access import Access
+from server.queue.connection.broker import Broker
 from server.settings.settings import read_settings
 from server.transport.server import listen
 from tests.server.fake_engine import FakeEngine
@@ -42,4 +42,6 @@ if __name__ == "__main__":
     runner.ACK_SECONDS = 1.0
     runner.MAX_ATTEMPTS = MAX_ATTEMPTS
     attempt.TICK_SECONDS = 0.1
+    runner.OVERDUE_SECONDS = 0.2
+    job_store.GRACE_SECONDS = job_index.GRACE_SECONDS = 1.0
     sys.exit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.process import ServerProcess
-from tests.server.queue.fleet import Fleet
+from tests.server.queue.fleet import Fleet, Pair, ready
 from tests.server.queue.nats_server import NatsServer
 
 
@@ -45,6 +45,24 @@ def fleet(request: pytest.FixtureRequest, start: Callable[..., ServerProcess]) -
     """Processes on the shared broker, with a model that no other test uses."""
     server: NatsServer = request.getfixturevalue("nats_server")
     return Fleet(start, server, request.node.name)
+
+
+@pytest.fixture(scope="session")
+def pair(nats_server: NatsServer) -> Iterator[Pair]:
+    """Shared: leave no request, and stop no process."""
+    started: list[ServerProcess] = []
+
+    def start(*flags: str, **options: str) -> ServerProcess:
+        started.append(ServerProcess(*flags, **options))
+        return started[-1]
+
+    fleet = Fleet(start, nats_server, "pair")
+    worker = fleet.process("worker", "--max-batch-size", "1", FAKE_MAX_SIZE="1024")
+    front = fleet.process("front", FAKE_MAX_SIZE="1024")
+    ready(worker, front)
+    yield Pair(fleet, worker, front)
+    for process in started:
+        process.close()
 
 
 @pytest.fixture

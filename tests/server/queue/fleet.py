@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -69,3 +70,12 @@ def submit(
 def stream(front: ServerProcess) -> "contextlib.AbstractContextManager[httpx.Response]":
     """A request that holds, whose client leaves at the end of the block."""
     return httpx.stream("POST", f"{front.url}/v1/images", json=small(prompt="hold: x", stream=True))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A worker that runs one request at a time, and a front."""
+
+    fleet: Fleet
+    worker: ServerProcess
+    front: ServerProcess

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from server.queue import names
-from server.queue.access import Access
-from server.queue.broker import Broker, check_access
-from server.queue.embedded import EmbeddedServer
+from server.queue.connection.access import Access
+from server.queue.connection.broker import Broker
+from server.queue.connection.check import check_access
+from server.queue.connection.embedded import EmbeddedServer
 from server.queue.names import STREAMS
 from server.queue.worker import pull
 from server.settings.config_error import ConfigError
@@ -22,6 +23,8 @@ from tests.server.process import HANG, REPOSITORY, until
 from tests.server.queue.nats_server import NatsServer
 
 StartNats = Callable[..., NatsServer]
+# The name of a folder with characters that mean something in the configuration of nats-server.
+ODD = "a 'queue' of \"$HOME\" {ü} #1 \\"
 JETSTREAM = 'jetstream {{ store_dir: "{folder}" }}\n'
 
 
@@ -38,6 +41,17 @@ JETSTREAM = 'jetstream {{ store_dir: "{folder}" }}\n'
         (("--queue-dir", "d"), "--queue-dir: needs queue `embedded`"),
         (("--queue", "amqp://host"), "--queue: amqp://host is not `embedded`, nats://HOST[:PORT] or tls://"),
         (("--queue", "nats://a,b"), "--queue: b is not `embedded`"),
+        *(
+            (("--queue", url), f"--queue: {url} is not `embedded`")
+            for url in (
+                "nats://a:99999",
+                "nats://a:0",
+                "nats://a:x",
+                "nats://:4222",
+                "nats://[::1",
+                "nats://a:-1",
+            )
+        ),
         (("--queue", "nats://me:secret@a"), "--queue: credentials go in queue_credentials_file"),
         (("--queue-credentials-file", "f"), "--queue-credentials-file: needs queue with the URL"),
         (("--queue", "nats://a", "--queue-tls-key-file", "f"), "--queue-tls-key-file: needs queue_tls_cert"),
@@ -170,7 +184,7 @@ def test_a_message_is_stored_once_the_broker_is_back(start_nats: StartNats) -> N
 
 
 def test_the_embedded_server_restarts_and_keeps_its_data(tmp_path: Path) -> None:
-    server = EmbeddedServer(tmp_path / "queue")
+    server = EmbeddedServer(tmp_path / ODD)
 
     async def use() -> None:
         broker = Broker(Access.embedded(server))
@@ -186,7 +200,7 @@ def test_the_embedded_server_restarts_and_keeps_its_data(tmp_path: Path) -> None
     try:
         asyncio.run(use())
         with pytest.raises(ConfigError, match="another server uses this folder"):
-            EmbeddedServer(tmp_path / "queue")
+            EmbeddedServer(tmp_path / ODD)
         with pytest.raises(ConfigError, match="refuses the credentials"):
             check_access(Access((server.url,)))
     finally:
@@ -195,7 +209,8 @@ def test_the_embedded_server_restarts_and_keeps_its_data(tmp_path: Path) -> None
 
 def test_the_embedded_server_dies_with_its_parent(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from server.queue.embedded import EmbeddedServer; "
+        "import sys, time; from pathlib import Path; "
+        "from server.queue.connection.embedded import EmbeddedServer; "
         "print(EmbeddedServer(Path(sys.argv[1])).pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen(
@@ -246,3 +261,39 @@ def test_a_pull_follows_one_that_was_cancelled_at_once(
         await broker.close()
 
     asyncio.run(cancel_and_pull())
+
+
+def test_a_pull_knows_the_age_of_the_oldest_message(nats_server: NatsServer) -> None:
+    async def look() -> float:
+        broker = Broker(Access((nats_server.url,)))
+        await broker.connect()
+        subject = names.work("ages", "batch")
+        pulls = pull.Pull(broker, subject, "ages-batch", 6, lambda message: None)
+        await pulls.start()
+        await pulls.refresh()
+        assert (pulls.waiting, pulls.oldest_seconds) == (0, 0.0)
+        for _ in range(2):
+            await broker.store(subject, b"1")
+        await pulls.next(0, 1)
+        await asyncio.sleep(0.05)  # the age to be seen
+        await pulls.refresh()
+        assert pulls.waiting == 1
+        await broker.purge(names.WORK, subject)
+        await broker.close()
+        return pulls.oldest_seconds
+
+    assert asyncio.run(look()) >= 0.05
+
+
+@pytest.mark.parametrize("length", [64, 65, 300])
+def test_a_model_id_of_any_length_is_a_consumer(nats_server: NatsServer, length: int) -> None:
+    async def use() -> None:
+        broker = Broker(Access((nats_server.url,)))
+        await broker.connect()
+        model = "m" * length
+        subject, consumer = names.work(model, "batch"), names.consumer(model, "batch")
+        await pull.Pull(broker, subject, consumer, 6, lambda message: None).start()
+        await broker.jetstream.delete_consumer(names.WORK.name, consumer)
+        await broker.close()
+
+    asyncio.run(use())

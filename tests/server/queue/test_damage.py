@@ -17,7 +17,7 @@ from server.queue import names
 from server.queue.front.claims import Claim
 from server.queue.wire import VERSION, Work, encode
 from tests.server.process import ServerProcess, small, until
-from tests.server.queue.fleet import Fleet, ready, submit
+from tests.server.queue.fleet import Fleet, Pair, ready, submit
 from tests.server.queue.proxy import Proxy
 
 
@@ -74,9 +74,17 @@ def test_deleted_streams_and_consumers_are_created_again(own_fleet: Fleet) -> No
         for stream in (names.WORK, names.RESULTS):
             await client.jetstream().delete_stream(stream.name)
 
+    async def delete_buckets(client: Client) -> None:
+        for bucket in (names.CLAIMS.name, "answers"):
+            await client.jetstream().delete_key_value(bucket)
+
     for delete in (delete_consumer, delete_streams):
         on_broker(fleet, delete)
         assert front.create().status_code == 200
+    on_broker(fleet, delete_buckets)
+    refused = front.create({"Idempotency-Key": "deleted"})
+    assert refused.json()["error"]["code"] == "queue_unavailable"
+    until(lambda: front.create({"Idempotency-Key": "deleted"}).status_code == 200)
 
 
 def test_a_front_without_network_is_answered_when_it_is_back(
@@ -117,15 +125,14 @@ REQUEST = EngineRequest("r", (1,), 64, 64, (1,), SamplingParams((7.0,), mu=0.0, 
 
 @pytest.mark.parametrize("reply", ["", "x", "> *", "results.a", "results.a.b.c", "results.*.>"])
 def test_a_message_without_a_subject_for_its_results_is_dropped(reply: str) -> None:
-    work = Work(reply="results.a.b", request=REQUEST, submitted=0.0)
+    work = Work(reply="results.a.b", request=REQUEST, checkpoint="c", submitted=0.0)
     message = msgspec.msgpack.decode(encode(work)) | {"reply": reply}
     with pytest.raises(msgspec.ValidationError, match="`reply` is not a subject of results"):
         msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Work)
 
 
-def test_a_worker_survives_messages_that_it_cannot_answer(fleet: Fleet) -> None:
-    worker, front = fleet.worker(), fleet.front()
-    ready(worker, front)
+def test_a_worker_survives_messages_that_it_cannot_answer(pair: Pair) -> None:
+    fleet, front = pair.fleet, pair.front
 
     async def publish(client: Client) -> None:
         subject = names.work(fleet.model, "interactive")

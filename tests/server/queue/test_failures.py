@@ -10,14 +10,15 @@ import nats
 
 from engine.request import EngineRequest, SamplingParams
 from server.queue import names
-from server.queue.access import Access
-from server.queue.broker import check_access
+from server.queue.connection.access import Access
+from server.queue.connection.check import check_access
 from server.queue.wire import VERSION, Done, Work, decode, encode
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import CONFIG, FakeEngine
 from tests.server.process import ServerProcess, until
-from tests.server.queue.fleet import Fleet, ready, stream, submit
+from tests.server.queue.fleet import Fleet, Pair, ready, stream, submit
 
 REDELIVERED = "ideoserve_queue_redelivered_total"
+DEAD_LETTERS = 'ideoserve_queue_dead_letters_total{{reason="{}"}}'
 
 
 def test_a_killed_worker_s_requests_run_elsewhere_and_crash_the_second_time(
@@ -42,6 +43,7 @@ def test_a_killed_worker_s_requests_run_elsewhere_and_crash_the_second_time(
     third.release()
     assert other.result().json()["data"][0]["seed"] == 7
     until(lambda: third.metric(REDELIVERED) == 2)
+    assert third.metric(DEAD_LETTERS.format("worker_crashed")) == 1
     until(lambda: fleet.messages(names.WORK) == 0)
 
 
@@ -116,7 +118,8 @@ def test_what_a_front_left_before_a_worker_started_is_dropped(own_fleet: Fleet) 
     sampling = SamplingParams(guidance_schedule=(1.0,), mu=0.0, std=1.0)
     token_ids = FakeEngine().tokenize("hold: x")
     request = EngineRequest("left", token_ids, 64, 64, seeds=(1,), sampling=sampling)
-    work = Work(reply=names.results("gone", "left"), request=request, submitted=0.0)
+    reply = names.results("gone", "left")
+    work = Work(reply=reply, request=request, checkpoint=CONFIG.fingerprint, submitted=0.0)
 
     async def publish() -> None:
         client = await nats.connect(fleet.broker.url)
@@ -167,9 +170,8 @@ def test_an_outage_of_the_broker_loses_nothing(own_fleet: Fleet, pool: ThreadPoo
     until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
 
 
-def test_a_request_in_the_queue_meets_its_deadline(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
-    worker, front = fleet.worker("--max-batch-size", "1"), fleet.front()
-    ready(worker, front)
+def test_a_request_in_the_queue_meets_its_deadline(pair: Pair, pool: ThreadPoolExecutor) -> None:
+    fleet, worker, front = pair.fleet, pair.worker, pair.front
     worker.set(seconds_per_step=0.0001)
     held = submit(pool, front, prompt="hold: x", num_inference_steps=1)
     worker.wait(running=1)
@@ -180,9 +182,10 @@ def test_a_request_in_the_queue_meets_its_deadline(fleet: Fleet, pool: ThreadPoo
     assert held.result().status_code == 200
 
 
-def test_a_message_of_another_version_is_answered_and_garbage_is_dropped(fleet: Fleet) -> None:
-    worker, front = fleet.worker(), fleet.front()
-    ready(worker, front)
+def test_a_message_of_another_version_is_answered_and_garbage_is_dropped(pair: Pair) -> None:
+    fleet, worker, front = pair.fleet, pair.worker, pair.front
+    counts = [DEAD_LETTERS.format(reason) for reason in ("unreadable", "version")]
+    before = [worker.metric(count) for count in counts]
     reply = "results.nobody.version"
     subject = names.work(fleet.model, "interactive")
 
@@ -203,6 +206,7 @@ def test_a_message_of_another_version_is_answered_and_garbage_is_dropped(fleet: 
     assert f"reads {VERSION}" in done.message
     assert front.create().status_code == 200
     until(lambda: fleet.messages(names.WORK) == 0)
+    assert [worker.metric(count) for count in counts] == [number + 1 for number in before]
 
 
 def test_a_client_that_leaves_during_an_outage_leaves_nothing(own_fleet: Fleet) -> None:

@@ -1,20 +1,22 @@
 """Fronts and workers over one broker: real processes, with the fake engine."""
 
+import base64
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from server.queue import names
-from tests.server.process import until
-from tests.server.queue.fleet import Fleet, ready, stream, submit
+from tests.server.process import ServerProcess, until
+from tests.server.queue.fleet import Fleet, Pair, ready, stream, submit
 
 
-def test_a_front_and_a_worker_answer_requests(fleet: Fleet) -> None:
-    worker, front = fleet.worker(), fleet.front()
-    ready(worker, front)
+def test_a_front_and_a_worker_answer_requests(pair: Pair) -> None:
+    worker, front = pair.worker, pair.front
+    finished = worker.state()["finished"]
     done = front.create(seed=5, n=2)
     assert done.status_code == 200, done.text
     assert [image["seed"] for image in done.json()["data"]] == [5, 6]
     assert worker.http.post("/v1/images", json={}).status_code == 404
-    assert worker.state()["finished"] == 1
+    assert worker.state()["finished"] == finished + 1
     failed = front.create(prompt="fail: x")
     assert (failed.status_code, failed.json()["error"]["code"]) == (500, "generation_failed")
     stream = front.create(
@@ -23,7 +25,7 @@ def test_a_front_and_a_worker_answer_requests(fleet: Fleet) -> None:
     events = ("partial_image", "completed")
     assert [stream.text.count(f"event: image_generation.{name}") for name in events] == [2, 1]
     assert "event: image_generation.progress" in stream.text  # some steps follow each other too quickly
-    until(lambda: fleet.messages(names.WORK) == 0)
+    until(lambda: pair.fleet.messages(names.WORK) == 0)
 
 
 def test_a_server_of_all_roles_works_alone(fleet: Fleet) -> None:
@@ -48,12 +50,27 @@ def test_a_front_is_ready_with_its_first_worker(fleet: Fleet) -> None:
     until(lambda: front.http.get("/readyz").status_code == 503)
 
 
-def test_large_images_cross_in_parts(fleet: Fleet) -> None:
-    worker = fleet.process("worker", FAKE_MAX_SIZE="1024")
-    front = fleet.process("front", "--png-compress-level", "0", FAKE_MAX_SIZE="1024")
-    ready(worker, front)
-    done = front.create({"Accept": "image/png"}, prompt="noise: x", size="1024x1024", seed=3)
+def test_large_images_cross_in_parts(pair: Pair) -> None:
+    done = pair.front.create({"Accept": "image/png"}, prompt="noise: x", size="1024x1024", seed=3)
     assert (done.status_code, len(done.content) > 3 << 20) == (200, True)
+
+
+def test_fronts_serve_each_other_s_urls_without_a_store(
+    pair: Pair, start: Callable[..., ServerProcess]
+) -> None:
+    fronts = pair.front, Fleet(start, pair.fleet.broker, pair.fleet.model).front()
+    done = fronts[0].create(response_format="url", n=2, seed=5)
+    assert done.status_code == 200, done.text
+    for image, expected in zip(
+        done.json()["data"], fronts[0].create(n=2, seed=5).json()["data"], strict=True
+    ):
+        path = image["url"].removeprefix(fronts[0].url)
+        for front in fronts:
+            file = front.http.get(path)
+            assert file.content == base64.b64decode(expected["b64_json"])
+            assert file.headers["content-type"] == "image/png"
+            assert front.http.get(path + "0").json()["error"]["code"] == "invalid_signature"
+    assert "URLs of images end with this process" not in fronts[0].log
 
 
 def test_a_request_is_pulled_by_an_idle_worker(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
@@ -70,12 +87,12 @@ def test_a_request_is_pulled_by_an_idle_worker(fleet: Fleet, pool: ThreadPoolExe
     assert {each.result().status_code for each in held} == {200}
 
 
-def test_a_client_that_leaves_aborts_its_request(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
-    worker, front = fleet.worker("--max-batch-size", "1"), fleet.front()
-    ready(worker, front)
+def test_a_client_that_leaves_aborts_its_request(pair: Pair, pool: ThreadPoolExecutor) -> None:
+    fleet, worker, front = pair.fleet, pair.worker, pair.front
+    aborted = worker.state()["aborted"]
     with stream(front):
         worker.wait(running=1)
-    worker.wait(running=0, aborted=1)
+    worker.wait(running=0, aborted=aborted + 1)
     until(lambda: fleet.messages(names.WORK) == 0)
     held = submit(pool, front, prompt="hold: x")
     worker.wait(running=1)
@@ -84,4 +101,4 @@ def test_a_client_that_leaves_aborts_its_request(fleet: Fleet, pool: ThreadPoolE
     until(lambda: fleet.messages(names.WORK) == 1)
     worker.release()
     assert held.result().status_code == 200
-    assert worker.state()["aborted"] == 1
+    assert worker.state()["aborted"] == aborted + 1

@@ -1,14 +1,21 @@
 """Idempotency keys, limits and priorities over several fronts: real processes, with the fake engine."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import nats
 import pytest
 
+from server.generation.transcript import ImageFile, Transcript
 from server.queue import names
+from server.queue.connection.access import Access
+from server.queue.connection.broker import Broker
+from server.queue.front.answers import Answers
+from server.settings.config_error import ConfigError
 from tests.server.process import ServerProcess, small, until
 from tests.server.queue.fleet import Fleet, ready, submit
 from tests.server.queue.nats_server import NatsServer
@@ -49,12 +56,24 @@ def fronts(fleet: Fleet, worker: ServerProcess, keys: Path) -> list[ServerProces
     return fronts
 
 
+def stored(broker: NatsServer, bucket: names.Bucket) -> int:
+    """The number of values in a bucket, with markers of deleted ones."""
+
+    async def count() -> int:
+        client = await nats.connect(broker.url)
+        state = (await client.jetstream().stream_info(f"KV_{bucket.name}")).state
+        await client.close()
+        return state.messages
+
+    return asyncio.run(count())
+
+
 def send(front: ServerProcess, key: str, **body: object) -> httpx.Response:
     return front.http.post("/v1/images", json=small(**body), headers=KEY | {"Idempotency-Key": key})
 
 
 def test_a_retry_on_another_front_gets_the_same_answer(
-    fronts: list[ServerProcess], worker: ServerProcess
+    fronts: list[ServerProcess], worker: ServerProcess, nats_server: NatsServer
 ) -> None:
     finished = worker.state()["finished"]
     first, second = (send(front, "retry", prompt="noise: x", n=2, size="256x256") for front in fronts)
@@ -63,6 +82,7 @@ def test_a_retry_on_another_front_gets_the_same_answer(
     assert worker.state()["finished"] == finished + 1
     reused = send(fronts[1], "retry", prompt="another body")
     assert (reused.status_code, reused.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    until(lambda: stored(nats_server, names.CLAIMS) == 0)
 
 
 def test_fronts_run_one_request_of_a_key_at_a_time(
@@ -166,3 +186,47 @@ def test_a_promotion_reaches_requests_that_run_and_that_wait(
     worker.release()
     assert {each.result().status_code for each in (runs, waits, *joined)} == {200}
     until(lambda: fleet.messages(names.WORK) == 0)
+
+
+def test_kept_responses_are_bounded_and_the_oldest_go_first(start_nats: Callable[..., NatsServer]) -> None:
+    access, max_bytes = Access((start_nats().url,)), 300_000
+
+    async def keep() -> tuple[list[bool], int]:
+        broker = Broker(access)
+        await broker.connect()
+        answers = Answers(broker, 600, max_bytes)
+        await answers.start()
+        await answers.start()  # as a second server does
+        for number in range(4):
+            await answers.put(f"key{number}", b"digest", answered(100_000))
+        await answers.put("large", b"digest", answered(max_bytes + 1))
+        kept = [await answers.get(key) for key in ("key0", "key1", "key2", "key3", "large")]
+        stored = (await broker.jetstream.stream_info("KV_answers")).state.bytes
+        await broker.close()
+        return [each is not None for each in kept], stored
+
+    kept, stored = asyncio.run(keep())
+    assert kept == [False, False, True, True, False]
+    assert stored <= max_bytes
+
+
+def answered(size: int) -> Transcript:
+    """With one image of so many bytes."""
+    return Transcript("img-1", (1,), events=[ImageFile(0, 1, bytes(size))], is_prepared=True, is_done=True)
+
+
+def test_more_kept_responses_than_the_broker_can_store_are_refused_at_start(
+    start_nats: Callable[..., NatsServer],
+) -> None:
+    access = Access((start_nats().url,))
+
+    async def keep() -> None:
+        broker = Broker(access)
+        await broker.connect()
+        try:
+            await Answers(broker, 600, 1 << 40).start()
+        finally:
+            await broker.close()
+
+    with pytest.raises(ConfigError, match=r"^--idempotency-bytes: 1099511627776: insufficient storage"):
+        asyncio.run(keep())

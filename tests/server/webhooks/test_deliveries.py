@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from server.queue.broker import Access, Broker
+from server.queue.connection.broker import Access, Broker
 from server.queue.names import WEBHOOKS
 from server.upstream.client import UpstreamClients
 from server.webhooks import deliveries

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from server.observability.metrics import Metrics
-from server.queue.broker import Access, Broker
+from server.queue.connection.broker import Access, Broker
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings
 from server.webhooks.webhooks import Webhooks

@@ -16,17 +16,20 @@ from nats.js.api import PubAck
 from nats.js.errors import APIError, NoStreamResponseError
 from nats.js.kv import KeyValue
 
-from server.queue.access import Access, failure
-from server.queue.names import BUCKETS, STREAMS, Bucket, Stream
+from server.queue.connection.access import Access, failure
+from server.queue.connection.clock import Clock
+from server.queue.names import STREAMS, Bucket, Stream
 from server.queue.tasks import Tasks
 from server.settings.config_error import ConfigError
 
 CONNECT_SECONDS = 5
+START_SECONDS = 15.0  # without it, a refused certificate would be tried forever
 RECONNECT_SECONDS = 0.25
 PING_SECONDS = 5  # two unanswered pings end the connection
 PUBLISH_SECONDS = 5.0
 MIN_PAYLOAD = 1 << 20  # bytes of a message, the default of nats-server
 RETRY_SECONDS = 0.25
+STREAM_NOT_FOUND = 10059
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,8 @@ class Broker:
         self._listeners: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._tasks = Tasks()
         self._waits: set[asyncio.Timeout] = set()
-        self._streams, self._buckets = list(STREAMS), list(BUCKETS)
+        self._streams, self._buckets = list(STREAMS), list[Bucket]()
+        self.clock = Clock(self.ask)
         self._restoring: asyncio.Task[None] | None = None
         self._lost = 0.0
         self.outage_seconds = 0.0
@@ -56,20 +60,23 @@ class Broker:
     async def connect(self) -> None:
         """Connect and declare streams and buckets. Raises ConfigError, in one line, if that fails."""
         try:
-            await self._connect()
-            async with self._answering():
-                await self._declare()
-        except (OSError, nats.errors.Error, TimeoutError) as error:
+            async with asyncio.timeout(START_SECONDS):
+                await self._connect()
+                async with self._answering():
+                    await self._declare()
+        except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
             await self.close()
             raise ConfigError(failure(self._access, error, self._problem)) from None
         if self.max_payload < MIN_PAYLOAD:
             await self.close()
             limit = f"max_payload is {self.max_payload} bytes, below {MIN_PAYLOAD}"
             raise ConfigError(f"--queue: {self._access}: {limit}")
+        self.clock.start()
         self._up.set()
 
     async def close(self) -> None:
         self._is_closing = True
+        self.clock.close()
         self._up.clear()
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
             await self._client.close()
@@ -104,6 +111,12 @@ class Broker:
         if self._restoring is None or self._restoring.done():
             self._restoring = self._tasks.spawn(self._restore())
 
+    def on_failure(self, error: Exception) -> None:
+        """Restore what the server has lost, if that is the reason of a failed request."""
+        is_lost = isinstance(error, (NoStreamResponseError, nats.errors.NoRespondersError))
+        if is_lost or getattr(error, "err_code", None) == STREAM_NOT_FOUND:
+            self.restore()
+
     async def store(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> PubAck:
         """Publish to a stream, again and again until the server has stored the message.
 
@@ -120,8 +133,7 @@ class Broker:
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 if _is_refusal(error):
                     raise
-                if isinstance(error, NoStreamResponseError):
-                    self.restore()
+                self.on_failure(error)
                 problem = str(error) or type(error).__name__
                 if problem != reported:
                     logger.warning("%s is not stored yet: %s", subject, problem)
@@ -158,6 +170,7 @@ class Broker:
             await stream.declare(self.jetstream, self._access.replicas)
         for bucket in self._buckets:
             await bucket.declare(self.jetstream, self._access.replicas)
+        await self.clock.sync()
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
@@ -228,17 +241,6 @@ class Broker:
         self._up.clear()
         if not self._is_closing:
             self._ended.set()
-
-
-def check_access(access: Access) -> None:
-    """Connect, declare streams and buckets, and disconnect. Raises ConfigError, in one line."""
-    asyncio.run(_check(access))
-
-
-async def _check(access: Access) -> None:
-    broker = Broker(access)
-    await broker.connect()
-    await broker.close()
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -146,7 +146,6 @@ def _write_config(folder: Path, port: int, password: str) -> Path:
         f'listen: "127.0.0.1:{port}"\n'
         f'server_name: "embedded"\n'
         f'authorization {{ user: "ideoserve", password: "{password}" }}\n'
-        f'jetstream {{ store_dir: "{folder.resolve()}" }}\n'
         "logtime: false\n"
     )
     return file
@@ -155,7 +154,8 @@ def _write_config(folder: Path, port: int, password: str) -> Path:
 def _start(program: str, config: Path) -> "subprocess.Popen[str]":
     """In a session without a terminal, whose Ctrl-C would stop it before this process has drained."""
     return subprocess.Popen(
-        [program, "--config", str(config)],
+        # The folder is an argument, because any of its characters may be special in the file.
+        [program, "--config", str(config), "--jetstream", "--store_dir", str(config.parent.resolve())],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,

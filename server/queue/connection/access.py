@@ -9,7 +9,7 @@ from typing import Any
 
 from nats.js.errors import APIError, ServiceUnavailableError
 
-from server.queue.embedded import EmbeddedServer, embedded_server
+from server.queue.connection.embedded import EmbeddedServer, embedded_server
 from server.settings.config_error import ConfigError
 from server.settings.queue_settings import EMBEDDED, QueueSettings, servers
 from server.settings.secrets import read_secret
@@ -71,7 +71,8 @@ def _tls(settings: QueueSettings) -> dict[str, Any]:
         _load("--queue-tls-ca-file", lambda: context.load_verify_locations(authority))
     if chain:
         key = settings.queue_tls_key_file
-        _load("--queue-tls-certificate-file", lambda: context.load_cert_chain(chain, key))
+        # Without a password, the key would be asked for on the terminal.
+        _load("--queue-tls-certificate-file", lambda: context.load_cert_chain(chain, key, password=""))
     return {"tls": context}
 
 
@@ -94,5 +95,5 @@ def failure(access: Access, error: Exception, problem: Exception | None) -> str:
         return f"--queue: {access} has no JetStream; start nats-server with -js"
     if isinstance(error, APIError):
         return f"--queue: {access}: {error.description}"
-    reason = getattr(error, "strerror", None) or str(error) or "no answer"
+    reason = getattr(error, "strerror", None) or str(error) or str(problem or "no answer")
     return f"--queue: {access} cannot be reached: {reason}"
