@@ -165,3 +165,8 @@ def test_fifty_gigabytes_take_few_reads(folder: Path) -> None:
 
 def _bytes_read() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_folder_without_weights_has_none(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    assert fingerprint(folder) == ""

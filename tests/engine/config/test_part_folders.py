@@ -84,6 +84,7 @@ def test_the_checkpoint_needs_no_transformer_then(base: Path, distilled: Path) -
 
 
 def test_the_fingerprint_covers_the_transformer_in_use(base: Path, distilled: Path) -> None:
+    (base / "model.safetensors").write_bytes(b"weights")
     plain = ModelConfig.load(base).fingerprint
     before = ModelConfig.load(base, transformer=distilled).fingerprint
     (base / "transformer" / "config.json").write_text('{"num_layers": 3}', "utf-8")

@@ -158,6 +158,7 @@ def test_a_revision_or_repository_that_does_not_exist(start: Start, model: str) 
 def test_a_front_downloads_no_weights(start: Start, hub: FakeHub, tmp_path: Path) -> None:
     broker = NatsServer(tmp_path)
     server = start("owner/name", "--queue", broker.url, "--role", "front")
+    until(lambda: bool(server.logged("downloaded")))
     until(lambda: server.http.get("/v1/models").status_code == 200)
     (model,) = server.http.get("/v1/models").json()["data"]
     assert (model["id"], model["fingerprint"]) == ("owner/name", "")
