@@ -178,8 +178,11 @@ def neighbour_waits(rows: Rows) -> Iterator[str]:
 
 
 def precision_layers(rows: Rows) -> Iterator[str]:
+    """Each kind of layer of the demo model; of other models, whole blocks and parts."""
+    wholes = ("block", "all", "--matmul")
+    rows = [row for row in rows if row["model"] == "demo" or row["layers"].startswith(wholes)]
     columns = [("model", "{model}"), ("part", "{part}"), ("layers in fp8", "{layers}")]
-    columns += [("weights", "{weights:.0%}"), ("largest error of a product", "{product:.1%}")]
+    columns += [("weights", "{weights:.1%}"), ("largest error of a product", "{product:.1%}")]
     yield from markdown(rows, [*columns, ("error of the part", "{output:.2%}")])
 
 
