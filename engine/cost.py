@@ -49,7 +49,8 @@ class LinearCost:
 class CostModel:
     """Costs of one transformer pass over a packed row of tokens, of encoding prompts and of decoding images,
     all by number of tokens. `encode_image` is the cost of encoding source images; 0 without an encoder.
-    `pixels_per_token` is the width of an image token in pixels.
+    `adapter` is what an adapter adds to the pass over a sample. `pixels_per_token` is the width of an image
+    token in pixels.
 
     `max_batch_size` and `max_batch_tokens` limit a batch where its fixed cost does not.
     """
@@ -61,13 +62,20 @@ class CostModel:
     max_batch_size: int
     max_batch_tokens: int
     encode_image: LinearCost = LinearCost(0.0, 0.0)
+    adapter: LinearCost = LinearCost(0.0, 0.0)
 
     def image_tokens(self, width: int, height: int) -> int:
         return (width // self.pixels_per_token) * (height // self.pixels_per_token)
 
-    def step_seconds(self, image_tokens: int, text_lens: Sequence[int], guided: int) -> float:
-        """Predict one step of `len(text_lens)` samples, of which `guided` need the unconditional pass too."""
+    def step_seconds(
+        self, image_tokens: int, text_lens: Sequence[int], guided: int, adapted: Sequence[int] = ()
+    ) -> float:
+        """Predict one step of `len(text_lens)` samples, of which `guided` need the unconditional pass too.
+
+        `adapted` has the tokens of the sample for each adapter of each sample.
+        """
         seconds = self.pass_.seconds([image_tokens + length for length in text_lens])
+        seconds += len(adapted) * self.adapter.base + self.adapter.per_unit * sum(adapted)
         return seconds + (self.pass_.seconds([image_tokens] * guided) if guided else 0.0)
 
     def request_seconds(self, request: EngineRequest, steps_done: Mapping[int, int] = _NONE) -> float:
@@ -83,6 +91,8 @@ class CostModel:
         per_step = fitting([tokens + prompt] * self.max_batch_size, self.step_tokens(tokens))
         encode = 0.0 if steps_done else self._encode_seconds(request)
         steps = self._steps_seconds([each for each in left if each], per_step, tokens, prompt)
+        adapted = sum(adapter_steps(request, steps_done.get(index, 0), len(schedule)) for index in images)
+        steps += self.adapter.repeated(adapted, adapted, tokens + prompt)
         return encode + steps + self._decode_seconds(len(left), per_step, tokens)
 
     def _encode_seconds(self, request: EngineRequest) -> float:
@@ -114,6 +124,7 @@ class CostModel:
         return replace(
             self,
             pass_=self.pass_.scaled(denoise),
+            adapter=self.adapter.scaled(denoise),
             encode=self.encode.scaled(encode),
             decode=self.decode.scaled(decode),
             encode_image=self.encode_image.scaled(encode_image),
@@ -146,6 +157,11 @@ class DeviceSpeed:
 
     cost: CostModel
     is_proven: bool
+
+
+def adapter_steps(request: EngineRequest, first: int, end: int) -> int:
+    """In how many steps from `first` to `end` adapters are applied, each adapter counted separately."""
+    return sum(max(0, min(end, use.end_step) - max(first, use.first_step)) for use in request.adapters)
 
 
 def fitting(lengths: Iterable[int], budget: float) -> int:

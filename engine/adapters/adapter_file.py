@@ -7,13 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from engine.adapters.adapter_header import AdapterError, Header, read_header
+from engine.adapters.adapter_header import AdapterError as AdapterError
+from engine.adapters.adapter_header import Header, read_header
 from engine.adapters.adapter_keys import Format, Key, Leaf, Part, Place, parse, problem, shape
 from engine.adapters.alphas import DeclaredAlphas
 from engine.config.part_configs import DiTConfig
 
-__all__ = ["AdapterError", "AdapterFile", "AdapterInfo", "Update", "open_adapter", "read_adapter"]
-
+Configs = Mapping[Part, DiTConfig]
 _DTYPES = ("F16", "BF16", "F32")
 MAX_RANK = 1024
 
@@ -68,16 +68,21 @@ def open_adapter(
     path: Path, config: DiTConfig, ignore: Sequence[str] = (), unconditional: DiTConfig | None = None
 ) -> AdapterFile:
     """As `read_adapter`, with the keys of each update."""
-    header = read_header(path)
-    configs: Mapping[Part, DiTConfig] = {
-        "conditional": config,
-        "unconditional": unconditional or config,
-    }
+    return check_adapter(read_header(path), both_configs(config, unconditional), ignore)
+
+
+def both_configs(config: DiTConfig, unconditional: DiTConfig | None) -> Configs:
+    """The config of each transformer. They are equal unless the second is given."""
+    return {"conditional": config, "unconditional": unconditional or config}
+
+
+def check_adapter(header: Header, configs: Configs, ignore: Sequence[str]) -> AdapterFile:
+    """As `open_adapter`, of a header that was read."""
     keys = dict(_parsed(header, ignore))
     alphas = DeclaredAlphas.read(header)
     updates = {place: _update(header, found, alphas) for place, found in _places(header, keys)}
     if not updates:
-        raise AdapterError(f"{path}: no key of a LoRA adapter")
+        raise AdapterError(f"{header.path}: no key of a LoRA adapter")
     for place, update in updates.items():
         _check_shapes(header, update, place, configs[place.part])
     _check_pieces(header, updates)

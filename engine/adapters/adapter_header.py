@@ -1,9 +1,10 @@
 """The header of a safetensors file, read without the weights. Torch-free."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -58,15 +59,23 @@ def read_header(path: Path) -> Header:
     try:
         size = require_file(path)
         with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > min(size - 8, MAX_HEADER_BYTES):
-                raise AdapterError(f"{path}: not a safetensors file")
-            header = stream.read(length)
+            return _read(path, stream, size)
     except CheckpointError as error:
         raise AdapterError(str(error)) from error
     except OSError as error:
         raise AdapterError(str(unreadable(path, error))) from error
-    return _parse(path, header, size)
+
+
+def header_of(path: Path, content: bytes) -> Header:
+    """As `read_header`, of the bytes of the file."""
+    return _read(path, io.BytesIO(content), len(content))
+
+
+def _read(path: Path, stream: BinaryIO, size: int) -> Header:
+    length = int.from_bytes(stream.read(8), "little")
+    if length > min(size - 8, MAX_HEADER_BYTES):
+        raise AdapterError(f"{path}: not a safetensors file")
+    return _parse(path, stream.read(length), size)
 
 
 def _parse(path: Path, header: bytes, size: int) -> Header:

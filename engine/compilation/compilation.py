@@ -76,12 +76,12 @@ class Compilation:
         self._is_done = False
 
     def stepped(self, samples: Sequence[SampleState], seconds: float) -> None:
-        """A step of these samples took `seconds`."""
-        self._seconds_left -= seconds
+        """A step of these samples took `seconds`. Samples with adapters do not run in compiled blocks."""
         self._since_piece += seconds
         self._longest_step = max(self._longest_step, seconds)
-        if self._is_done:
+        if self._is_done or any(sample.request.adapters for sample in samples):
             return
+        self._seconds_left -= seconds
         first, size = samples[0], len(samples)
         key = (first.batch_key, size)
         kind = self._kinds.setdefault(key, _Kind(first, size))

@@ -3,6 +3,8 @@
 A candidate's `run` turns a FeedForward of plain Linear layers into a module that computes the same.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,15 +29,22 @@ class FeedForward(nn.Module):
         return CANDIDATES if self.w2.in_features > PIECE else (PLAIN, PREPACKED)
 
     def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x)
+        return self.down(F.silu(gate) * up)
+
+    def gate_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = self.w13(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate) * up)
+        return gate, up
+
+    def down(self, hidden: Tensor) -> Tensor:
+        return cast(Tensor, self.w2(hidden))
 
 
-class PiecewiseFeedForward(nn.Module):
+class PiecewiseFeedForward(FeedForward):
     """Computes a few columns of the hidden layer at a time, while the processor's cache holds them."""
 
     def __init__(self, plain: FeedForward) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.w13, self.w2 = plain.w13, plain.w2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,10 +59,16 @@ class PrepackedFeedForward(nn.Module):
     def __init__(self, plain: FeedForward) -> None:
         super().__init__()
         self.gate, self.up = map(prepack, plain.w13.weight.chunk(2))
-        self.down = prepack(plain.w2.weight)
+        self.w2 = prepack(plain.w2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return prepacked_linear(prepacked_swiglu(x, self.gate, self.up), self.down, None)
+        return prepacked_linear(prepacked_swiglu(x, self.gate, self.up), self.w2, None)
+
+    def gate_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return prepacked_linear(x, self.gate, None), prepacked_linear(x, self.up, None)
+
+    def down(self, hidden: Tensor) -> Tensor:
+        return prepacked_linear(hidden, self.w2, None)
 
 
 def plain(layer: FeedForward) -> FeedForward:

@@ -19,6 +19,7 @@ from engine.kernels.feed_forward import FeedForward
 from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Packing, spread
 from engine.kernels.rotary import NormRotary
+from engine.models.low_rank import BatchUpdates, BlockUpdates, adapted
 from engine.models.rotary import frequencies, table
 
 # Image positions start here on every axis, beyond those of the text.
@@ -82,31 +83,50 @@ class Block(nn.Module):
         self.ffn_norm2 = RMSNorm(width, eps)
         self.adaln_modulation = nn.Linear(config.adaln_dim, 4 * width)
 
-    def modulate(self, adaln: Tensor) -> Tensor:
+    def modulate(self, adaln: Tensor, updates: BlockUpdates | None = None) -> Tensor:
         """(S, adaln) -> (S, 4, D): scale and gate of attention, scale and gate of the MLP."""
-        scale_msa, gate_msa, scale_mlp, gate_mlp = self.adaln_modulation(adaln).chunk(4, dim=-1)
+        modulation = _updated(updates, "adaln", adaln, self.adaln_modulation(adaln))
+        scale_msa, gate_msa, scale_mlp, gate_mlp = modulation.chunk(4, dim=-1)
         norms = (self.attention_norm1, self.attention_norm2, self.ffn_norm1, self.ffn_norm2)
         weights = torch.stack([norm.weight for norm in norms])
         factors = torch.stack((1 + scale_msa, gate_msa.tanh(), 1 + scale_mlp, gate_mlp.tanh()), dim=1)
         return factors * weights
 
     def before_attention(
-        self, x: Tensor, modulation: Tensor, samples: Tensor | None, rotary: Tensor
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        samples: Tensor | None,
+        rotary: Tensor,
+        updates: BlockUpdates | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, D) to q, k, v (T, H, K); modulation (B, 4, D), samples (T,) as `Packing` has them."""
         scale_msa = spread(modulation[:, 0], samples)
-        qkv = self.attention.qkv(self.attention_norm1.times(x, scale_msa))
+        normed = self.attention_norm1.times(x, scale_msa)
+        qkv = _updated(updates, "qkv", normed, self.attention.qkv(normed))
         return self.attention.heads(qkv, rotary)
 
     def after_attention(
-        self, x: Tensor, attended: Tensor, modulation: Tensor, samples: Tensor | None
+        self,
+        x: Tensor,
+        attended: Tensor,
+        modulation: Tensor,
+        samples: Tensor | None,
+        updates: BlockUpdates | None = None,
     ) -> Tensor:
         """x (T, D) and the attention's result (T, H, K) to the block's output (T, D)."""
         gate_msa, scale_mlp, gate_mlp = spread(modulation[:, 1:], samples).unbind(1)
-        mixed = self.attention.o(attended.flatten(1))
+        attended = attended.flatten(1)
+        mixed = _updated(updates, "o", attended, self.attention.o(attended))
         x = torch.addcmul(x, gate_msa, self.attention_norm2.times(mixed, None))
-        mixed = self.feed_forward(self.ffn_norm1.times(x, scale_mlp))
+        normed = self.ffn_norm1.times(x, scale_mlp)
+        mixed = adapted(self.feed_forward, normed, updates)
         return torch.addcmul(x, gate_mlp, self.ffn_norm2.times(mixed, None))
+
+
+def _updated(updates: BlockUpdates | None, matrix: str, x: Tensor, y: Tensor) -> Tensor:
+    """The product y = x W^T of a matrix with its low-rank updates."""
+    return y if updates is None else updates.add(matrix, x, y)
 
 
 class BlockParts(NamedTuple):
@@ -123,6 +143,7 @@ PLAIN = BlockParts(Block.before_attention, Block.after_attention)
 def compile_parts(backend: str | Callable[..., Any] = "inductor") -> BlockParts:
     """Compile the parts of a block. The number of tokens is dynamic: one compilation serves every prompt
     length."""
+    BlockUpdates.leave_uncompiled()
     before, after = (cast(Any, torch.compile(part, dynamic=True, backend=backend)) for part in PLAIN)
     return BlockParts(before, after)
 
@@ -196,10 +217,17 @@ class DiT(nn.Module):
         normed = self.llm_cond_norm(features.to(self.dtype))
         return self.llm_cond_proj(normed) + self.embed_image_indicator.weight[0]
 
-    def modulate(self, t: Tensor) -> Modulation:
-        """Times (S,) in [0, 1], 0 = noise -> the modulation of every block at each time."""
+    def modulate(self, t: Tensor, updates: BatchUpdates | None = None) -> Modulation:
+        """Times (S,) in [0, 1], 0 = noise -> the modulation of every block at each time.
+
+        `updates` has one sample per time.
+        """
         adaln = F.silu(self.adaln_proj(self.t_embedding(t, self.dtype)))
-        blocks = torch.stack([block.modulate(adaln) for block in self._blocks()], dim=1)
+        each = (
+            block.modulate(adaln, None if updates is None else updates.block(index, range(len(t) + 1)))
+            for index, block in enumerate(self._blocks())
+        )
+        blocks = torch.stack(list(each), dim=1)
         return Modulation(blocks, self.final_layer.modulate(adaln))
 
     def rotary(self, text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:
@@ -211,7 +239,13 @@ class DiT(nn.Module):
         yield from cast(Iterable[Block], self.layers)
 
     def forward(
-        self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
+        self,
+        latents: Tensor,
+        text: list[Tensor],
+        modulation: Modulation,
+        rotary: Tensor,
+        packing: Packing,
+        updates: BatchUpdates | None = None,
     ) -> Tensor:
         """Velocity (N, C) of the image tokens of all samples.
 
@@ -223,11 +257,13 @@ class DiT(nn.Module):
         queries = packing.tokens
         for index, block in enumerate(self._blocks()):
             by_time = modulation.blocks[:, index]
-            q, k, v = self.parts.before_attention(block, x, by_time, packing.tokens.samples, rotary)
+            changed = updates and updates.block(index, packing.tokens.offsets)
+            q, k, v = self.parts.before_attention(block, x, by_time, packing.tokens.samples, rotary, changed)
             if index == len(self.layers) - 1:  # only the text's keys and values are still needed
                 x, q, queries = packing.image_rows(x), packing.image_rows(q), packing.images
             attended = block.attention.attend.packed(q, k, v, queries, packing.tokens)
-            x = self.parts.after_attention(block, x, attended, by_time, queries.samples)
+            changed = updates and updates.block(index, queries.offsets)
+            x = self.parts.after_attention(block, x, attended, by_time, queries.samples, changed)
         return self.final_layer(x, spread(modulation.final, packing.images.samples)).float()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT, Modulation
+from engine.models.low_rank import BatchUpdates
 
 KEPT = 32  # shapes per transformer; the least recently used is dropped first
 MAX_TOKENS = 1024  # passes with more tokens are not recorded
@@ -25,7 +26,8 @@ class Recording(Protocol):
 
 Recorder = Callable[[Callable[[], Tensor]], Recording]
 Shape = tuple[tuple[int, ...], tuple[int, ...]]
-Pass = Callable[[Tensor, list[Tensor], Modulation, Tensor, Packing], Tensor]  # as `DiT.forward`
+# As `DiT.forward`.
+Pass = Callable[[Tensor, list[Tensor], Modulation, Tensor, Packing, BatchUpdates | None], Tensor]
 
 
 class CudaGraph:
@@ -91,11 +93,17 @@ class RecordedPass:
         self._slot: Callable[[Shape], _Slot] = lru_cache(KEPT)(lambda _: _Slot())
 
     def __call__(
-        self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
+        self,
+        latents: Tensor,
+        text: list[Tensor],
+        modulation: Modulation,
+        rotary: Tensor,
+        packing: Packing,
+        updates: BatchUpdates | None = None,
     ) -> Tensor:
-        """See `DiT.forward`."""
-        if packing.tokens.offsets[-1] > MAX_TOKENS:
-            return self._dit(latents, text, modulation, rotary, packing)
+        """See `DiT.forward`. Passes with updates are not recorded."""
+        if updates or packing.tokens.offsets[-1] > MAX_TOKENS:
+            return self._dit(latents, text, modulation, rotary, packing, updates)
         slot = self._slot((packing.text_lens, packing.image_lens))
         if not slot.is_seen:
             slot.is_seen = True

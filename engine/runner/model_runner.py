@@ -7,9 +7,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from engine.adapters.adapter import Adapter
+from engine.adapters.passes import AdapterPasses, Held, Progress
 from engine.checkpoint.loader import Pipeline
 from engine.kernels.packing import Packing
 from engine.models.dit import PLAIN, DiT, Modulation, compile_parts
+from engine.models.low_rank import BatchUpdates
 from engine.quantized.kept import precision_of
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
@@ -35,7 +38,8 @@ class ModelRunner:
 
     `parts` run the blocks, and `compiled_parts` those of requests that are compiled.
     With an `uncond_device` the unconditional pass runs there, in parallel with the conditional one. With a
-    `recorder` (one per device) small passes are recorded as CUDA graphs and replayed.
+    `recorder` (one per device) small passes are recorded as CUDA graphs and replayed. `adapters` holds those
+    of the requests. With an `uncond_adapter` the conditional transformer runs both passes.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class ModelRunner:
         uncond_device: torch.device | str | None = None,
         compiled: bool = False,
         recorder: Callable[[torch.device], Recorder] | None = None,
+        adapters: Held | None = None,
+        uncond_adapter: Adapter | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.device = Device(device)
@@ -54,10 +60,11 @@ class ModelRunner:
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
         self._prompts = PromptEncoder(pipeline, self.device)
         self._images = ImageCodec(pipeline, self.device)
-        self._modulation = lru_cache(maxsize=32)(self._build_modulation)
         self._packing = lru_cache(maxsize=64)(self._build_packing)
+        transformers = pipeline.conditional, pipeline.unconditional
+        self._adapters = AdapterPasses(*transformers, {} if adapters is None else adapters, uncond_adapter)
         self._preview_map = PreviewMap.of(pipeline)
-        self._passes: dict[DiT, Pass] = {dit: dit for dit in (pipeline.conditional, pipeline.unconditional)}
+        self._passes: dict[DiT, Pass] = {dit: dit for dit in transformers}
         if recorder:
             self._passes = {dit: RecordedPass(dit, recorder(dit.device)) for dit in self._passes}
         self.parts = compile_parts() if compiled else PLAIN
@@ -83,14 +90,10 @@ class ModelRunner:
 
     def _condition(self, request: EngineRequest, text: Tensor) -> Conditioning:
         sampling = request.sampling
-        schedule = (sampling.num_inference_steps, request.width, request.height, sampling.mu, sampling.std)
+        times = time_schedule(sampling.num_inference_steps, *request.resolution, sampling.mu, sampling.std)
         guided = any(scale != 1 for scale in sampling.guidance_schedule)
-        return Conditioning(
-            text=text,
-            times=time_schedule(*schedule),
-            conditional=self._modulation(self.pipeline.conditional, schedule),
-            unconditional=self._modulation(self.pipeline.unconditional, schedule) if guided else None,
-        )
+        adapters = self._adapters.find(request.adapters)
+        return Conditioning(text, times, *self._adapters.modulations(adapters, times, guided), adapters)
 
     @torch.inference_mode()
     def encode_sources(self, requests: Sequence[EngineRequest]) -> Generator[None, None, list[EncodedSource]]:
@@ -177,13 +180,16 @@ class ModelRunner:
     def _conditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         text = [_conditioning(sample.state).text for sample in samples]
         modulations = [_conditioning(sample.state).conditional.at(sample.step_index) for sample in samples]
-        return self._run(self.pipeline.conditional, samples, latents, text, modulations)
+        updates = self._adapters.conditional(_progress(samples))
+        return self._run(self.pipeline.conditional, samples, latents, text, modulations, updates)
 
     @torch.inference_mode()  # again, since it may run in another thread
     def _unconditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
         modulations = [_required(_conditioning(s.state).unconditional).at(s.step_index) for s in samples]
+        updates = self._adapters.unconditional(_progress(samples))
         moved = latents.to(self.uncond_device)
-        return self._run(self.pipeline.unconditional, samples, moved, [], modulations).to(self.device.torch)
+        velocity = self._run(self.pipeline.unconditional, samples, moved, [], modulations, updates)
+        return velocity.to(self.device.torch)
 
     def _run(
         self,
@@ -192,13 +198,14 @@ class ModelRunner:
         latents: Tensor,
         text: list[Tensor],
         modulations: list[Modulation],
+        updates: BatchUpdates | None,
     ) -> Tensor:
         """Velocity (B, N, C) from one transformer."""
         text_lens = tuple(map(len, text)) or (0,) * len(samples)
         packing, rotary = self._packing(dit, text_lens, *samples[0].request.resolution)
         modulation = Modulation.stack(modulations)
         dit.parts = self.compiled_parts if samples[0].state.is_compiled else self.parts
-        velocity = self._passes[dit](latents.flatten(0, 1), text, modulation, rotary, packing)
+        velocity = self._passes[dit](latents.flatten(0, 1), text, modulation, rotary, packing, updates)
         return velocity.view_as(latents)
 
     def _build_packing(
@@ -208,10 +215,6 @@ class ModelRunner:
         image_lens = [rows * columns] * len(text_lens)
         tables = [dit.rotary(length, rows, columns, dit.device) for length in text_lens]
         return Packing.build(list(text_lens), image_lens, dit.device), torch.cat(tables, dim=1)
-
-    @torch.inference_mode()
-    def _build_modulation(self, dit: DiT, schedule: tuple[int, int, int, float, float]) -> Modulation:
-        return dit.modulate(time_schedule(*schedule)[:-1].float().to(dit.device))
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of image tokens."""
@@ -230,6 +233,10 @@ def _keep(sample: SampleState, latents: Tensor, clean: Tensor | None) -> tuple[T
     level = noise_level(_conditioning(sample.state).times, sample.step_index + 1)
     kept = None if clean is None else sample.known.keep(clean, 1.0)
     return sample.known.keep(latents, level), kept
+
+
+def _progress(samples: Sequence[SampleState]) -> list[Progress]:
+    return [(_conditioning(sample.state).adapters, sample.step_index) for sample in samples]
 
 
 def _required(modulation: Modulation | None) -> Modulation:

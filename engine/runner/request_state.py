@@ -11,6 +11,7 @@ from engine.request import EngineRequest, Priority
 if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
     from torch import Tensor
 
+    from engine.adapters.passes import Adapters
     from engine.models.dit import Modulation
     from engine.runner.sampling import EncodedSource, Known
 
@@ -27,13 +28,14 @@ class Conditioning:
     """Inputs that all steps of a request share.
 
     `times` (steps + 1,) float64; `text` (L, D) projected prompt tokens. The modulations cover every step of
-    the schedule; `unconditional` is None if no step is guided.
+    the schedule; `unconditional` is None if no step is guided. `adapters` are those of the request.
     """
 
     text: "Tensor"
     times: "Tensor"
     conditional: "Modulation"
     unconditional: "Modulation | None"
+    adapters: "Adapters" = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,12 +50,18 @@ class Scheduler:
         """The number of samples in memory."""
         return sum(len(queue.running) + len(queue.finished) for queue in self._order)
 
+    @property
+    def adapters_in_use(self) -> set[str]:
+        """Digests of the adapters of all requests."""
+        return {use.digest for state in self._requests.values() for use in state.request.adapters}
+
     def recalibrate(self, cost: CostModel) -> None:
         """Replace the cost model. Requests keep their due times."""
         self.cost = cost
 
     def use_compiled_blocks(self) -> None:
-        """Run requests in compiled blocks that get their first seat from now on."""
+        """Run requests in compiled blocks that get their first seat from now on, except those with adapters,
+        for which these are not compiled."""
         self._compiles = True
 
     def add(self, request: EngineRequest) -> RequestState:
@@ -123,7 +129,7 @@ class Scheduler:
         """Grant the free seats, and return the unit that each queue would run now."""
         for state in self._seats.grant():
             if state.has_first_seat:
-                state.is_compiled = self._compiles
+                state.is_compiled = self._compiles and not state.request.adapters
             self._queue_of(state).enter(state)
         steps = {queue: self._step(queue) for queue in self._order if queue.running}
         shortest = min((step.seconds for step in steps.values()), default=math.inf)

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from engine.cost import CostModel
+from engine.cost import CostModel, adapter_steps
 from engine.messages import UnitKind
 from engine.request import EngineRequest
 from engine.runner.request_state import RequestState, SampleState
@@ -52,7 +52,13 @@ class Denoise:
     def predict(cls, cost: CostModel, samples: list[SampleState]) -> "Denoise":
         lens = [len(sample.request.token_ids) for sample in samples]
         guided = sum(sample.guidance != 1 for sample in samples)
-        return cls(samples, cost.step_seconds(_image_tokens(cost, samples[0].request), lens, guided))
+        tokens = _image_tokens(cost, samples[0].request)
+        adapted = [
+            tokens + length
+            for sample, length in zip(samples, lens, strict=True)
+            for _ in range(adapter_steps(sample.request, sample.step_index, sample.step_index + 1))
+        ]
+        return cls(samples, cost.step_seconds(tokens, lens, guided, adapted))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Chooses the kernels of a loaded model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -9,6 +9,8 @@ from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.config.part_configs import PartConfigs
+from engine.config.part_folders import PartFolders
+from engine.errors import OptionError
 from engine.kernels.candidates import Machine
 from engine.runner.device import Device
 from engine.tuning.arithmetic import choose_arithmetic
@@ -53,16 +55,29 @@ def load_tuned(config: ModelConfig, options: EngineOptions, device: torch.device
     """
     check_operations(options.kernels)
     store = ChoiceStore(cache_folder())
-    parts = PartConfigs.read(config.folders)
+    folders = loaded_folders(config.folders, options)
+    parts = PartConfigs.read(folders)
     tokens = _image_tokens(parts.vae.pixels_per_token, config.default_width, config.default_height)
     chosen = choose_arithmetic(device, options.dtype, parts.transformer, tokens + _PROMPTS[0], store)
     torch.set_num_threads(chosen.threads)
     check_device(options.precision, device, chosen.dtype)
     pipeline = load_pipeline(
-        config.folders, device, chosen.dtype, options.uncond_device, options.precision, options.edits
+        folders, device, chosen.dtype, options.uncond_device, options.precision, options.edits
     )
     widen_weights(pipeline, options.precision, transformer_rows(pipeline, config), store)
     return pipeline, tune(pipeline, config, options.kernels, store)
+
+
+def loaded_folders(folders: PartFolders, options: EngineOptions) -> PartFolders:
+    """The folders without the unconditional transformer, if the conditional one runs both passes.
+
+    Raises OptionError.
+    """
+    if options.uncond_adapter is None:
+        return folders
+    if options.uncond_device:
+        raise OptionError("--uncond-adapter: one transformer runs both passes: unset --uncond-device")
+    return replace(folders, unconditional=None)
 
 
 def tune(pipeline: Pipeline, config: ModelConfig, pins: Sequence[Pin], store: ChoiceStore) -> Tuning:

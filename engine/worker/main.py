@@ -27,11 +27,12 @@ from engine.messages import (
     WorkerReady,
 )
 from engine.request import EngineRequest
+from engine.worker.adapter_wait import AdapterWait, Core
 from engine.worker.phases import Phases
 
 if TYPE_CHECKING:
+    from engine.adapters.store import AdapterStore
     from engine.runner.model_runner import ModelRunner
-    from engine.worker.core import EngineCore
 
 Emit = Callable[[FromWorker], None]
 
@@ -55,7 +56,7 @@ def main(connection: Connection, config: ModelConfig, options: EngineOptions, de
     outbox.flush()
 
 
-def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> "EngineCore":
+def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None) -> Core:
     phases = Phases()
     from engine.compilation.compile_beside import compile_beside
     from engine.scheduling.batch_limits import BatchLimits
@@ -63,7 +64,7 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
     from engine.worker.core import EngineCore
     from engine.worker.warmup import examples, measure
 
-    runner = _build_runner(emit, config, options, device, phases)
+    runner, adapters = _build_runner(emit, config, options, device, phases)
     cost = measure(runner, config, options)
     runner.clear_cache()
     phases.end("warm-up")
@@ -74,12 +75,13 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
     core = EngineCore(runner, scheduler, emit, compilation=compilation)
     emit(WorkerReady(cost, runner.device.peak_memory_bytes(), runner.precision))
     emit(Notice(logging.INFO, str(phases)))
-    return core
+    return AdapterWait(core, adapters, lambda: scheduler.adapters_in_use, emit)
 
 
 def _build_runner(
     emit: Emit, config: ModelConfig, options: EngineOptions, device: str | None, phases: Phases
-) -> "ModelRunner":
+) -> tuple["ModelRunner", "AdapterStore"]:
+    from engine.adapters.store import AdapterStore
     from engine.runner.cuda_graphs import cuda_recorder
     from engine.runner.device import choose_device, set_up_cpu
     from engine.runner.model_runner import ModelRunner
@@ -93,13 +95,15 @@ def _build_runner(
     emit(Notice(logging.INFO, "kernels chosen", tuning.fields()))
     compiled = chosen.type == "cuda" if options.compile == "auto" else options.compile
     recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
-    runner = ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder)
+    adapters = AdapterStore.of(pipeline, options)
+    imitation = adapters.load(options.uncond_adapter) if options.uncond_adapter else None
+    runner = ModelRunner(pipeline, chosen, options.uncond_device, compiled, recorder, adapters, imitation)
     emit(Notice(logging.INFO, "precision", asdict(runner.precision)))
     phases.end("load")
-    return runner
+    return runner, adapters
 
 
-def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
+def _loop(connection: Connection, outbox: Outbox, core: Core) -> None:
     """Handle all messages, then run one unit of work, repeatedly. Wait for messages only if there is no work.
 
     Raises EOFError once the client is gone.
@@ -124,12 +128,15 @@ def _loop(connection: Connection, outbox: Outbox, core: "EngineCore") -> None:
         core.step()
 
 
-def _has_messages(connection: Connection, core: "EngineCore") -> bool:
-    """Wait for messages if there is no work, or for the end of a task beside it."""
+def _has_messages(connection: Connection, core: Core) -> bool:
+    """Wait for messages if there is no work, or for the end of a task or of loading beside it."""
     if core.has_work:
         return connection.poll(0)
     task = core.compilation and core.compilation.task
-    return connection in wait([connection, task.fileno()] if task else [connection])
+    beside = [task.fileno()] if task else []
+    if isinstance(core, AdapterWait):
+        beside.append(core.fileno())
+    return connection in wait([connection, *beside])
 
 
 def _tie_to_parent() -> None:

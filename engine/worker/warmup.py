@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.adapters.adapter import blank_adapter
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.cost import CostModel, LinearCost
 from engine.errors import CheckpointError
 from engine.models.resumable import drain
-from engine.request import EngineRequest, SamplingParams, SourceImage
+from engine.request import AdapterUse, EngineRequest, SamplingParams, SourceImage
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 
@@ -23,6 +24,8 @@ BUDGET_SECONDS = 10.0
 _RUNS = 3
 _BATCHES = (1, 4)
 _PROMPT_LENS = (16, 256)
+_RANK = 16  # of the adapter that is measured
+_LEAST_ADDED = 0.005  # share of a step that an adapter adds at least; less is noise
 _LENGTHS_OF_EXAMPLES = (17, 23)
 _GUIDED, _UNGUIDED = (SamplingParams((scale,) * _RUNS, mu=0.0, std=1.5) for scale in (7.0, 1.0))
 
@@ -50,11 +53,15 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
     steps: list[Point] = []
     decodes: list[Point] = []
     sources: list[Point] = []
+    adapted: list[Point] = []
     for size, batch in product(sizes, _BATCHES):
         if steps and time.monotonic() > until:
             break
         samples = _samples(runner, size, batch, _GUIDED, lengths[0])
         steps.append(_step(runner, samples))
+        if batch == 1 and options.adapter_memory_gb:
+            again = _samples(runner, size, batch, _GUIDED, lengths[0])
+            adapted.append(_adapter(runner, again, steps[-1]))
         if batch == 1 or size == sizes[0]:  # larger ones would take much memory
             decodes.append(_decode(runner, samples))
             sources += _encode_sources(runner, samples)
@@ -66,6 +73,7 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
         max_batch_size=min(options.max_batch_size, options.max_running),
         max_batch_tokens=options.max_batch_tokens,
         encode_image=fit(sources, squares=False) if sources else LinearCost(0.0, 0.0),
+        adapter=fit(adapted, squares=False) if adapted else LinearCost(0.0, 0.0),
     )
 
 
@@ -115,6 +123,16 @@ def _step(runner: ModelRunner, samples: list[SampleState]) -> Point:
 def _finish_step(runner: ModelRunner, samples: list[SampleState]) -> None:
     runner.denoise_step(samples)
     runner.device.synchronize()
+
+
+def _adapter(runner: ModelRunner, samples: list[SampleState], plain: Point) -> Point:
+    """What an adapter of a common rank that changes every matrix adds to a step of one sample."""
+    state = samples[0].state
+    assert state.conditioning is not None
+    used = AdapterUse("warmup", "", "", 1.0), blank_adapter(runner.pipeline.conditional, _RANK)
+    state.conditioning = replace(state.conditioning, adapters=(used,))
+    _, lengths, seconds = _step(runner, samples)
+    return 1, lengths[:1], max(seconds - plain[2], _LEAST_ADDED * plain[2])
 
 
 def _decode(runner: ModelRunner, samples: list[SampleState]) -> Point:

@@ -83,9 +83,8 @@ def draw_captions(
 
 
 @torch.no_grad()
-def encode_scenes(model: TrainedVAE, scenes: list[Scene]) -> Tensor:
-    """Encode scenes to normalised latent tokens (B, N, 4C)."""
-    images = torch.stack([pixels(draw_scene(scene)) for scene in scenes])
+def encode_images(model: TrainedVAE, images: Tensor) -> Tensor:
+    """Encode pixels (B, 3, H, W) in [-1, 1] to normalised latent tokens (B, N, 4C)."""
     tokens = patchify(model.encode(images.contiguous(memory_format=torch.channels_last)))
     assert model.bn.running_mean is not None
     assert model.bn.running_var is not None
@@ -97,7 +96,8 @@ def make_shard(model: TrainedVAE, bucket: Bucket, number: int, work: Path) -> di
     rng = random.Random(f"pool {bucket.name} {number}")
     scenes, rows = draw_captions(rng, bucket, number, work)
     ids, lengths = text.pad(rows, bucket.longest)
-    latents = torch.cat([encode_scenes(model, scenes[i : i + 20]) for i in range(0, SHARD, 20)])
+    images = [pixels(draw_scene(scene)) for scene in scenes]
+    latents = torch.cat([encode_images(model, torch.stack(images[i : i + 20])) for i in range(0, SHARD, 20)])
     return {
         "grid": torch.tensor([scenes[0].height // 16, scenes[0].width // 16]),
         "ids": ids.short(),

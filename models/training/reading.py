@@ -124,3 +124,15 @@ def read_name(part: Part, kind: str) -> str:
     """The shape or letter whose outline is most similar to the part's."""
     own = normalised(part.mask)
     return max(templates(kind), key=lambda name: likeness(own, templates(kind)[name]))
+
+
+def filled(mask: Tensor) -> Tensor:
+    """The mask (H, W) with its holes: all that the border is not connected to."""
+    outside = F.pad((~mask).float(), (1, 1, 1, 1), value=1.0)
+    reached = torch.zeros_like(outside)
+    reached[0] = 1.0
+    while True:
+        spread = F.max_pool2d(reached[None, None], 3, 1, 1)[0, 0] * outside
+        if torch.equal(spread, reached):
+            return reached[1:-1, 1:-1] == 0
+        reached = spread

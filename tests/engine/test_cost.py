@@ -1,11 +1,14 @@
 """The cost model, and its fit to the measurements of the warm-up."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from engine.cost import LinearCost
-from engine.request import SamplingParams
+from engine.request import AdapterUse, SamplingParams
+from engine.runner.request_state import RequestState, SampleState
+from engine.scheduling.units import Denoise
 from engine.worker.warmup import Point, fit
 from tests.engine.fakes import COST, request
 
@@ -124,3 +127,32 @@ def test_each_kind_of_work_is_scaled_separately() -> None:
     assert cost.step_seconds(16, [10], 1) == pytest.approx(3 * COST.step_seconds(16, [10], 1))
     assert cost.decode.seconds([16]) == pytest.approx(5 * 0.016)
     assert cost.step_tokens(256) == pytest.approx(COST.step_tokens(256)), "a ratio"
+
+
+def test_adapters_are_counted_in_the_steps_in_which_they_are_applied() -> None:
+    cost = replace(COST, adapter=LinearCost(base=0.01, per_unit=0.001))
+    uses = (AdapterUse("a", "", "a", 1.0, end_step=3), AdapterUse("b", "", "b", 1.0, first_step=2))
+    adapted = request("adapted", images=2, adapters=uses)  # 4 steps of 16 image and 10 prompt tokens
+    plain = cost.request_seconds(replace(adapted, adapters=()))
+    each = 0.01 + 0.001 * 26
+    assert cost.request_seconds(adapted) - plain == pytest.approx(2 * 5 * each)
+    left = {0: 3, 1: 1}
+    plain = cost.request_seconds(replace(adapted, adapters=()), left)
+    assert cost.request_seconds(adapted, left) - plain == pytest.approx((1 + 4) * each)
+
+
+def test_a_step_counts_the_adapters_of_each_sample() -> None:
+    cost = replace(COST, adapter=LinearCost(base=0.01, per_unit=0.001))
+    uses = (AdapterUse("a", "", "a", 1.0, end_step=1), AdapterUse("b", "", "b", 1.0))
+    states = [RequestState(request("adapted", adapters=uses)), RequestState(request("plain"))]
+    samples = [SampleState(state, 0, latents=cast(Any, None)) for state in states]
+    each = 0.01 + 0.001 * 26
+    for step, used in enumerate((2, 1)):
+        samples[0].step_index = step
+        added = Denoise.predict(cost, samples).seconds - Denoise.predict(COST, samples).seconds
+        assert added == pytest.approx(used * each)
+
+
+def test_a_correction_scales_the_cost_of_adapters() -> None:
+    cost = replace(COST, adapter=LinearCost(base=0.01, per_unit=0.001))
+    assert cost.scaled(encode=1, denoise=3, decode=1).adapter == LinearCost(0.03, 0.003)

@@ -9,6 +9,7 @@ import pytest
 
 from engine.compilation.compilation import Compilation
 from engine.messages import Notice, RequestDone, RequestFailed, UnitStarted
+from engine.request import AdapterUse
 from engine.runner.request_state import SampleState
 from tests.engine.fakes import Engine, request, step_seconds
 
@@ -125,6 +126,20 @@ def test_old_and_new_requests_never_share_a_step() -> None:
     assert all(len({is_compiled for _, is_compiled in batch}) == 1 for batch in compiler.steps)
     together = [{name for name, _ in batch} for batch in compiler.steps if len(batch) > 1]
     assert together, "requests of one kind share steps"
+
+
+def test_requests_with_adapters_stay_plain_and_are_not_compared() -> None:
+    compiler, uses = Compiler(), (AdapterUse("a", "", "a", 1.0),)
+    engine = compiler.engine()
+    serve(engine, 10, size=(128, 64), adapters=uses)
+    assert compiler.starts == 0
+    serve(engine, 40)
+    serve(engine, 4, size=(64, 128), adapters=uses)
+    assert compiler.starts == 1
+    compiled = {name for name, variants in compiler.variants().items() if True in variants}
+    assert compiled
+    assert not any(name.startswith("(") for name in compiled)
+    assert "at 128x64" not in notices(engine)[-1].text
 
 
 def test_a_request_keeps_its_blocks_from_its_first_seat_on() -> None:

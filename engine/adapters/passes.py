@@ -1,0 +1,97 @@
+"""What the adapters of requests change in the passes of a step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.adapters.adapter import Adapter
+from engine.models.dit import DiT, Modulation
+from engine.models.low_rank import Applied, BatchUpdates
+from engine.request import AdapterUse
+
+# The adapters of a request, in its order.
+Adapters = tuple[tuple[AdapterUse, Adapter], ...]
+# A sample: its adapters, and the index of its next step.
+Progress = tuple[Adapters, int]
+
+
+class Held(Protocol):
+    """Adapters in memory by digest."""
+
+    def __getitem__(self, digest: str, /) -> Adapter: ...
+
+
+class AdapterPasses:
+    """The updates of both passes, and the modulations with them.
+
+    If one transformer runs both passes, its updates apply to both. With `imitation`, an adapter that makes
+    the conditional transformer imitate the unconditional one, the unconditional pass applies that and the
+    updates of the unconditional transformer.
+    """
+
+    def __init__(
+        self, conditional: DiT, unconditional: DiT, held: Held, imitation: Adapter | None = None
+    ) -> None:
+        self._conditional_dit, self._unconditional_dit = conditional, unconditional
+        self._held = held
+        self._imitation = imitation
+        self._plain_modulation = lru_cache(maxsize=32)(_modulate)
+
+    def find(self, uses: Sequence[AdapterUse]) -> Adapters:
+        """The adapters that a request uses, which are in memory."""
+        return tuple((use, self._held[use.digest]) for use in uses)
+
+    def conditional(self, samples: Sequence[Progress]) -> BatchUpdates | None:
+        """The updates of the conditional pass over these samples."""
+        return BatchUpdates.of([self._conditional(*sample) for sample in samples])
+
+    def unconditional(self, samples: Sequence[Progress]) -> BatchUpdates | None:
+        """The updates of the unconditional pass over these samples."""
+        return BatchUpdates.of([self._unconditional(*sample) for sample in samples])
+
+    def modulations(
+        self, adapters: Adapters, times: Tensor, is_guided: bool
+    ) -> tuple[Modulation, Modulation | None]:
+        """The modulation of each pass at the start of every step; times (S + 1,)."""
+        conditional = self._modulation(self._conditional_dit, times, adapters, self._conditional)
+        if not is_guided:
+            return conditional, None
+        return conditional, self._modulation(self._unconditional_dit, times, adapters, self._unconditional)
+
+    def _conditional(self, adapters: Adapters, step: int) -> Applied:
+        return tuple((each.conditional, scale) for each, scale in _active(adapters, step) if each.conditional)
+
+    def _unconditional(self, adapters: Adapters, step: int) -> Applied:
+        active = _active(adapters, step)
+        own = tuple((each.unconditional, scale) for each, scale in active if each.unconditional)
+        if self._imitation is not None:
+            return ((self._imitation.conditional or self._imitation.unconditional, 1.0), *own)
+        is_shared = self._unconditional_dit is self._conditional_dit
+        return (*self._conditional(adapters, step), *own) if is_shared else own
+
+    def _modulation(
+        self, dit: DiT, times: Tensor, adapters: Adapters, applied: Callable[[Adapters, int], Applied]
+    ) -> Modulation:
+        """Cached if no adapter changes it."""
+        starts = tuple(times[:-1].tolist())
+        updates = BatchUpdates.of([_of_modulation(applied(adapters, step)) for step in range(len(starts))])
+        return _modulate(dit, starts, updates) if updates else self._plain_modulation(dit, starts)
+
+
+def _active(adapters: Adapters, step: int) -> Iterator[tuple[Adapter, float]]:
+    for use, adapter in adapters:
+        if use.scale and use.first_step <= step < use.end_step:
+            yield adapter, use.scale
+
+
+def _of_modulation(applied: Applied) -> Applied:
+    """Those that change the modulation."""
+    return tuple((blocks, scale) for blocks, scale in applied if any("adaln" in block for block in blocks))
+
+
+@torch.inference_mode()
+def _modulate(dit: DiT, starts: tuple[float, ...], updates: BatchUpdates | None = None) -> Modulation:
+    return dit.modulate(torch.tensor(starts, device=dit.device), updates)

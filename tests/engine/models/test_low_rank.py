@@ -1,0 +1,62 @@
+"""Low-rank updates compared with the plain expression, on every form of the layers that they change."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.kernels.candidates import Candidate, Machine
+from engine.kernels.feed_forward import CANDIDATES, FeedForward
+from engine.models.low_rank import BatchUpdates, Factors, adapted
+
+WIDTH, HIDDEN, RANK = 32, 2080, 3
+OFFSETS = (0, 5, 6, 13, 20)
+
+
+def factors(inputs: int, outputs: int, pieces: int) -> Factors:
+    return Factors(
+        torch.randn(pieces * RANK, inputs) / inputs**0.5, torch.randn(pieces, outputs // pieces, RANK)
+    )
+
+
+def update(each: Factors) -> Tensor:
+    """The matrix (out, in) that these factors add."""
+    downs = each.down.chunk(len(each.up))
+    return torch.cat([up @ down for up, down in zip(each.up, downs, strict=True)])
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
+@torch.inference_mode()
+def test_a_feed_forward_layer_of_any_form(candidate: Candidate) -> None:
+    if not candidate.is_correct(Machine("cpu", torch.float32)):
+        pytest.skip("not on this machine")
+    torch.manual_seed(0)
+    plain = FeedForward(WIDTH, HIDDEN)
+    blocks = tuple(
+        ({"w13": factors(WIDTH, 2 * HIDDEN, 2), "w2": factors(HIDDEN, WIDTH, 1)},) for _ in range(2)
+    )
+    applied = [((blocks[0], 0.5),), (), (), ((blocks[0], 0.5), (blocks[1], -2.0))]
+    batch = BatchUpdates.of(applied)
+    assert batch is not None
+    x = torch.randn(OFFSETS[-1], WIDTH)
+    actual = adapted(candidate.run(plain), x, batch.block(0, OFFSETS))
+    for start, end, sample in zip(OFFSETS, OFFSETS[1:], applied, strict=False):
+        w13, w2 = plain.w13.weight.clone(), plain.w2.weight.clone()
+        for block, scale in sample:
+            w13 += scale * update(block[0]["w13"])
+            w2 += scale * update(block[0]["w2"])
+        gate, up = F.linear(x[start:end], w13).chunk(2, dim=1)
+        torch.testing.assert_close(actual[start:end], F.linear(F.silu(gate) * up, w2), atol=1e-4, rtol=1e-4)
+
+
+def test_neighbours_with_the_same_adapters_share_a_product() -> None:
+    block = {"o": factors(WIDTH, WIDTH, 1)}
+    blocks = (block,)
+    batch = BatchUpdates.of([((blocks, 1.0),), ((blocks, 1.0),), ((blocks, 0.5),), ()])
+    assert batch is not None
+    spans = batch.block(0, OFFSETS).spans
+    assert spans == ((slice(0, 6), block, 1.0), (slice(6, 13), block, 0.5))
+
+
+def test_without_adapters_there_is_nothing_to_update() -> None:
+    assert BatchUpdates.of([(), ()]) is None
