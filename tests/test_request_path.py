@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from tests.recording_server import FOLDER, ROOT
+from tests.server.edits.client import edit, made
+from tests.server.edits.pictures import encoded, halves, hole
 from tests.server.process import ServerProcess, until
 
 PAGE = ROOT / "docs/architecture.md"
@@ -30,6 +32,7 @@ def entered(folder: Path) -> list[str]:
         response = server.create(preset="V4_TURBO_12")
         server.logged(path="/v1/images")
         ended = time.monotonic()
+        check_edit(server)
         server.terminate()
         assert server.exit_code() == 0
     finally:
@@ -37,6 +40,18 @@ def entered(folder: Path) -> list[str]:
     assert response.status_code == 200, response.text
     recorded = sorted(pair for file in folder.glob("*.json") for pair in json.loads(file.read_text()))
     return list(dict.fromkeys(file for at, file in recorded if started <= at <= ended))
+
+
+def check_edit(server: ServerProcess) -> None:
+    """Of the real engine: a mask keeps every other pixel, and strength 0 draws nothing of the seed."""
+    image, png = halves(128, 128), {"Accept": "image/png"}
+    few = {"num_inference_steps": "4"}
+    mask = encoded(hole(128, 128, (0, 0, 64, 128)))
+    painted = made(edit(server, encoded(image), mask, png, **few))
+    assert painted.crop((64, 0, 128, 128)).tobytes() == image.crop((64, 0, 128, 128)).tobytes()
+    assert painted.crop((0, 0, 64, 128)).getcolors() != image.crop((0, 0, 64, 128)).getcolors()
+    first, second = (edit(server, encoded(image), None, png, strength="0", seed=seed, **few) for seed in "12")
+    assert made(first).tobytes() == made(second).tobytes()
 
 
 def test_the_page_lists_the_files_that_a_request_enters(tmp_path: Path) -> None:
