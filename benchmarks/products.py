@@ -138,4 +138,4 @@ def least(call: Call, runs: int) -> float:
 
 def gflops_per_second(dit: dict[str, Any], job: Job, image_seconds: float) -> float:
     """Rate of an image's products that take `image_seconds`."""
-    return TURBO.num_inference_steps * flops(dit, job) / image_seconds / 1e9
+    return (TURBO.num_inference_steps - job.first_step) * flops(dit, job) / image_seconds / 1e9

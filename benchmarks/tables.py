@@ -77,6 +77,13 @@ def _with_defaults(row: Row) -> Row:
     return row | {"ratio to defaults": theirs / min(ours) if theirs else None}
 
 
+def versus_edits(rows: Rows) -> Iterator[str]:
+    columns = [("model", "{model}"), ("dtype", "{dtype}"), ("side", "{side} px"), ("strength", "{strength}")]
+    columns += [("this engine", "{ours:.1f}"), ("compiled", "{ours, compiled:.1f}")]
+    columns += [("diffusers", "{diffusers:.1f}"), ("compiled", "{diffusers, compiled:.1f}")]
+    yield from markdown(rows, [*columns, ("ratio", "{ratio:.2f}"), ("limit", "{limit:.2f}")])
+
+
 def versus_summary(rows: Rows) -> Iterator[str]:
     columns = [("dtype", "{dtype}"), ("rows", "{rows}"), ("smallest ratio", "{minimum:.2f} (target {bar})")]
     columns += [("median", "{median:.2f} (target {median bar})"), ("time grows", "{time grows:.1f} times")]
@@ -171,6 +178,7 @@ def neighbour_waits(rows: Rows) -> Iterator[str]:
 
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
+    "versus edits": versus_edits,
     "versus summary": versus_summary,
     "versus-http servers": versus_http,
     "batching ratios": batching,

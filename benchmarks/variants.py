@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.late_start import late_latents, late_schedule
 from engine.checkpoint.loader import Pipeline
 from engine.client.tokenizer import Tokenizer
 from engine.config.model_config import PUBLISHED_PRESETS, ModelConfig
 from engine.config.options import EngineOptions
 from engine.models.resumable import drain
-from engine.request import EngineRequest
+from engine.request import EngineRequest, SourceImage
 from engine.runner.cuda_graphs import cuda_recorder
 from engine.runner.device import set_up_cpu
 from engine.runner.model_runner import ModelRunner
@@ -31,11 +32,28 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Job:
-    """One image: side in pixels, prompt length in tokens, number of the 12 steps to run (at least 2)."""
+    """One image: side in pixels, prompt length in tokens, number of its steps to run (at least 2).
+
+    At a strength below 1 it is made from another image, in fewer than 12 steps.
+    """
 
     side: int
     tokens: int
     steps: int
+    strength: float = 1.0
+
+    @property
+    def source(self) -> SourceImage | None:
+        """An image of random pixels; None at strength 1."""
+        if self.strength == 1:
+            return None
+        pixels = np.random.default_rng(SEED).bytes(3 * self.side**2)
+        return SourceImage(pixels, None, self.strength, fingerprint="")
+
+    @property
+    def first_step(self) -> int:
+        """Index of the first of the 12 steps that the image takes."""
+        return EngineRequest("", (), 0, 0, (), TURBO, source=self.source).first_step
 
 
 @dataclass(frozen=True)
@@ -69,10 +87,10 @@ class Stopwatch:
         self._laps.append(time.perf_counter() - self._started)
 
 
-def image_seconds(runs: list[Run]) -> float:
-    """Seconds of an image with 12 steps, from the medians of the runs."""
+def image_seconds(runs: list[Run], first_step: int = 0) -> float:
+    """Seconds of an image that takes the 12 steps from `first_step` on, from the medians of the runs."""
     steps = [seconds for run in runs for seconds in run.steps]
-    return median(run.once for run in runs) + (TURBO.num_inference_steps - 1) * median(steps)
+    return median(run.once for run in runs) + (TURBO.num_inference_steps - first_step - 1) * median(steps)
 
 
 def no_pause() -> None:
@@ -116,11 +134,13 @@ class Ours:
         loaded.picked = tuning.choices
         return loaded
 
-    def start(self, side: int, text: str, seed: int = SEED) -> SampleState:
-        """A sample before its first step; encodes the prompt if it is not cached."""
+    def start(self, side: int, text: str, seed: int = SEED, source: SourceImage | None = None) -> SampleState:
+        """A sample before its first step; encodes the source, and the prompt if it is not cached."""
         ids = self.tokenizer.encode(text)
-        state = RequestState(EngineRequest("bench", ids, side, side, (seed,), TURBO))
+        state = RequestState(EngineRequest("bench", ids, side, side, (seed,), TURBO, source=source))
         (state.conditioning,) = drain(self.runner.encode([state.request]))
+        if source:
+            (state.source,) = drain(self.runner.encode_sources([state.request]))
         return self.runner.new_sample(state, 0)
 
     def step(self, samples: list[SampleState]) -> None:
@@ -130,9 +150,9 @@ class Ours:
 
     def run(self, job: Job, pause: Callable[[], object] = no_pause) -> Run:
         self.runner.clear_cache()
-        text = prompt(self.tokenizer, job.tokens)
+        text, source = prompt(self.tokenizer, job.tokens), job.source
         watch = Stopwatch(pause)
-        sample = self.start(job.side, text)
+        sample = self.start(job.side, text, source=source)
         for _ in range(job.steps):
             self.step([sample])
             watch.step_done()
@@ -171,21 +191,24 @@ class Theirs:
             pipeline._interrupt = step + 1 >= job.steps  # skip the remaining steps
             return {}
 
-        text = prompt(self.tokenizer, job.tokens)
+        text, source, first = prompt(self.tokenizer, job.tokens), job.source, job.first_step
+        late = (job.side, TURBO, first, SEED)
         watch = Stopwatch(pause)
-        image = self.pipeline(
-            text,
-            height=job.side,
-            width=job.side,
-            num_inference_steps=TURBO.num_inference_steps,
-            guidance_schedule=list(TURBO.guidance_schedule),
-            mu=TURBO.mu,
-            std=TURBO.std,
-            max_sequence_length=MAX_TOKENS if self.defaults else job.tokens,
-            generator=torch.Generator("cpu").manual_seed(SEED),
-            callback_on_step_end=stepped,
-            output_type="np",
-        ).images[0]
+        with late_schedule(self.pipeline.scheduler, first):
+            image = self.pipeline(
+                text,
+                height=job.side,
+                width=job.side,
+                num_inference_steps=TURBO.num_inference_steps,
+                guidance_schedule=[*TURBO.guidance_schedule[first:], *TURBO.guidance_schedule[:first]],
+                mu=TURBO.mu,
+                std=TURBO.std,
+                max_sequence_length=MAX_TOKENS if self.defaults else job.tokens,
+                generator=torch.Generator("cpu").manual_seed(SEED),
+                latents=late_latents(self.pipeline, source.rgb, *late) if source else None,
+                callback_on_step_end=stepped,
+                output_type="np",
+            ).images[0]
         return watch.image_done(np.asarray((image * 255).round(), np.uint8))
 
 

@@ -7,6 +7,8 @@ affects all equally. diffusers runs with its best options: prompts not padded, n
 of plain and compiled blocks; the variant "diffusers, defaults" pads to 2048 tokens and shows its bar.
 
 Of the 12 steps, `--steps` are run; the others count as the median of those after the first, over all rounds.
+Image to image starts at a later step: at strength 0.7, 9 steps are left. diffusers has no such pipeline for
+this model; its own is given the encoded source with noise, and leaves out the steps before.
 The images are compared after the steps that ran, to check that both sides do the same work. "products" is the
 time of the matrix products and the attention of 12 steps alone, and "limit" the ratio at which an engine that
 does nothing else would arrive.
@@ -42,6 +44,7 @@ BEST = ("diffusers", "diffusers, compiled")
 PRODUCTS = "products"
 DEFAULTS = (*OURS, *BEST)
 KEY = {"model": "<9", "dtype": "<8", "side": "4d", "tokens": "6d"}
+EDIT = KEY | {"strength": "8.2f"}
 RATIOS = {
     "GFLOP/s": "7.0f",
     "ratio": "5.2f",
@@ -133,7 +136,7 @@ def difference(a: Run, b: Run) -> float:
 
 def row(dit: dict[str, Any], dtype: str, job: Job, runs: dict[str, list[Run]]) -> Row:
     """The measured cells of a row."""
-    seconds = {name: image_seconds(taken) for name, taken in runs.items()}
+    seconds = {name: image_seconds(taken, job.first_step) for name, taken in runs.items()}
     ours, theirs = (min((seconds[n] for n in names if n in seconds), default=None) for names in (OURS, BEST))
     cells: Row = {"steps": job.steps, **seconds}
     if PRODUCTS in seconds:
@@ -148,9 +151,22 @@ def row(dit: dict[str, Any], dtype: str, job: Job, runs: dict[str, list[Run]]) -
 
 
 def missing(report: Report, options: argparse.Namespace, model: str, dtype: str) -> list[Job]:
-    """The jobs that the report has no row of."""
-    jobs = [Job(side, tokens, options.steps) for side, tokens in product(options.sizes, options.tokens)]
-    return [job for job in jobs if not report.rows("images", model=model, dtype=dtype, **vars(job))]
+    """The jobs that the report has no row of. Image to image is measured with the first prompt."""
+    asked = [*product(options.sizes, options.tokens, [1.0])]
+    asked += product(options.sizes, options.tokens[:1], options.strengths)
+    jobs = [Job(side, tokens, options.steps, strength) for side, tokens, strength in asked]
+    return [job for job in jobs if not _rows(report, job, model=model, dtype=dtype, steps=job.steps)]
+
+
+def _rows(report: Report, job: Job, **key: Any) -> list[Row]:
+    table, own = place(job)
+    return report.rows(table, **key, **own)
+
+
+def place(job: Job) -> tuple[str, Row]:
+    """The table of a job, and the cells that identify its row there."""
+    key = {"side": job.side, "tokens": job.tokens}
+    return ("images", key) if job.strength == 1 else ("edits", key | {"strength": job.strength})
 
 
 def measure(report: Report, jobs: list[Job], options: argparse.Namespace, model: str, dtype: str) -> None:
@@ -162,7 +178,8 @@ def measure(report: Report, jobs: list[Job], options: argparse.Namespace, model:
     report.content.setdefault("kernels", {})[f"{model} {dtype}"] = turns.picked
     for job in progress(jobs, f"{model}, {dtype}"):
         cells = row(DITS[model], dtype, job, turns.run(job, options.row_seconds))
-        report.add("images", model=model, dtype=dtype, side=job.side, tokens=job.tokens, **cells)
+        table, key = place(job)
+        report.add(table, model=model, dtype=dtype, **key, **cells)
     turns.close()
 
 
@@ -194,7 +211,8 @@ def growth(rows: list[Row]) -> Row:
 def run(options: argparse.Namespace) -> Report:
     """Measure all rows that are missing, and add the summary."""
     seconds = dict.fromkeys((*options.variants, PRODUCTS), "8.2f")
-    report = Report("versus", options, resume=True, images=KEY | seconds | RATIOS, summary=SUMMARY)
+    images, edits = (key | seconds | RATIOS for key in (KEY, EDIT))
+    report = Report("versus", options, resume=True, images=images, edits=edits, summary=SUMMARY)
     for model, dtype in product(options.models, options.dtypes):
         if jobs := missing(report, options, model, dtype):
             measure(report, jobs, options, model, dtype)
@@ -217,6 +235,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--variants", type=lambda text: text.split(";"), default=list(DEFAULTS), help="; between them"
     )
+    made.add_argument("--strengths", type=several(float), default=[0.7], help="of image to image, below 1")
     made.add_argument("--steps", type=int, default=3, help="steps to run of the 12, at least 2")
     made.add_argument(
         "--row-seconds", type=float, default=20, help="repeat short rows for this long (default 20)"

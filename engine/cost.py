@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
+from typing import Literal
 
 from engine.request import EngineRequest
 
@@ -12,6 +13,8 @@ from engine.request import EngineRequest
 STEP_SHARE = 1 / 20
 TASK_SHARE = 1 / 10
 
+# Work that runs in slices.
+TaskKind = Literal["encode", "encode_image", "decode"]
 Schedule = tuple[float, ...]
 _NONE: Mapping[int, int] = {}
 
@@ -45,7 +48,8 @@ class LinearCost:
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """Costs of one transformer pass over a packed row of tokens, of encoding prompts and of decoding images,
-    all by number of tokens. `pixels_per_token` is the width of an image token in pixels.
+    all by number of tokens. `encode_image` is the cost of encoding source images; 0 without an encoder.
+    `pixels_per_token` is the width of an image token in pixels.
 
     `max_batch_size` and `max_batch_tokens` limit a batch where its fixed cost does not.
     """
@@ -56,6 +60,7 @@ class CostModel:
     pixels_per_token: int
     max_batch_size: int
     max_batch_tokens: int
+    encode_image: LinearCost = LinearCost(0.0, 0.0)
 
     def image_tokens(self, width: int, height: int) -> int:
         return (width // self.pixels_per_token) * (height // self.pixels_per_token)
@@ -68,17 +73,23 @@ class CostModel:
     def request_seconds(self, request: EngineRequest, steps_done: Mapping[int, int] = _NONE) -> float:
         """Predict the rest of a request that runs alone, its images in batches.
 
-        `steps_done` is by image index; if it is empty, the prompt is still to be encoded. Images in
+        `steps_done` is by image index; if it is empty, prompt and source are still to be encoded. Images in
         `request.skip` are done.
         """
-        schedule = request.sampling.guidance_schedule
+        schedule = request.sampling.guidance_schedule[request.first_step :]
         images = [index for index in range(len(request.seeds)) if index not in request.skip]
         left = [schedule[steps_done.get(index, 0) :] for index in images]
         tokens, prompt = self.image_tokens(*request.resolution), len(request.token_ids)
         per_step = fitting([tokens + prompt] * self.max_batch_size, self.step_tokens(tokens))
-        encode = 0.0 if steps_done else self.encode.seconds([prompt])
+        encode = 0.0 if steps_done else self._encode_seconds(request)
         steps = self._steps_seconds([each for each in left if each], per_step, tokens, prompt)
         return encode + steps + self._decode_seconds(len(left), per_step, tokens)
+
+    def _encode_seconds(self, request: EngineRequest) -> float:
+        """Predict the encodes of a request's prompt and source."""
+        tokens = [self.image_tokens(*request.resolution)]
+        source = self.encode_image.seconds(tokens) if request.encodes_source else 0.0
+        return self.encode.seconds([len(request.token_ids)]) + source
 
     def _steps_seconds(self, left: list[Schedule], per_step: int, tokens: int, prompt: int) -> float:
         """Predict the steps of images, given the guidance schedule that each has left."""
@@ -94,13 +105,18 @@ class CostModel:
         decodes = full * math.ceil(per_step / per_decode) + math.ceil(rest / per_decode)
         return self.decode.repeated(decodes, images, tokens)
 
-    def scaled(self, encode: float, denoise: float, decode: float) -> "CostModel":
+    def of(self, kind: TaskKind) -> LinearCost:
+        """The cost of encodes or decodes."""
+        return {"encode": self.encode, "encode_image": self.encode_image, "decode": self.decode}[kind]
+
+    def scaled(self, encode: float, denoise: float, decode: float, encode_image: float = 1.0) -> "CostModel":
         """Multiply the cost of each kind of work by its factor."""
         return replace(
             self,
             pass_=self.pass_.scaled(denoise),
             encode=self.encode.scaled(encode),
             decode=self.decode.scaled(decode),
+            encode_image=self.encode_image.scaled(encode_image),
         )
 
     def step_tokens(self, image_tokens: int) -> float:
@@ -111,6 +127,11 @@ class CostModel:
     def encode_tokens(self) -> float:
         """The token budget of an encode of several prompts."""
         return min(self.encode.units_at(TASK_SHARE), self.max_batch_tokens)
+
+    @property
+    def encode_image_tokens(self) -> float:
+        """The token budget of an encode of several source images."""
+        return min(self.encode_image.units_at(TASK_SHARE), self.max_batch_tokens)
 
     @property
     def decode_tokens(self) -> float:

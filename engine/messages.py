@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.cost import CostModel
+from engine.cost import CostModel, TaskKind
 from engine.request import EngineRequest, Priority
 
-UnitKind = Literal["encode", "denoise", "decode"]
+UnitKind = Literal[TaskKind, "denoise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """Image `image_index` finished step `step` (1..num_steps)."""
+    """Image `image_index` finished step `step` (1..num_steps) of those that run."""
 
     request_id: str
     image_index: int
@@ -76,7 +76,10 @@ class ImageDone:
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Seconds in the queue, and seconds of device time by stage. A step of several images counts once."""
+    """Seconds in the queue, and seconds of device time by stage. A step of several images counts once.
+
+    `encode` is of the prompt and the source image.
+    """
 
     queue: float
     encode: float

@@ -44,6 +44,21 @@ class AdapterUse:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceImage:
+    """The image that a request starts from, in the request's size.
+
+    `rgb` is `height` x `width` x 3 bytes, row-major; `mask`, if any, `height` x `width` bytes: 255 is
+    painted, 0 kept, between them blended. `strength` (0..1) decides at which step sampling starts: 1 ignores
+    the source's content, 0 returns it. `fingerprint` is the SHA-256 of rgb and mask.
+    """
+
+    rgb: bytes
+    mask: bytes | None
+    strength: float
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """A request for one image per seed. `width` and `height` are in pixels.
 
@@ -65,8 +80,25 @@ class EngineRequest:
     skip: frozenset[int] = frozenset()
     is_suspect: bool = False
     adapters: tuple[AdapterUse, ...] = ()
+    source: SourceImage | None = None
 
     @property
     def resolution(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.width, self.height
+
+    @property
+    def first_step(self) -> int:
+        """Index of the first step of the schedule that runs, as diffusers counts for image to image."""
+        steps = self.sampling.num_inference_steps
+        return int(steps - steps * self.source.strength) if self.source else 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that run for each image."""
+        return self.sampling.num_inference_steps - self.first_step
+
+    @property
+    def encodes_source(self) -> bool:
+        """Whether it needs its source's latents; at strength 1 only for what a mask keeps."""
+        return self.source is not None and (self.first_step > 0 or self.source.mask is not None)

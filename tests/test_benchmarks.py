@@ -13,7 +13,7 @@ from benchmarks import tables, versus
 from benchmarks.bench_model import DITS
 from benchmarks.products import Attention, Linear, calls, flops
 from benchmarks.report import Report, progress, read
-from benchmarks.variants import Job, Run
+from benchmarks.variants import Job, Run, image_seconds
 
 FILES = sorted(Path(benchmarks.__path__[0]).glob("*.py"))
 COLUMNS = {"side": "4d", "seconds": "8.2f"}
@@ -130,11 +130,23 @@ def test_a_row_compares_the_best_of_both_sides() -> None:
 
 def test_measured_rows_are_not_measured_again(tmp_path: Path) -> None:
     options = versus.parser().parse_args(["--sizes", "256,512", "--tokens", "30", "--steps", "3"])
-    report = Report("versus", options, images=versus.KEY | versus.RATIOS, summary=versus.SUMMARY)
+    tables = {"images": versus.KEY | versus.RATIOS, "edits": versus.EDIT | versus.RATIOS}
+    report = Report("versus", options, **tables, summary=versus.SUMMARY)
     cells = versus.row(DITS["heads-64"], "float32", Job(256, 30, 3), {"ours": made(1), "diffusers": made(2)})
     report.add("images", model="heads-64", dtype="float32", side=256, tokens=30, **cells)
-    assert versus.missing(report, options, "heads-64", "float32") == [Job(512, 30, 3)]
-    assert len(versus.missing(report, options, "heads-256", "float32")) == 2
+    edits = [Job(256, 30, 3, 0.7), Job(512, 30, 3, 0.7)]
+    assert versus.missing(report, options, "heads-64", "float32") == [Job(512, 30, 3), *edits]
+    assert len(versus.missing(report, options, "heads-256", "float32")) == 4
+    report.add("edits", model="heads-64", dtype="float32", side=256, tokens=30, strength=0.7, **cells)
+    assert versus.missing(report, options, "heads-64", "float32") == [Job(512, 30, 3), edits[1]]
+
+
+def test_an_edit_takes_fewer_steps() -> None:
+    edit = Job(256, 30, 3, 0.7)
+    assert edit.first_step == 3
+    assert Job(256, 30, 3).first_step == 0
+    assert image_seconds(made(1.0), edit.first_step) == pytest.approx(9)
+    assert image_seconds(made(1.0)) == pytest.approx(12)
 
 
 def test_the_summary_holds_the_minimum_and_the_median(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Every fault of the folder is a CheckpointError that names the file and the key.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,12 +23,15 @@ from engine.config.part_configs import (
     read_latent_rgb,
 )
 from engine.config.part_folders import PartFolders
+from engine.config.vae_encoder import ENCODER_KEY
 from engine.errors import CheckpointError
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
+from engine.models.vae_encoder import VAEEncoder
 
 LATENT_NORM = Path(__file__).parent / "latent_norm.json"
+V = TypeVar("V", VAE, VAEEncoder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class LatentRGB:
 class Pipeline:
     """The loaded model. `unconditional` is `conditional` if the checkpoint has one transformer (distilled).
 
-    `latent_rgb` is None if the checkpoint contains no map for previews.
+    `latent_rgb` is None if the checkpoint contains no map for previews, `vae_encoder` if it has no encoder or
+    edits are off.
     """
 
     text_encoder: TextEncoder
@@ -59,6 +64,7 @@ class Pipeline:
     vae: VAE
     latent_norm: LatentNorm
     latent_rgb: LatentRGB | None = None
+    vae_encoder: VAEEncoder | None = None
 
 
 def load_pipeline(
@@ -66,23 +72,27 @@ def load_pipeline(
     device: torch.device | str,
     dtype: torch.dtype,
     uncond_device: torch.device | str | None = None,
+    edits: bool = True,
 ) -> Pipeline:
     """Load all parts of a model. Raises CheckpointError naming file and key.
 
-    Configs, keys, shapes and dtypes of all parts are checked before the first weight is read.
+    Configs, keys, shapes and dtypes of all parts are checked before the first weight is read. With `edits`,
+    the VAE's encoder is loaded if there is one.
     """
     configs = PartConfigs.read(folders)
     transformer, layout = _open_dit(folders.transformer, configs.transformer)
     separate = _open_unconditional(folders.unconditional, configs.unconditional)
     text_encoder = _open_text_encoder(folders.text_encoder, configs.text_encoder)
     vae = _open_vae(folders.vae, configs.vae)
+    vae_encoder = _open_vae_encoder(folders.vae, configs.vae) if edits else None
     norm = _load_latent_norm(folders.vae, configs.vae, layout, device)
     rgb = _load_latent_rgb(folders.vae, configs.vae, device)
     conditional = transformer.load(device, dtype)
     unconditional = separate.load(uncond_device or device, dtype) if separate else conditional
     encoder, decoder = text_encoder.load(device, dtype), _channels_last(vae.load(device, dtype))
-    pipeline = Pipeline(encoder, conditional, unconditional, decoder, norm, rgb)
-    _check_decoder(folders.vae, pipeline)
+    from_pixels = _channels_last(vae_encoder.load(device, dtype)) if vae_encoder else None
+    pipeline = Pipeline(encoder, conditional, unconditional, decoder, norm, rgb, from_pixels)
+    _check_vae(folders.vae, pipeline)
     return pipeline
 
 
@@ -95,6 +105,12 @@ def load_dit(folder: Path, device: torch.device | str, dtype: torch.dtype) -> tu
 def load_vae(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
     """Load the decoder. The encoder and the bn statistics in the file are not read."""
     return _channels_last(_open_vae(folder, read_config(folder, VAEConfig)).load(device, dtype))
+
+
+def load_vae_encoder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VAEEncoder | None:
+    """Load the encoder; None if the file has none."""
+    part = _open_vae_encoder(folder, read_config(folder, VAEConfig))
+    return _channels_last(part.load(device, dtype)) if part else None
 
 
 def _open_dit(folder: Path, config: DiTConfig) -> tuple[Part[DiT], str]:
@@ -118,7 +134,20 @@ def _open_vae(folder: Path, config: VAEConfig) -> Part[VAE]:
     return Part.open(VAE, config, files, same_names)
 
 
-def _channels_last(vae: VAE) -> VAE:
+def _open_vae_encoder(folder: Path, config: VAEConfig) -> Part[VAEEncoder] | None:
+    """None if the file has no encoder."""
+    files = WeightFiles(folder, ignore=("decoder.", "post_quant_conv.", "bn."))
+    if ENCODER_KEY not in files:
+        return None
+    levels, expected = len(config.block_out_channels), len(config.decoder_channels)
+    if levels != expected:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: block_out_channels: {levels} levels, but the decoder has {expected}"
+        )
+    return Part.open(VAEEncoder, config, files, same_names)
+
+
+def _channels_last(vae: V) -> V:
     return vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -156,12 +185,17 @@ def _load_latent_rgb(folder: Path, config: VAEConfig, device: torch.device | str
 
 
 @torch.inference_mode()
-def _check_decoder(folder: Path, pipeline: Pipeline) -> None:
-    """Raises CheckpointError unless noise decodes to finite pixels, which a preview map may be fitted to."""
+def _check_vae(folder: Path, pipeline: Pipeline) -> None:
+    """Raises CheckpointError unless noise decodes to finite pixels, which a preview map may be fitted to, and
+    these encode to finite latents."""
     vae, norm = pipeline.vae, pipeline.latent_norm
     channels = vae.config.latent_channels
     scale, shift = norm.scale[:channels].view(1, -1, 1, 1), norm.shift[:channels].view(1, -1, 1, 1)
     noise = torch.randn(1, channels, 8, 8, generator=torch.Generator("cpu").manual_seed(0))
     latents = noise.to(scale.device) * scale + shift
-    if not vae.decode(latents).isfinite().all():
+    pixels = vae.decode(latents)
+    if not pixels.isfinite().all():
         raise CheckpointError(f"{folder}: the weights turn noise into NaN or infinity")
+    encoder = pipeline.vae_encoder
+    if encoder and not encoder.encode(pixels).isfinite().all():
+        raise CheckpointError(f"{folder}: the weights of the encoder turn pixels into NaN or infinity")

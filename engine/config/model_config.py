@@ -20,6 +20,7 @@ from pydantic import (
 from engine.config.files import read_as, read_json
 from engine.config.fingerprint import fingerprint
 from engine.config.part_folders import PartFolders
+from engine.config.vae_encoder import has_encoder
 from engine.errors import CheckpointError
 from engine.request import SamplingParams
 
@@ -70,7 +71,7 @@ PUBLISHED_PRESETS: Mapping[str, SamplingParams] = {
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A checkpoint: its folder, the folders of its parts, id, fingerprint, limits, default size in pixels and
-    presets. `created` is a Unix time in seconds.
+    presets. `created` is a Unix time in seconds. `can_edit`: its VAE has an encoder.
     """
 
     path: Path
@@ -82,6 +83,7 @@ class ModelConfig:
     default_width: int = 1024
     default_height: int = 1024
     presets: Mapping[str, SamplingParams] = field(default_factory=lambda: PUBLISHED_PRESETS)
+    can_edit: bool = False
 
     @property
     def default_preset(self) -> str:
@@ -124,6 +126,7 @@ class ModelConfig:
             default_width=width,
             default_height=height,
             presets=presets,
+            can_edit=has_encoder(folders.vae),
         )
 
 

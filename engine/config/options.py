@@ -18,6 +18,7 @@ class EngineOptions:
     `max_batch_size` (1..64): samples of a step or decode, and prompts of an encode.
     `max_batch_tokens`: image and prompt tokens of such a batch; a single member may have more.
     `max_running` (1..1024): samples in memory.
+    `edits`: whether to load the VAE encoder, if the checkpoint has one.
     `hang_seconds`: minimum silence after which a worker counts as hung.
     `adapter_memory_gb`: memory for adapters on each device, in units of 10^9 bytes; with 0 none can be used.
     `adapter_ignore`: patterns of keys in their files that are not read, such as "*.dora_scale".
@@ -44,3 +45,4 @@ class EngineOptions:
     hang_seconds: float = 30.0
     load_seconds: float = 1800.0
     max_start_failures: int = 3
+    edits: bool = True

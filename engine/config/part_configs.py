@@ -129,6 +129,7 @@ class VAEConfig:
     layers_per_block: Annotated[int, Field(ge=1, le=64)] = 2
     norm_num_groups: Annotated[int, Field(ge=1)] = 32
     mid_block_add_attention: bool = True
+    use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     batch_norm_eps: Epsilon = 1e-4
     patch_size: tuple[Literal[2], Literal[2]] = (2, 2)

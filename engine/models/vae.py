@@ -1,6 +1,6 @@
 """The KL VAE's decoder (`AutoencoderKLFlux2` in diffusers): latents to pixels.
 
-Only what decoding needs; the encoder's weights are never loaded. Activations are (B, C, h, w).
+Activations are (B, C, h, w). `vae_encoder` is the other half.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -162,16 +162,16 @@ def decode_strips(decoder: Decoder, x: Tensor, strip_elements: int = STRIP_ELEME
     """
     for layer in decoder.up_blocks.modules():  # in the order they run
         if isinstance(layer, ResnetBlock):
-            x = yield from _resnet_strips(layer, x, strip_elements)
+            x = yield from resnet_strips(layer, x, strip_elements)
         elif isinstance(layer, Upsample):
-            x = yield from _convolve(layer.conv, x, layer.enlarge, strip_elements, scale=2)
+            x = yield from convolve_strips(layer.conv, x, layer.enlarge, strip_elements, scale=2)
     activate = _norm_silu(decoder.conv_norm_out, x)
-    return (yield from _convolve(decoder.conv_out, x, activate, strip_elements))
+    return (yield from convolve_strips(decoder.conv_out, x, activate, strip_elements))
 
 
-def _resnet_strips(block: ResnetBlock, x: Tensor, strip_elements: int) -> Parts:
+def resnet_strips(block: ResnetBlock, x: Tensor, strip_elements: int) -> Parts:
     """Writes the result over `x`: each of its rows needs only the same row of `x`."""
-    h = yield from _convolve(block.conv1, x, _norm_silu(block.norm1, x), strip_elements)
+    h = yield from convolve_strips(block.conv1, x, _norm_silu(block.norm1, x), strip_elements)
     out = x[:, : h.shape[1]] if h.shape[1] <= x.shape[1] else torch.empty_like(h)
     for rows, strip in _strips(block.conv2, h, _norm_silu(block.norm2, h), strip_elements):
         out[:, :, rows] = strip + block.shortcut(x[:, :, rows])
@@ -182,7 +182,7 @@ def _resnet_strips(block: ResnetBlock, x: Tensor, strip_elements: int) -> Parts:
 Before = Callable[[Tensor], Tensor]
 
 
-def _convolve(conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, scale: int = 1) -> Parts:
+def convolve_strips(conv: nn.Conv2d, x: Tensor, before: Before, strip_elements: int, scale: int = 1) -> Parts:
     """conv(before(x)), where `before` multiplies rows and columns by `scale`."""
     shape = len(x), conv.out_channels, x.shape[2] * scale, x.shape[3] * scale
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -10,20 +10,27 @@ from torch import Tensor
 from engine.checkpoint.loader import Pipeline
 from engine.kernels.packing import Packing
 from engine.models.dit import PLAIN, DiT, Modulation, compile_parts
-from engine.models.resumable import calling
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
 from engine.runner.device import Device
+from engine.runner.image_codec import PATCH, ImageCodec, to_bytes
 from engine.runner.preview import PreviewMap
 from engine.runner.prompt_encoder import PromptEncoder
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
-from engine.runner.sampling import euler_step, guide, initial_noise, time_schedule
-
-PATCH = 2
+from engine.runner.sampling import (
+    EncodedSource,
+    Known,
+    add_noise,
+    euler_step,
+    guide,
+    initial_noise,
+    noise_level,
+    time_schedule,
+)
 
 
 class ModelRunner:
-    """encode -> new_sample -> denoise_step ... -> decode, for any mix of requests of one size.
+    """encode -> encode_sources -> new_sample -> denoise_step ... -> decode, for any requests of one size.
 
     `parts` run the blocks, and `compiled_parts` those of requests that are compiled.
     With an `uncond_device` the unconditional pass runs there, in parallel with the conditional one. With a
@@ -44,6 +51,7 @@ class ModelRunner:
         self.pixels_per_token = PATCH * pipeline.vae.config.scale_factor
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
         self._prompts = PromptEncoder(pipeline, self.device)
+        self._images = ImageCodec(pipeline, self.device)
         self._modulation = lru_cache(maxsize=32)(self._build_modulation)
         self._packing = lru_cache(maxsize=64)(self._build_packing)
         self._preview_map = PreviewMap.of(pipeline)
@@ -82,13 +90,24 @@ class ModelRunner:
             unconditional=self._modulation(self.pipeline.unconditional, schedule) if guided else None,
         )
 
+    @torch.inference_mode()
+    def encode_sources(self, requests: Sequence[EngineRequest]) -> Generator[None, None, list[EncodedSource]]:
+        """Encode the source images of these requests, of one size. Yields between parts of the VAE."""
+        return (yield from self._images.encode(requests))
+
+    @torch.inference_mode()
     def new_sample(self, state: RequestState, image_index: int) -> SampleState:
-        """A sample at step 0: noise drawn from its seed."""
-        request = state.request
-        rows, columns = self._grid(request.width, request.height)
+        """A sample at its first step: the noise of its seed, alone or mixed with the source."""
+        rows, columns = self._grid(*state.request.resolution)
         channels = self.pipeline.conditional.config.in_channels
-        noise = initial_noise(request.seeds[image_index], rows * columns, channels)
-        return SampleState(state, image_index, self.device.send(noise))
+        seed = state.request.seeds[image_index]
+        noise = self.device.send(initial_noise(seed, rows * columns, channels))
+        source = state.source
+        if source is None:
+            return SampleState(state, image_index, noise)
+        known = None if source.painted is None else Known(source.latents, source.painted, noise)
+        level = noise_level(_conditioning(state).times, state.request.first_step)
+        return SampleState(state, image_index, add_noise(source.latents, noise, level), known)
 
     @torch.inference_mode()
     def denoise_step(self, samples: Sequence[SampleState]) -> None:
@@ -106,7 +125,8 @@ class ModelRunner:
             z + v * (1 - end) if sample.is_preview_next else None
             for sample, z, v, end in zip(samples, stepped, velocity, times[:, 1].tolist(), strict=True)
         ]
-        for sample, z, clean in zip(samples, stepped, cleans, strict=True):
+        kept = [_keep(*each) for each in zip(samples, stepped, cleans, strict=True)]
+        for sample, (z, clean) in zip(samples, kept, strict=True):
             sample.latents, sample.clean = z, clean
             sample.step_index += 1
         self.device.end_step()
@@ -119,10 +139,7 @@ class ModelRunner:
 
         The result of a sample with NaN or infinity is an error.
         """
-        latents = [self._to_vae_latents(sample.latents, *sample.request.resolution) for sample in samples]
-        parts = self.pipeline.vae.decode_parts(torch.stack(latents))
-        pixels = yield from calling(parts, self.device.synchronize)  # so that the caller can measure time
-        return [_to_rgb(image.float()) for image in pixels]
+        return (yield from self._images.decode(samples))
 
     @torch.inference_mode()
     def preview(self, sample: SampleState) -> Preview:
@@ -135,7 +152,7 @@ class ModelRunner:
             raise FloatingPointError("the latents are not finite")
         pixels = self._preview_map(sample.clean, *self._grid(*sample.request.resolution))
         sample.clean = None
-        return Preview(pixels.shape[1], pixels.shape[0], _to_bytes(pixels))
+        return Preview(pixels.shape[1], pixels.shape[0], to_bytes(pixels))
 
     def clear_cache(self) -> None:
         """Drop all cached prompts and reset the counters."""
@@ -156,13 +173,13 @@ class ModelRunner:
         return conditional.index_copy(0, index, mixed)
 
     def _conditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
-        text = [_conditioning(sample).text for sample in samples]
-        modulations = [_conditioning(sample).conditional.at(sample.step_index) for sample in samples]
+        text = [_conditioning(sample.state).text for sample in samples]
+        modulations = [_conditioning(sample.state).conditional.at(sample.step_index) for sample in samples]
         return self._run(self.pipeline.conditional, samples, latents, text, modulations)
 
     @torch.inference_mode()  # again, since it may run in another thread
     def _unconditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
-        modulations = [_required(_conditioning(s).unconditional).at(s.step_index) for s in samples]
+        modulations = [_required(_conditioning(s.state).unconditional).at(s.step_index) for s in samples]
         moved = latents.to(self.uncond_device)
         return self._run(self.pipeline.unconditional, samples, moved, [], modulations).to(self.device.torch)
 
@@ -194,21 +211,23 @@ class ModelRunner:
     def _build_modulation(self, dit: DiT, schedule: tuple[int, int, int, float, float]) -> Modulation:
         return dit.modulate(time_schedule(*schedule)[:-1].float().to(dit.device))
 
-    def _to_vae_latents(self, tokens: Tensor, width: int, height: int) -> Tensor:
-        """Tokens (N, 4 * c), patch pixels outermost, -> (c, 2 * rows, 2 * columns) in VAE units."""
-        rows, columns = self._grid(width, height)
-        norm = self.pipeline.latent_norm
-        z = (tokens * norm.scale + norm.shift).view(rows, columns, PATCH, PATCH, -1)
-        return z.permute(4, 0, 2, 1, 3).reshape(-1, rows * PATCH, columns * PATCH)
-
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of image tokens."""
         return height // self.pixels_per_token, width // self.pixels_per_token
 
 
-def _conditioning(sample: SampleState) -> Conditioning:
-    assert sample.state.conditioning is not None, "the prompt is not encoded"
-    return sample.state.conditioning
+def _conditioning(state: RequestState) -> Conditioning:
+    assert state.conditioning is not None, "the prompt is not encoded"
+    return state.conditioning
+
+
+def _keep(sample: SampleState, latents: Tensor, clean: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The results of a step, with what a mask keeps."""
+    if sample.known is None:
+        return latents, clean
+    level = noise_level(_conditioning(sample.state).times, sample.step_index + 1)
+    kept = None if clean is None else sample.known.keep(clean, 1.0)
+    return sample.known.keep(latents, level), kept
 
 
 def _required(modulation: Modulation | None) -> Modulation:
@@ -218,17 +237,4 @@ def _required(modulation: Modulation | None) -> Modulation:
 
 def _times(sample: SampleState) -> Tensor:
     """Start and end time of the next step, (2,)."""
-    return _conditioning(sample).times[sample.step_index : sample.step_index + 2]
-
-
-def _to_rgb(pixels: Tensor) -> bytes | FloatingPointError:
-    """Pixels (3, h, w) in [-1, 1] to bytes."""
-    if not pixels.isfinite().all():
-        return FloatingPointError("the pixels are not finite")
-    rgb = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return _to_bytes(rgb.permute(1, 2, 0))
-
-
-def _to_bytes(pixels: Tensor) -> bytes:
-    data: bytes = pixels.contiguous().cpu().numpy().tobytes()
-    return data
+    return _conditioning(sample.state).times[sample.step_index : sample.step_index + 2]

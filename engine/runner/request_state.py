@@ -1,8 +1,8 @@
 """State of requests and samples in the worker. The model itself is stateless."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, Union
 
 from engine.messages import StageTimes, UnitKind
 from engine.models.resumable import ResumableTask
@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the scheduler and its tests handle states without torch
     from torch import Tensor
 
     from engine.models.dit import Modulation
+    from engine.runner.sampling import EncodedSource, Known
 
 # Samples with equal keys may share a step. Only `RequestState.batch_key` knows what a key consists of.
 BatchKey = Hashable
@@ -54,9 +55,9 @@ class BatchTask(Generic[M, T]):
     members: "list[M]"
     states: "list[RequestState]"
     lengths: list[int]
-    work: ResumableTask[list[T]]
+    work: ResumableTask[Sequence[T]]
 
-    def pair(self, results: list[T]) -> Iterator[tuple[M, T]]:
+    def pair(self, results: Sequence[T]) -> Iterator[tuple[M, T]]:
         """The members with their results, without those whose requests are removed, also meanwhile."""
         for member, state, result in zip(self.members, self.states, results, strict=True):
             if not state.is_removed:
@@ -69,9 +70,9 @@ class RequestState:
 
     `image_seconds` are predicted for each image. Image indices are first in `unseated`, then in `entering`
     (with a seat, without a sample); then each has a SampleState. `images_left` counts images not yet decoded.
-    `task` is its encode, once that has begun; if it failed in a batch, it `must_run_alone`. `times` are
-    seconds of device time by stage, and `started` is when the first unit of work began. All images of a
-    request that `is_compiled` run in compiled blocks, which round differently.
+    `task` is the encode of its prompt, then of its `source`, once that has begun; if it failed in a batch,
+    it `must_run_alone`. `times` are seconds of device time by stage, and `started` is when the first unit of
+    work began. All images of a request that `is_compiled` run in compiled blocks, which round differently.
     """
 
     request: EngineRequest
@@ -83,6 +84,7 @@ class RequestState:
     task: "EncodeTask | None" = None
     must_run_alone: bool = False
     conditioning: Conditioning | None = None
+    source: "EncodedSource | None" = None
     started: float = 0.0
     is_removed: bool = False
     is_compiled: bool = False
@@ -118,24 +120,44 @@ class RequestState:
 
     @property
     def is_encoded(self) -> bool:
+        """Whether its prompt is encoded."""
         return self.conditioning is not None
+
+    @property
+    def next_encode(self) -> Literal["encode", "encode_image"] | None:
+        """What must be encoded before its images can start: the prompt, then the source; None: nothing."""
+        if not self.is_encoded:
+            return "encode"
+        return "encode_image" if self.source is None and self.request.encodes_source else None
+
+    def encoded(self, result: "Encoded") -> None:
+        """Keep the result of its task."""
+        self.task = None
+        if isinstance(result, Conditioning):
+            self.conditioning = result
+        else:
+            self.source = result
 
 
 @dataclass(eq=False, slots=True)
 class SampleState:
-    """One image in progress: `latents` (N, C) float32 after `step_index` steps.
+    """One image in progress: `latents` (N, C) float32 before step `step_index` of the schedule.
 
-    `clean` is the predicted final image, kept only when a preview is due. `task` is its decode, once that has
-    begun; if it failed in a batch, it `must_run_alone`.
+    `clean` is the predicted final image, kept only when a preview is due. `known` is what a mask keeps of a
+    source. `task` is its decode, once that has begun; if it failed in a batch, it `must_run_alone`.
     """
 
     state: RequestState
     image_index: int
     latents: "Tensor"
-    step_index: int = 0
+    known: "Known | None" = None
+    step_index: int = field(init=False)
     clean: "Tensor | None" = None
     task: "DecodeTask | None" = None
     must_run_alone: bool = False
+
+    def __post_init__(self) -> None:
+        self.step_index = self.request.first_step
 
     @property
     def request(self) -> EngineRequest:
@@ -147,7 +169,12 @@ class SampleState:
 
     @property
     def num_steps(self) -> int:
-        return self.request.sampling.num_inference_steps
+        """Steps that run; a source lets it start late in the schedule."""
+        return self.request.num_steps
+
+    @property
+    def steps_done(self) -> int:
+        return self.step_index - self.request.first_step
 
     @property
     def guidance(self) -> float:
@@ -157,32 +184,34 @@ class SampleState:
     @property
     def is_finished(self) -> bool:
         """Whether all steps are done, so that the image can be decoded."""
-        return self.step_index == self.num_steps
+        return self.steps_done == self.num_steps
 
     @property
     def preview_due(self) -> int | None:
         """Index of the preview to send after the latest step, if any. Previews are spread evenly over the
         steps."""
-        return self._preview_at(self.step_index)
+        return self._preview_at(self.steps_done)
 
     @property
     def is_preview_next(self) -> bool:
         """Whether a preview is due after the next step."""
-        return self._preview_at(self.step_index + 1) is not None
+        return self._preview_at(self.steps_done + 1) is not None
 
-    def _preview_at(self, step_index: int) -> int | None:
+    def _preview_at(self, steps_done: int) -> int | None:
         previews = self.request.num_previews
         for index in range(previews):
-            if step_index == max(1, (index + 1) * self.num_steps // (previews + 1)):
+            if steps_done == max(1, (index + 1) * self.num_steps // (previews + 1)):
                 return index
         return None
 
 
 def add_times(states: Iterable[RequestState], kind: UnitKind, seconds: float) -> None:
     """Add the seconds of a unit to its requests; several members of a request count once."""
+    stage = "encode" if kind == "encode_image" else kind
     for state in dict.fromkeys(states):
-        state.times[kind] += seconds
+        state.times[stage] += seconds
 
 
-EncodeTask = BatchTask[RequestState, Conditioning]
+Encoded = Union[Conditioning, "EncodedSource"]
+EncodeTask = BatchTask[RequestState, Encoded]
 DecodeTask = BatchTask[SampleState, bytes | FloatingPointError]

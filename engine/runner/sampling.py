@@ -1,10 +1,11 @@
-"""The noise schedule and the Euler step, as pure functions.
+"""The noise schedule, the Euler step and what edits add to both, as pure functions.
 
 Model time t runs from 0 (noise) to 1 (data). The schedule is the published Ideogram 4 sampler's:
 a logit-normal quantile function whose mean shifts with the image's size.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,3 +41,34 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
 def euler_step(latents: Tensor, velocity: Tensor, dt: Tensor) -> Tensor:
     """z + v * dt, in float32."""
     return latents + velocity * dt
+
+
+def noise_level(times: Tensor, step: int) -> float:
+    """Model time before step `step`, or after the last: 0 and 1 at the ends, which the schedule clamps."""
+    return {0: 0.0, len(times) - 1: 1.0}.get(step, float(times[step]))
+
+
+def add_noise(data: Tensor, noise: Tensor, time: float) -> Tensor:
+    """(1 - t) * noise + t * data: the data at the noise level of model time t."""
+    return (1 - time) * noise + time * data
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSource:
+    """The `latents` (N, C) of a source, and with a mask the weights (N, C), 0..1, of what is `painted`."""
+
+    latents: Tensor
+    painted: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an inpainted image keeps of its source, `data`, where it is not `painted`: each (N, C)."""
+
+    data: Tensor
+    painted: Tensor
+    noise: Tensor
+
+    def keep(self, latents: Tensor, time: float) -> Tensor:
+        """The latents where they are painted, else the data with the noise of this model time."""
+        return torch.lerp(add_noise(self.data, self.noise, time), latents, self.painted)

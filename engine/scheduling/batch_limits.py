@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from engine.cost import CostModel, fitting
 from engine.runner.request_state import BatchKey, RequestState, SampleState
+from engine.scheduling.units import encode_length
 
 # Full batches at a lowered limit before it is raised by one.
 RECOVERY_STEPS = 200
@@ -28,9 +29,11 @@ class BatchLimits:
         return fitting(lengths, self._cost.step_tokens(image_tokens))
 
     def fitting_encodes(self, requests: Sequence[RequestState]) -> int:
-        """How many of the first of these requests fit in an encode; at least 1."""
+        """How many of the first of these requests fit in an encode of prompts or of sources; at least 1."""
         first = requests[: self.samples(requests[0].batch_key)]
-        return fitting((len(state.request.token_ids) for state in first), self._cost.encode_tokens)
+        is_image = requests[0].next_encode == "encode_image"
+        budget = self._cost.encode_image_tokens if is_image else self._cost.encode_tokens
+        return fitting((encode_length(self._cost, state) for state in first), budget)
 
     def fitting_decodes(self, samples: Sequence[SampleState]) -> int:
         """How many of these samples, which share a batch key, fit in a decode; at least 1."""

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from engine.cost import CostModel
 from engine.messages import UnitKind
@@ -14,13 +14,14 @@ from engine.runner.request_state import RequestState, SampleState
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Run the text encoder on these requests' prompts for `slice_seconds`; once done, start their entering
-    images. `seconds` are predicted for this slice."""
+    """Run the text encoder on these requests' prompts, or the VAE's encoder on their sources, for
+    `slice_seconds`; once all is encoded, start their entering images. `seconds` are predicted for this slice.
+    """
 
     requests: list[RequestState]
     seconds: float
     slice_seconds: float
-    kind: ClassVar[UnitKind] = "encode"
+    kind: Literal["encode", "encode_image"]
 
     @property
     def states(self) -> list[RequestState]:
@@ -29,9 +30,10 @@ class Encode:
     @classmethod
     def predict(cls, cost: CostModel, requests: list[RequestState], slice_seconds: float) -> "Encode":
         slice_seconds = min(slice_seconds, _own_step(cost, requests[0].request))
-        lens = [len(state.request.token_ids) for state in requests]
-        whole = 0.0 if requests[0].is_encoded else cost.encode.seconds(lens)
-        return cls(requests, min(whole, slice_seconds), slice_seconds)
+        kind = requests[0].next_encode
+        lens = [encode_length(cost, state) for state in requests]
+        whole = cost.of(kind).seconds(lens) if kind else 0.0
+        return cls(requests, min(whole, slice_seconds), slice_seconds, kind or "encode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Decode:
     samples: list[SampleState]
     seconds: float
     slice_seconds: float
-    kind: ClassVar[UnitKind] = "decode"
+    kind: ClassVar[Literal["decode"]] = "decode"
 
     @property
     def states(self) -> list[RequestState]:
@@ -80,6 +82,12 @@ Unit = Encode | Denoise | Decode
 def request_ids(unit: Unit) -> tuple[str, ...]:
     """The request id of each member."""
     return tuple(state.request.request_id for state in unit.states)
+
+
+def encode_length(cost: CostModel, state: RequestState) -> int:
+    """Tokens of the prompt or source that the request encodes next."""
+    is_image = state.next_encode == "encode_image"
+    return _image_tokens(cost, state.request) if is_image else len(state.request.token_ids)
 
 
 def _own_step(cost: CostModel, request: EngineRequest) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from engine.cost import TaskKind
 from engine.request import BATCH_SHARE, Priority
 from engine.runner.request_state import BatchKey, RequestState, SampleState
 
@@ -53,25 +54,29 @@ class WorkQueue:
         return bool(self.entering or self.running or self.finished)
 
     def next_encodes(self, limit: Limit[RequestState]) -> list[RequestState]:
-        """Entering requests to encode together."""
-        return self._next_task(self.entering, lambda state: state.must_run_alone or state.is_encoded, limit)
+        """Entering requests whose prompts, or whose sources, to encode together."""
+        return self._next_task(self.entering, lambda state: state.next_encode, limit)
 
     def next_decodes(self, limit: Limit[SampleState]) -> list[SampleState]:
         """Finished samples to decode together."""
-        return self._next_task(self.finished, lambda sample: sample.must_run_alone, limit)
+        return self._next_task(self.finished, lambda _: "decode", limit)
 
     def next_steps(self, limit: Limit[SampleState]) -> list[SampleState]:
         """Running samples to step together: those due first."""
         return self._first(self.running, limit)
 
-    def _next_task(self, waiting: Iterable[M], runs_alone: Callable[[M], bool], limit: Limit[M]) -> list[M]:
-        """The members of the task that has begun, else those that may share one with the first."""
+    def _next_task(
+        self, waiting: Iterable[M], kind: Callable[[M], TaskKind | None], limit: Limit[M]
+    ) -> list[M]:
+        """The members of the task that has begun, else those that may share one with the first: of its kind.
+        Kind None: nothing is left to compute."""
         first = next((each for each in waiting if each.task), next(iter(waiting)))
         if first.task:
             return [each for each in waiting if each.task is first.task]
-        if runs_alone(first):
+        if first.must_run_alone or kind(first) is None:
             return [first]
-        return self._first([each for each in waiting if not runs_alone(each)], limit)
+        sharing = (each for each in waiting if kind(each) == kind(first) and not each.must_run_alone)
+        return self._first(list(sharing), limit)
 
     def _first(self, waiting: Sequence[M], limit: Limit[M]) -> list[M]:
         """Of a suspect, one at a time."""

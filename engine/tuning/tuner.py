@@ -56,7 +56,7 @@ def load_tuned(config: ModelConfig, options: EngineOptions, device: torch.device
     tokens = _image_tokens(parts.vae.pixels_per_token, config.default_width, config.default_height)
     chosen = choose_arithmetic(device, options.dtype, parts.transformer, tokens + _PROMPTS[0], store)
     torch.set_num_threads(chosen.threads)
-    pipeline = load_pipeline(config.folders, device, chosen.dtype, options.uncond_device)
+    pipeline = load_pipeline(config.folders, device, chosen.dtype, options.uncond_device, edits=options.edits)
     return pipeline, tune(pipeline, config, options.kernels, store)
 
 

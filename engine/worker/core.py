@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from engine.compilation.compilation import Compilation
+from engine.cost import TaskKind
 from engine.messages import (
     CostCorrected,
     FromWorker,
@@ -102,16 +103,17 @@ class EngineCore:
 
     def _encode(self, unit: Encode) -> None:
         first = unit.requests[0]
-        if first.is_encoded:
+        if first.next_encode is None:
             self._start(first)
             return
-        task = first.task or begin_encode(self._runner, unit.requests, self._clock)
-        for state, conditioning in self._advance(task, unit):
-            state.conditioning, state.task = conditioning, None
-            self._start(state)
+        task = first.task or begin_encode(self._runner, unit, self._scheduler.cost, self._clock)
+        for state, result in self._advance(task, unit):
+            state.encoded(result)
+            if state.next_encode is None:
+                self._start(state)
 
     def _start(self, state: RequestState) -> None:
-        """Draw the noise of the entering images."""
+        """Draw the noise of the entering images, of which all is encoded."""
         try:
             samples = [self._runner.new_sample(state, index) for index in state.entering]
         except Exception as error:
@@ -155,7 +157,7 @@ class EngineCore:
         if sample.state.is_removed:  # because of the preview of another of its images
             return
         request_id, index = sample.request.request_id, sample.image_index
-        self._emit(StepDone(request_id, index, sample.step_index, sample.num_steps))
+        self._emit(StepDone(request_id, index, sample.steps_done, sample.num_steps))
         due = sample.preview_due
         if due is None:
             return
@@ -167,8 +169,8 @@ class EngineCore:
         self._emit(PreviewReady(request_id, index, due, preview.width, preview.height, preview.rgb))
 
     def _decode(self, unit: Decode) -> None:
-        tokens = self._scheduler.cost.image_tokens(*unit.samples[0].request.resolution)
-        task = unit.samples[0].task or begin_decode(self._runner, unit.samples, tokens, self._clock)
+        cost = self._scheduler.cost
+        task = unit.samples[0].task or begin_decode(self._runner, unit.samples, cost, self._clock)
         for sample, rgb in self._advance(task, unit):
             if isinstance(rgb, Exception):
                 self._fail(sample.state, rgb)
@@ -226,11 +228,9 @@ class EngineCore:
             self._runner.device.release_memory()
             self._scheduler.ran_out_of_memory(states)
 
-    def _calibrate_task(self, task: BatchTask[M, T], kind: UnitKind) -> None:
-        cost = self._calibration.cost
-        model = cost.encode if kind == "encode" else cost.decode
+    def _calibrate_task(self, task: BatchTask[M, T], kind: TaskKind) -> None:
         if task.lengths:
-            self._calibrate(kind, model.seconds(task.lengths), task.work.seconds)
+            self._calibrate(kind, self._calibration.cost.of(kind).seconds(task.lengths), task.work.seconds)
 
     def _calibrate(self, kind: UnitKind, expected: float, seconds: float) -> None:
         """Update the cost model that the scheduler, admission control and the watchdog use."""

@@ -1,10 +1,13 @@
 """The interface of a model runner that the core uses. Torch-free."""
 
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.request import EngineRequest
 from engine.runner.request_state import Conditioning, Preview, RequestState, SampleState
+
+if TYPE_CHECKING:
+    from engine.runner.sampling import EncodedSource
 
 
 class Device(Protocol):
@@ -28,6 +31,9 @@ class Runner(Protocol):
     def cache_misses(self) -> int: ...
     def is_cached(self, request: EngineRequest) -> bool: ...
     def encode(self, requests: Sequence[EngineRequest]) -> Generator[None, None, list[Conditioning]]: ...
+    def encode_sources(
+        self, requests: Sequence[EngineRequest]
+    ) -> Generator[None, None, list["EncodedSource"]]: ...
     def new_sample(self, state: RequestState, image_index: int) -> SampleState: ...
     def denoise_step(self, samples: list[SampleState]) -> None: ...
     def decode(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from engine.config.options import EngineOptions
 from engine.cost import CostModel, LinearCost
 from engine.errors import CheckpointError
 from engine.models.resumable import drain
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest, SamplingParams, SourceImage
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 
@@ -48,6 +49,7 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
     encodes = [_encode(runner, length) for length in lengths]
     steps: list[Point] = []
     decodes: list[Point] = []
+    sources: list[Point] = []
     for size, batch in product(sizes, _BATCHES):
         if steps and time.monotonic() > until:
             break
@@ -55,6 +57,7 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
         steps.append(_step(runner, samples))
         if batch == 1 or size == sizes[0]:  # larger ones would take much memory
             decodes.append(_decode(runner, samples))
+            sources += _encode_sources(runner, samples)
     return CostModel(
         pass_=fit(steps, squares=True),
         encode=fit(encodes, squares=False),
@@ -62,6 +65,7 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
         pixels_per_token=runner.pixels_per_token,
         max_batch_size=min(options.max_batch_size, options.max_running),
         max_batch_tokens=options.max_batch_tokens,
+        encode_image=fit(sources, squares=False) if sources else LinearCost(0.0, 0.0),
     )
 
 
@@ -116,6 +120,17 @@ def _finish_step(runner: ModelRunner, samples: list[SampleState]) -> None:
 def _decode(runner: ModelRunner, samples: list[SampleState]) -> Point:
     seconds = _fastest(lambda: _finish_decode(runner, samples))
     return 1, [len(sample.latents) for sample in samples], seconds
+
+
+def _encode_sources(runner: ModelRunner, samples: list[SampleState]) -> list[Point]:
+    """Encode as many grey images, if the model has an encoder."""
+    if runner.pipeline.vae_encoder is None:
+        return []
+    width, height = samples[0].request.resolution
+    source = SourceImage(bytes(3 * width * height), None, strength=0.5, fingerprint="")
+    requests = [replace(sample.request, source=source) for sample in samples]
+    seconds = _fastest(lambda: drain(runner.encode_sources(requests)))
+    return [(1, [len(sample.latents) for sample in samples], seconds)]
 
 
 def _finish_decode(runner: ModelRunner, samples: list[SampleState]) -> None:

@@ -1,4 +1,4 @@
-"""Trains the VAE: an encoder that mirrors the engine's decoder, and both together.
+"""Trains the VAE: the engine's encoder and decoder together.
 
 Noise is added to the latents in training, so that the decoder tolerates the small errors of sampling.
 """
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from engine.models.vae import AttentionBlock, Decoder, MidBlock, ResnetBlock, Upsample, VAEConfig
+from engine.models.vae import AttentionBlock, Decoder, ResnetBlock, Upsample, VAEConfig
+from engine.models.vae_encoder import Downsample, Encoder
 from models.training import progress
 from models.training.drawing import draw_scene
 from models.training.scenes import COLOURS, RGB, Scene, random_boxed, random_single
@@ -29,53 +30,14 @@ NOISE = 0.3
 SIZES = ((128, 128), (96, 96), (64, 64), (128, 96), (96, 128))
 
 
-class Downsample(nn.Module):
-    """Halves the size with a strided convolution, padded on the right and at the bottom."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class DownBlock(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, downsample: bool, config: VAEConfig) -> None:
-        super().__init__()
-        groups = config.norm_num_groups
-        self.resnets = nn.ModuleList(
-            ResnetBlock(channels_in if i == 0 else channels_out, channels_out, groups)
-            for i in range(config.layers_per_block)
-        )
-        self.downsamplers = nn.ModuleList([Downsample(channels_out)] if downsample else [])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.downsamplers):
-            x = layer(x)
-        return x
-
-
-class Encoder(nn.Module):
-    """Pixels (B, 3, H, W) to mean and log-variance (B, 2C, H / 8, W / 8)."""
-
-    def __init__(self, config: VAEConfig) -> None:
-        super().__init__()
-        channels = config.block_out_channels
-        self.conv_in = nn.Conv2d(config.out_channels, channels[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            DownBlock(channels[max(i - 1, 0)], channels[i], i < len(channels) - 1, config)
-            for i in range(len(channels))
-        )
-        self.mid_block = MidBlock(channels[-1], config)
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], eps=1e-6)
-        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+class WholeEncoder(Encoder):
+    """The engine's encoder without the pauses between its blocks."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.finish(x)
 
 
 class WholeDecoder(Decoder):
@@ -94,7 +56,7 @@ class TrainedVAE(nn.Module):
     def __init__(self, config: VAEConfig = CONFIG) -> None:
         super().__init__()
         channels = config.latent_channels
-        self.encoder = Encoder(config)
+        self.encoder = WholeEncoder(config)
         self.decoder = WholeDecoder(config)
         self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 1)

@@ -69,6 +69,7 @@ class Metrics:
         )
         self._units: dict[UnitKind, Histogram] = {
             "encode": self._seconds("encode", "Duration of a text encoder pass.", STAGE),
+            "encode_image": self._seconds("encode_image", "Duration of a VAE encoder pass.", STAGE),
             "denoise": self._seconds("step", "Duration of a denoising step of a batch.", STAGE),
             "decode": self._seconds("decode", "Duration of a VAE decoder pass.", STAGE),
         }

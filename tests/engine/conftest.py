@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.checkpoint.loader import load_pipeline
 from engine.config.part_folders import PartFolders
 from engine.models.resumable import drain
-from engine.request import EngineRequest, SamplingParams
+from engine.request import EngineRequest, SamplingParams, SourceImage
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 from tests.engine.checkpoints import LAYOUTS, Checkpoint, write_checkpoint
@@ -63,8 +63,10 @@ def load_runner(path: Path, dtype: torch.dtype) -> ModelRunner:
     return ModelRunner(load_pipeline(PartFolders.of(path), "cpu", dtype), "cpu")
 
 
-def start(runner: ModelRunner, checkpoint: Checkpoint, job: Job) -> SampleState:
-    """The job's sample at step 0."""
+def start(
+    runner: ModelRunner, checkpoint: Checkpoint, job: Job, source: SourceImage | None = None
+) -> SampleState:
+    """The job's sample at its first step."""
     request = EngineRequest(
         request_id=f"request-{job.seed}",
         token_ids=tuple(token_ids(checkpoint.referee, job.prompt)),
@@ -72,9 +74,12 @@ def start(runner: ModelRunner, checkpoint: Checkpoint, job: Job) -> SampleState:
         height=job.height,
         seeds=(job.seed,),
         sampling=SamplingParams(job.guidance, job.mu, job.std),
+        source=source,
     )
     state = RequestState(request)
     (state.conditioning,) = drain(runner.encode([request]))
+    if request.encodes_source:
+        (state.source,) = drain(runner.encode_sources([request]))
     return runner.new_sample(state, 0)
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
 from engine.compilation.compilation import Compilation
@@ -14,7 +15,10 @@ from engine.scheduling.batch_limits import BatchLimits
 from engine.scheduling.scheduler import Scheduler
 from engine.worker.core import EngineCore
 
-# A pass takes 2 ms and 0.1 ms per token; encoding and decoding take 1 ms per token.
+if TYPE_CHECKING:
+    from engine.runner.sampling import EncodedSource
+
+# A pass takes 2 ms and 0.1 ms per token; encoding and decoding take 1 ms per token, encoding an image 0.5 ms.
 COST = CostModel(
     pass_=LinearCost(base=0.002, per_unit=0.0001),
     encode=LinearCost(base=0.0, per_unit=0.001),
@@ -22,6 +26,7 @@ COST = CostModel(
     pixels_per_token=16,
     max_batch_size=8,
     max_batch_tokens=10_000,
+    encode_image=LinearCost(base=0.0, per_unit=0.0005),
 )
 PROMPT_TOKENS = 10
 
@@ -57,14 +62,15 @@ class OutOfMemoryError(Exception):
 class FakeRunner:
     """Takes the time that COST predicts; encodes and decodes can be paused after each millisecond.
 
-    `encodes`, `steps` and `decodes` are the batches that have begun (steps: that succeeded), as request ids.
-    The callbacks may raise. The prompt of a request `NAME:...` is cached if NAME is in `cached`.
+    `encodes`, `sources`, `steps` and `decodes` are the batches that have begun (steps: that succeeded), as
+    request ids. The callbacks may raise. The prompt of a request `NAME:...` is cached if NAME is in `cached`.
     """
 
     cost: CostModel = COST
     now: float = 0.0
     steps: list[list[str]] = field(default_factory=list)
     encodes: list[list[str]] = field(default_factory=list)
+    sources: list[list[str]] = field(default_factory=list)
     decodes: list[list[str]] = field(default_factory=list)
     before_encode: Callable[[Sequence[EngineRequest]], None] = lambda requests: None
     before_decode: Callable[[Sequence[SampleState]], None] = lambda samples: None
@@ -93,7 +99,16 @@ class FakeRunner:
         self.cache_misses += len(missing)
         if missing:
             yield from self._work(self.cost.encode.seconds([len(prompt) for prompt in missing]))
-        return [cast(Conditioning, "conditioning")] * len(requests)
+        return [Conditioning(*[cast(Any, None)] * 4)] * len(requests)
+
+    def encode_sources(
+        self, requests: Sequence[EngineRequest]
+    ) -> Generator[None, None, list["EncodedSource"]]:
+        self.sources.append([request.request_id for request in requests])
+        self.before_encode(requests)
+        lengths = [self.cost.image_tokens(*request.resolution) for request in requests]
+        yield from self._work(self.cost.encode_image.seconds(lengths))
+        return [cast(Any, "source")] * len(requests)
 
     def new_sample(self, state: RequestState, image_index: int) -> SampleState:
         return SampleState(state, image_index, latents=cast(Any, None))
@@ -113,8 +128,7 @@ class FakeRunner:
         lengths = [self.cost.image_tokens(*sample.request.resolution) for sample in samples]
         yield from self._work(self.cost.decode.seconds(lengths))
         return [
-            FloatingPointError("NaN") if sample in self.nan else sample.request.request_id.encode()
-            for sample in samples
+            FloatingPointError("NaN") if sample in self.nan else content(sample.request) for sample in samples
         ]
 
     def preview(self, sample: SampleState) -> Preview:
@@ -140,6 +154,13 @@ class FakeRunner:
         for _ in range(round(seconds * 1000)):
             self.now += 0.001
             yield
+
+
+def content(request: EngineRequest) -> bytes:
+    """The pixels of its images: its id, and the digest of its source, if any."""
+    source = request.source
+    pixels = source and source.rgb + (source.mask or b"")
+    return request.request_id.encode() + (sha256(pixels).digest() if pixels else b"")
 
 
 def step_seconds(samples: Sequence[SampleState], cost: CostModel = COST) -> float:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import Ideogram4Pipeline
+from numpy.typing import NDArray
 from torch import Tensor
 
+Pixels = NDArray[np.uint8]
 # More than the prompt has, so that padding is in play.
 PADDING = 5
 
@@ -33,6 +35,15 @@ class Job:
     @property
     def grid(self) -> tuple[int, int]:
         return self.height // 16, self.width // 16
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The source of a job: RGB (height, width, 3), and with a mask (height, width) what is painted."""
+
+    rgb: Pixels
+    strength: float
+    mask: Pixels | None = None
 
 
 def schedule(job: Job) -> list[float]:
@@ -103,17 +114,48 @@ def noise(job: Job, channels: int) -> Tensor:
     return torch.randn(1, rows * columns, channels, generator=generator)[0]
 
 
-def sample(referee: Any, job: Job) -> Tensor:
+def sample(referee: Any, job: Job, edit: Edit | None = None) -> Tensor:
     """Final latents (N, C)."""
     features = text_features(referee, token_ids(referee, job.prompt))
-    z = noise(job, referee.transformer.config.in_channels)
-    times = schedule(job)
-    for step, weight in enumerate(job.guidance):
+    eps = noise(job, referee.transformer.config.in_channels)
+    known = _known(referee, edit, eps, schedule(job)) if edit else [eps]
+    painted = weights(edit.mask, eps.shape[1]) if edit and edit.mask is not None else 1
+    steps = len(job.guidance)
+    first = int(max(steps - min(steps * edit.strength, steps), 0)) if edit else 0
+    z, times = known[first], schedule(job)
+    for step, weight in list(enumerate(job.guidance))[first:]:
         t, s = times[step], times[step + 1]
         conditional = velocity(referee.transformer, z, t, features, job.grid)
         unconditional = velocity(referee.unconditional_transformer, z, t, None, job.grid)
         z = z + (weight * conditional + (1 - weight) * unconditional) * (s - t)
+        if edit and edit.mask is not None:
+            z = painted * z + (1 - painted) * known[step + 1]
     return z
+
+
+def _known(referee: Any, edit: Edit, eps: Tensor, times: list[float]) -> list[Tensor]:
+    """The source with the noise of each time; the ends are noise alone and the source alone."""
+    data = encode(referee, edit.rgb)
+    return [(1 - t) * eps + t * data for t in (0.0, *times[1:-1], 1.0)]
+
+
+def weights(mask: Pixels, channels: int) -> Tensor:
+    """(N, C): what of each latent a mask paints, by the greatest of its 8 x 8 pixels."""
+    height, width = mask.shape
+    latents = mask.reshape(height // 8, 8, width // 8, 8).max(axis=(1, 3)) / np.float32(255)
+    patches = latents.reshape(height // 16, 2, width // 16, 2).transpose(0, 2, 1, 3).reshape(-1, 4)
+    return torch.from_numpy(patches.repeat(channels // 4, axis=1))
+
+
+@torch.no_grad()
+def encode(referee: Any, rgb: Pixels) -> Tensor:
+    """Latents (N, C) of an image: the inverse of `decode`."""
+    vae, (height, width, _) = referee.vae, rgb.shape
+    pixels = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
+    z = vae.encode(pixels).latent_dist.mode()[0].view(-1, height // 16, 2, width // 16, 2)
+    std = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps)
+    tokens = z.permute(1, 3, 2, 4, 0).reshape(height // 16 * (width // 16), -1)
+    return (tokens - vae.bn.running_mean) / std
 
 
 @torch.no_grad()

@@ -371,6 +371,14 @@ FAULTS = {
     "weights that overflow in the vae": Fault(
         "diffusers", fill(VAE, "decoder.conv_out.weight", 3e38), ("/vae: ", "NaN or infinity")
     ),
+    "a key of the vae's encoder": Fault(
+        "diffusers",
+        tensors(VAE, lambda held: held.pop("encoder.conv_out.bias")),
+        (VAE, "encoder.conv_out.bias", "missing"),
+    ),
+    "weights that overflow in the vae's encoder": Fault(
+        "diffusers", fill(VAE, "encoder.conv_out.weight", 3e38), ("/vae: ", "encoder", "NaN or infinity")
+    ),
     "unknown layout": Fault(
         "diffusers",
         tensors(DIT, lambda held: held.update(query=held.pop(QUERY))),

@@ -12,6 +12,7 @@ from engine.config.part_configs import TextConfig, TextEncoderConfig
 from engine.models.dit import DiT, DiTConfig
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE, VAEConfig
+from engine.models.vae_encoder import VAEEncoder
 from tests.engine.checkpoints import to_official
 
 # Qwen3-VL 8B's text model.
@@ -66,6 +67,13 @@ def test_vae() -> None:
     assert dict(expected_tensors(vae, same_names)) == _shapes(decoder)
     assert vae.config.scale_factor == 8
     assert vae.config.batch_norm_eps == referee.config.batch_norm_eps
+
+
+def test_vae_encoder() -> None:
+    encoder, referee = _on_meta(VAEEncoder, VAEConfig()), _on_meta(AutoencoderKLFlux2)
+    read = ("encoder.", "quant_conv.")
+    expected = {key: value for key, value in referee.state_dict().items() if key.startswith(read)}
+    assert dict(expected_tensors(encoder, same_names)) == _shapes(expected)
 
 
 def _on_meta(kind: Any, *config: object) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint.loader import LATENT_NORM, Pipeline, load_dit, load_pipeline
 from engine.checkpoint.weight_files import WeightFiles
+from engine.config.model_config import ModelConfig
 from engine.config.part_folders import PartFolders
 from engine.errors import CheckpointError
 from engine.kernels.quantized_linear import Fp8Linear, NF4Linear
@@ -30,7 +31,8 @@ QUANTISED = {
     "official-fp8": (Fp8Linear, torch.float8_e4m3fn, 1.0),
     "official-nf4": (NF4Linear, torch.uint8, 0.5),
 }
-UNREAD = ("visual.", "encoder.", "quant_conv.", "bn.", "language_model.norm.")
+VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
+UNREAD = ("visual.", "bn.", "language_model.norm.")
 
 
 @pytest.mark.parametrize("layout", QUANTISED)
@@ -60,7 +62,7 @@ def test_as_many_bytes_in_memory_as_in_the_files(checkpoints: Checkpoints, layou
         ("transformer", pipeline.conditional),
         ("unconditional_transformer", pipeline.unconditional),
         ("text_encoder", pipeline.text_encoder),
-        ("vae", pipeline.vae),
+        ("vae", nn.ModuleList(filter(None, (pipeline.vae, pipeline.vae_encoder)))),
     ):
         kept = sum(parameter.nbytes for parameter in module.parameters())
         assert kept == _stored_bytes(checkpoints(layout).path / part), part
@@ -80,8 +82,24 @@ def test_the_vision_tower_is_never_read(checkpoint: Checkpoint, monkeypatch: pyt
         monkeypatch.setattr(WeightFiles, name, _noting(used, getattr(WeightFiles, name)))
     pipeline = load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32)
     assert "language_model.layers.35.mlp.down_proj.weight" in used
-    assert not [key for key in used if key.startswith(("visual.", "encoder.", "language_model.norm."))]
+    assert not [key for key in used if key.startswith(("visual.", "language_model.norm."))]
     assert not [name for name, _ in pipeline.text_encoder.named_modules() if "visual" in name]
+
+
+def test_the_vae_encoder_is_optional(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded if the checkpoint has it and edits are on."""
+    assert ModelConfig.load(checkpoint.path).can_edit
+    assert load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32).vae_encoder
+    used: list[str] = []
+    monkeypatch.setattr(WeightFiles, "copy", _noting(used, WeightFiles.copy))
+    assert not load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32, edits=False).vae_encoder
+    assert not [key for key in used if key.startswith(("encoder.", "quant_conv."))]
+    folder = shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
+    edit_tensors(folder / VAE_FILE, lambda held: [held.pop(key) for key in [*held] if key.startswith("enc")])
+    assert not ModelConfig.load(folder).can_edit
+    assert not load_pipeline(PartFolders.of(folder), "cpu", torch.float32).vae_encoder
 
 
 def test_without_an_unconditional_transformer_the_first_is_both(
@@ -178,7 +196,8 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 
 def _parameter_bytes(pipeline: Pipeline) -> int:
     parts = (pipeline.text_encoder, pipeline.conditional, pipeline.unconditional, pipeline.vae)
-    return sum(parameter.nbytes for part in parts for parameter in part.parameters())
+    encoder = [pipeline.vae_encoder] if pipeline.vae_encoder else []
+    return sum(parameter.nbytes for part in (*parts, *encoder) for parameter in part.parameters())
 
 
 def _stored_bytes(folder: Path) -> int:

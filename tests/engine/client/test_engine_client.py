@@ -24,10 +24,10 @@ from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.errors import DeadlineExceededError, EngineDeadError, GenerationError, WorkerCrashedError
 from engine.messages import ImageDone, RequestDone, RequestOutput, StepDone, UnitDone, UnitStarted
-from engine.request import EngineRequest
+from engine.request import EngineRequest, SourceImage
 from engine.worker.calibration import WINDOW
 from tests.engine import fake_worker
-from tests.engine.fakes import COST, request
+from tests.engine.fakes import COST, content, request
 
 CONFIG = ModelConfig.load(Path(__file__).parents[3] / "models" / "demo")
 SECONDS = 60  # limit of a test
@@ -217,6 +217,14 @@ async def test_a_request_that_crashes_the_worker_once_is_answered(tmp_path: Path
     async with engine() as client:
         outputs = await collect(client, request(f"exit-once:{tmp_path / 'mark'}"))
         assert len(images(outputs)) == 1
+
+
+async def test_an_edit_that_runs_again_has_its_pixels(tmp_path: Path) -> None:
+    source = SourceImage(os.urandom(3 * 256 * 256), os.urandom(256 * 256), 0.5, "")
+    wanted = request(f"exit-once:{tmp_path / 'crashed'}", (256, 256), source=source)
+    async with engine() as client:
+        assert images(await collect(client, wanted)) == [(0, content(wanted))]
+        assert client.stats().restarts == 1
 
 
 async def test_a_request_that_crashes_every_worker_fails_alone() -> None:

@@ -19,7 +19,7 @@ from engine.config.part_folders import PartFolders
 from engine.cost import CostModel, LinearCost
 from engine.messages import FromWorker, ImageDone, RequestFailed, UnitKind, UnitStarted
 from engine.models.resumable import drain
-from engine.request import EngineRequest
+from engine.request import EngineRequest, SourceImage
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 from engine.scheduling.batch_limits import BatchLimits
@@ -27,6 +27,7 @@ from engine.scheduling.scheduler import Scheduler
 from engine.worker.core import EngineCore
 from tests.engine.conftest import relative
 from tests.engine.fakes import COST
+from tests.engine.sources import gradient, rectangle, source
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 CONFIG = ModelConfig.load(DEMO)
@@ -34,7 +35,8 @@ PROMPT = "a blue square, and beside it a very small green triangle on black"
 TOKENIZER = Tokenizer(DEMO / "tokenizer", 2048)
 Picture = NDArray[np.int16]
 # So that prompts are encoded and images decoded together whenever they wait.
-BATCHED = replace(COST, encode=LinearCost(1.0, 0.001), decode=LinearCost(1.0, 0.001))
+SLICED = LinearCost(1.0, 0.001)
+BATCHED = replace(COST, encode=SLICED, decode=SLICED, encode_image=SLICED)
 
 
 def request(
@@ -44,6 +46,7 @@ def request(
     size: tuple[int, int] = (64, 64),
     images: int = 1,
     request_id: str | None = None,
+    source: SourceImage | None = None,
 ) -> EngineRequest:
     chosen = CONFIG.presets[preset]
     return EngineRequest(
@@ -53,6 +56,7 @@ def request(
         seeds=tuple(range(seed, seed + images)),
         sampling=chosen,
         num_previews=1,
+        source=source,
     )
 
 
@@ -60,6 +64,8 @@ WANTED = [
     request(7),
     request(11, "V4_DEFAULT_20", PROMPT),
     request(13, "V4_QUALITY_48", "rings", size=(64, 64)),
+    request(17, source=source(gradient(64, 64), 0.6)),
+    request(19, "V4_DEFAULT_20", source=source(gradient(64, 64), 0.8, rectangle(64, 64, 20, 0, 40, 64))),
 ]
 CROWD = [
     request(100, "V4_DEFAULT_20", "a green square"),
@@ -118,16 +124,16 @@ def assert_same(picture: Picture, expected: Picture) -> None:
 
 def test_different_seeds_and_prompts_make_different_images(alone: dict[str, Picture]) -> None:
     """Otherwise the other tests would prove nothing."""
-    first, second, third = alone.values()
-    assert np.abs(first - second).max() > 20
-    assert np.abs(first - third).max() > 20
+    first, *others = alone.values()
+    assert all(np.abs(first - other).max() > 20 for other in others)
 
 
 def test_in_a_mixed_batch(runner: ModelRunner, alone: dict[str, Picture]) -> None:
     runner.clear_cache()
     engine = ran(runner, [*CROWD[:1], *WANTED, *CROWD[1:]])
-    assert engine.largest_batch("encode") == 6
-    assert engine.largest_batch("decode") == 4
+    assert engine.largest_batch("encode") == 8
+    assert engine.largest_batch("encode_image") == 2
+    assert engine.largest_batch("decode") >= 4
     for name, expected in alone.items():
         assert_same(engine.pictures()[name, 0], expected)
 

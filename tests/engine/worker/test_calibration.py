@@ -14,6 +14,7 @@ KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
 # Predicted seconds of one unit of each kind.
 UNITS: dict[UnitKind, float] = {
     "encode": COST.encode.seconds([10]),
+    "encode_image": COST.encode_image.seconds([16]),
     "denoise": COST.step_seconds(16, [10], 1),
     "decode": COST.decode.seconds([16]),
 }
@@ -24,6 +25,8 @@ def predicted(calibration: Calibration, kind: UnitKind) -> float:
     match kind:
         case "encode":
             return cost.encode.seconds([10])
+        case "encode_image":
+            return cost.encode_image.seconds([16])
         case "denoise":
             return cost.step_seconds(16, [10], 1)
         case "decode":
