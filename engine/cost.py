@@ -91,7 +91,8 @@ class CostModel:
         per_step = fitting([tokens + prompt] * self.max_batch_size, self.step_tokens(tokens))
         encode = 0.0 if steps_done else self._encode_seconds(request)
         steps = self._steps_seconds([each for each in left if each], per_step, tokens, prompt)
-        adapted = sum(adapter_steps(request, steps_done.get(index, 0), len(schedule)) for index in images)
+        first, end = request.first_step, request.sampling.num_inference_steps
+        adapted = sum(adapter_steps(request, first + steps_done.get(index, 0), end) for index in images)
         steps += self.adapter.repeated(adapted, adapted, tokens + prompt)
         return encode + steps + self._decode_seconds(len(left), per_step, tokens)
 
