@@ -16,7 +16,7 @@ from engine.messages import (
     UnitDone,
     UnitStarted,
 )
-from engine.request import EngineRequest, SourceImage
+from engine.request import AdapterUse, EngineRequest, SourceImage
 from engine.worker.calibration import WINDOW
 from tests.engine.fakes import COST, Engine, OutOfMemoryError, joined, request
 
@@ -165,6 +165,16 @@ def test_the_rest_of_an_edit_is_predicted_from_the_steps_that_run() -> None:
     step, decode = COST.step_seconds(16, [10], 1), COST.decode.seconds([16])
     assert COST.request_seconds(wanted, {0: 2}) == pytest.approx(3 * step + decode)
     assert COST.request_seconds(edit("one", 0.0), {}) == pytest.approx(0.010 + 0.008 + decode)
+
+
+def test_adapters_cost_in_the_steps_that_run() -> None:
+    """Steps of an adapter are those of the schedule, also for an image that starts late."""
+    cost = replace(COST, adapter=LinearCost(0.5, 0.0))
+    plain = COST.request_seconds(edit("one", 0.5, steps=10))
+    for first, end, steps in ((0, 1_000, 5), (0, 5, 0), (6, 8, 2)):
+        wanted = replace(edit("one", 0.5, steps=10), adapters=(AdapterUse("a", "a", "a", 1.0, first, end),))
+        assert cost.request_seconds(wanted) == pytest.approx(plain + steps * 0.5)
+    assert cost.request_seconds(wanted, {0: 2}) == pytest.approx(COST.request_seconds(wanted, {0: 2}) + 0.5)
 
 
 def test_a_wrong_prediction_of_encoding_images_is_corrected() -> None:
