@@ -3,17 +3,20 @@
 Every fault of the folder is a CheckpointError that names the file and the key.
 """
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.checkpoint.layouts import DIT_SOURCES, dit_layout, same_names
 from engine.checkpoint.module_weights import Part
 from engine.checkpoint.weight_files import WeightFiles
 from engine.config.files import read_json
+from engine.config.key_names import UNREAD_OF_TEXT_ENCODER, UNREAD_OF_VAE
 from engine.config.part_configs import (
     DiTConfig,
     PartConfigs,
@@ -55,7 +58,7 @@ class Pipeline:
     """The loaded model. `unconditional` is `conditional` if the checkpoint has one transformer (distilled).
 
     `latent_rgb` is None if the checkpoint contains no map for previews, `vae_encoder` if it has no encoder or
-    edits are off.
+    edits are off. Reading the weights took `load_seconds`; they had `weight_bytes` in memory.
     """
 
     text_encoder: TextEncoder
@@ -65,6 +68,8 @@ class Pipeline:
     latent_norm: LatentNorm
     latent_rgb: LatentRGB | None = None
     vae_encoder: VAEEncoder | None = None
+    load_seconds: float = 0.0
+    weight_bytes: int = 0
 
 
 def load_pipeline(
@@ -73,11 +78,12 @@ def load_pipeline(
     dtype: torch.dtype,
     uncond_device: torch.device | str | None = None,
     edits: bool = True,
+    offloads: bool = False,
 ) -> Pipeline:
-    """Load all parts of a model. Raises CheckpointError naming file and key.
+    """Load all parts of a model; with `offloads`, the text encoder stays in the memory of the host.
 
-    Configs, keys, shapes and dtypes of all parts are checked before the first weight is read. With `edits`,
-    the VAE's encoder is loaded if there is one.
+    Raises CheckpointError naming file and key. Configs, keys, shapes and dtypes of all parts are checked
+    before the first weight is read. With `edits`, the VAE's encoder is loaded if there is one.
     """
     configs = PartConfigs.read(folders)
     transformer, layout = _open_dit(folders.transformer, configs.transformer)
@@ -87,19 +93,36 @@ def load_pipeline(
     vae_encoder = _open_vae_encoder(folders.vae, configs.vae) if edits else None
     norm = _load_latent_norm(folders.vae, configs.vae, layout, device)
     rgb = _load_latent_rgb(folders.vae, configs.vae, device)
+    started = time.monotonic()
     conditional = transformer.load(device, dtype)
     unconditional = separate.load(uncond_device or device, dtype) if separate else conditional
-    encoder, decoder = text_encoder.load(device, dtype), _channels_last(vae.load(device, dtype))
+    encoder = text_encoder.load("cpu" if offloads else device, dtype)
+    decoder = _channels_last(vae.load(device, dtype))
     from_pixels = _channels_last(vae_encoder.load(device, dtype)) if vae_encoder else None
-    pipeline = Pipeline(encoder, conditional, unconditional, decoder, norm, rgb, from_pixels)
+    if offloads:
+        encoder.offload(torch.device(device))
+    seconds = time.monotonic() - started
+    parts = {encoder, conditional, unconditional, decoder, *([from_pixels] if from_pixels else [])}
+    pipeline = Pipeline(
+        encoder, conditional, unconditional, decoder, norm, rgb, from_pixels, seconds, _weight_bytes(parts)
+    )
     _check_vae(folders.vae, pipeline)
     return pipeline
+
+
+def _weight_bytes(parts: Iterable[nn.Module]) -> int:
+    return sum(weight.nbytes for part in parts for weight in part.parameters())
 
 
 def load_dit(folder: Path, device: torch.device | str, dtype: torch.dtype) -> tuple[DiT, str]:
     """Load a single DiT. Returns it with its layout, "diffusers" or "official"."""
     part, layout = _open_dit(folder, read_config(folder, DiTConfig))
     return part.load(device, dtype), layout
+
+
+def load_text_encoder(folder: Path, device: torch.device | str, dtype: torch.dtype) -> TextEncoder:
+    """Load the text model. The vision tower is not read."""
+    return _open_text_encoder(folder, read_config(folder, TextEncoderConfig)).load(device, dtype)
 
 
 def load_vae(folder: Path, device: torch.device | str, dtype: torch.dtype) -> VAE:
@@ -124,13 +147,12 @@ def _open_unconditional(folder: Path | None, config: DiTConfig | None) -> Part[D
 
 
 def _open_text_encoder(folder: Path, config: TextEncoderConfig) -> Part[TextEncoder]:
-    """Open the text model. The vision tower, the final norm and the language model's head are not read."""
-    files = WeightFiles(folder, ignore=("visual.", "language_model.norm.", "lm_head."))
+    files = WeightFiles(folder, UNREAD_OF_TEXT_ENCODER)
     return Part.open(TextEncoder, config, files, same_names)
 
 
 def _open_vae(folder: Path, config: VAEConfig) -> Part[VAE]:
-    files = WeightFiles(folder, ignore=("encoder.", "quant_conv.", "bn."))
+    files = WeightFiles(folder, UNREAD_OF_VAE)
     return Part.open(VAE, config, files, same_names)
 
 

@@ -1,4 +1,4 @@
-"""Loads weights into a module built on `meta`, copying each tensor once, from the mapped file."""
+"""Loads weights into a module built on `meta`, reading each tensor once."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoint.layouts import Sources
+from engine.checkpoint.tensor_reader import in_flight
 from engine.checkpoint.weight_files import WeightFiles
 from engine.errors import CheckpointError
 from engine.kernels.quantized_linear import NF4_BLOCK, Fp8Linear, NF4Linear, scale_fault
@@ -43,13 +44,19 @@ class Part(Generic[M]):
 
         Raises CheckpointError on NaN, infinity or an invalid scale.
         """
-        for name, parameter in list(self.module.named_parameters()):
-            kept = parameter.dtype if _is_quantised(self.module, name) else dtype
-            target = torch.empty(parameter.shape, dtype=kept, device=device)
-            self._fill(name, target)
+        targets = {
+            name: torch.empty(parameter.shape, dtype=self.kept_dtype(name, dtype), device=device)
+            for name, parameter in self.module.named_parameters()
+        }
+        in_flight(lambda name: self._fill(name, targets[name]), targets)
+        for name, target in targets.items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.module.get_submodule(owner), leaf, nn.Parameter(target, requires_grad=False))
         return self.module.eval()
+
+    def kept_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of a parameter in memory: as stored if quantised, else `dtype`."""
+        return self.module.get_parameter(name).dtype if _is_quantised(self.module, name) else dtype
 
     def _check(self) -> None:
         used: set[str] = set()

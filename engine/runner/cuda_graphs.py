@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from engine.kernels.packing import Packing
+from engine.memory.bounds import GRAPH_SHAPES, GRAPH_TOKENS
 from engine.models.dit import DiT, Modulation
-
-KEPT = 32  # shapes per transformer; the least recently used is dropped first
-MAX_TOKENS = 1024  # passes with more tokens are not recorded
 
 
 class Recording(Protocol):
@@ -88,13 +86,13 @@ class RecordedPass:
 
     def __init__(self, dit: DiT, record: Recorder) -> None:
         self._dit, self._record = dit, record
-        self._slot: Callable[[Shape], _Slot] = lru_cache(KEPT)(lambda _: _Slot())
+        self._slot: Callable[[Shape], _Slot] = lru_cache(GRAPH_SHAPES)(lambda _: _Slot())
 
     def __call__(
         self, latents: Tensor, text: list[Tensor], modulation: Modulation, rotary: Tensor, packing: Packing
     ) -> Tensor:
         """See `DiT.forward`."""
-        if packing.tokens.offsets[-1] > MAX_TOKENS:
+        if packing.tokens.offsets[-1] > GRAPH_TOKENS:
             return self._dit(latents, text, modulation, rotary, packing)
         slot = self._slot((packing.text_lens, packing.image_lens))
         if not slot.is_seen:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.checkpoint.loader import Pipeline
 from engine.kernels.packing import Packing
+from engine.memory.bounds import MODULATIONS, PACKINGS
 from engine.models.dit import PLAIN, DiT, Modulation, compile_parts
 from engine.request import EngineRequest
 from engine.runner.cuda_graphs import Pass, RecordedPass, Recorder
@@ -52,8 +53,8 @@ class ModelRunner:
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
         self._prompts = PromptEncoder(pipeline, self.device)
         self._images = ImageCodec(pipeline, self.device)
-        self._modulation = lru_cache(maxsize=32)(self._build_modulation)
-        self._packing = lru_cache(maxsize=64)(self._build_packing)
+        self._modulation = lru_cache(MODULATIONS)(self._build_modulation)
+        self._packing = lru_cache(PACKINGS)(self._build_packing)
         self._preview_map = PreviewMap.of(pipeline)
         self._passes: dict[DiT, Pass] = {dit: dit for dit in (pipeline.conditional, pipeline.unconditional)}
         if recorder:
@@ -72,6 +73,10 @@ class ModelRunner:
     def is_cached(self, request: EngineRequest) -> bool:
         """Whether the request's prompt need not be encoded."""
         return request.token_ids in self._prompts.cache
+
+    def is_fetching(self) -> bool:
+        """Whether weights of an offloaded text encoder are being copied to the device."""
+        return self.pipeline.text_encoder.is_fetching
 
     @torch.inference_mode()
     def encode(self, requests: Sequence[EngineRequest]) -> Generator[None, None, list[Conditioning]]:
@@ -210,6 +215,11 @@ class ModelRunner:
     @torch.inference_mode()
     def _build_modulation(self, dit: DiT, schedule: tuple[int, int, int, float, float]) -> Modulation:
         return dit.modulate(time_schedule(*schedule)[:-1].float().to(dit.device))
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Tokens of an image; width and height in pixels."""
+        rows, columns = self._grid(width, height)
+        return rows * columns
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of image tokens."""

@@ -56,7 +56,14 @@ def load_tuned(config: ModelConfig, options: EngineOptions, device: torch.device
     tokens = _image_tokens(parts.vae.pixels_per_token, config.default_width, config.default_height)
     chosen = choose_arithmetic(device, options.dtype, parts.transformer, tokens + _PROMPTS[0], store)
     torch.set_num_threads(chosen.threads)
-    pipeline = load_pipeline(config.folders, device, chosen.dtype, options.uncond_device, edits=options.edits)
+    pipeline = load_pipeline(
+        config.folders,
+        device,
+        chosen.dtype,
+        options.uncond_device,
+        edits=options.edits,
+        offloads=options.offload == "text-encoder",
+    )
     return pipeline, tune(pipeline, config, options.kernels, store)
 
 
@@ -84,11 +91,14 @@ def model_parts(pipeline: Pipeline, config: ModelConfig) -> list[tuple[torch.nn.
     rows = tuple(sorted({min(tokens + _PROMPTS[0], _MOST_ROWS) for tokens in (small, default)}))
     prompts = tuple(min(tokens, longest) for tokens in _PROMPTS)
     transformer = Shapes(rows, image + longest)
-    return [
+    parts: list[tuple[torch.nn.Module, Shapes]] = [
         (pipeline.conditional, transformer),
         (pipeline.unconditional, transformer),
-        (pipeline.text_encoder, Shapes(prompts, longest)),
     ]
+    encoder = pipeline.text_encoder
+    if encoder.device == encoder.weights_device:  # an offloaded one keeps its defaults
+        parts.append((encoder, Shapes(prompts, longest)))
+    return parts
 
 
 def _image_tokens(pixels_per_token: int, width: int, height: int) -> int:

@@ -53,6 +53,8 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
     for size, batch in product(sizes, _BATCHES):
         if steps and time.monotonic() > until:
             break
+        if batch > 1 and batch * (runner.image_tokens(*size) + lengths[0]) > options.max_batch_tokens:
+            continue
         samples = _samples(runner, size, batch, _GUIDED, lengths[0])
         steps.append(_step(runner, samples))
         if batch == 1 or size == sizes[0]:  # larger ones would take much memory
@@ -66,6 +68,8 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
         max_batch_size=min(options.max_batch_size, options.max_running),
         max_batch_tokens=options.max_batch_tokens,
         encode_image=fit(sources, squares=False) if sources else LinearCost(0.0, 0.0),
+        max_encode_tokens=options.max_encode_tokens,
+        max_decode_tokens=options.max_decode_tokens,
     )
 
 

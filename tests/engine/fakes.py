@@ -78,6 +78,7 @@ class FakeRunner:
     before_preview: Callable[[SampleState], None] = lambda sample: None
     cached: set[str] = field(default_factory=set)
     nan: list[SampleState] = field(default_factory=list)
+    fetches: bool = False
     cache_hits: int = 0
     cache_misses: int = 0
 
@@ -134,6 +135,9 @@ class FakeRunner:
     def preview(self, sample: SampleState) -> Preview:
         self.before_preview(sample)
         return Preview(1, 1, b"rgb")
+
+    def is_fetching(self) -> bool:
+        return self.fetches
 
     def synchronize(self) -> None:
         pass
