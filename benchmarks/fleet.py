@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.sizing import H100, image_seconds, predicted_cost
+from benchmarks.gpus import H100
+from benchmarks.sizing import image_seconds, predicted_cost
 
 MAX_BACKLOG = 120.0
 DUE_FACTOR = 5.0

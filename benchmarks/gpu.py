@@ -80,6 +80,7 @@ STAGES = (
     published("fp8-stored", 75, "ours, fp8 stored", *sizes(*FP8_SIZES)),
     published("batches", 75, "ours, compiled", "--sizes", "", "--batch-sizes", "256,512"),
     published("graphs", 60, "ours, graphs", *sizes(256, 512)),
+    Stage("load-rate", 50, ("-m", "benchmarks.load_rate", "--parts", "transformer"), ("--small",)),
     Stage("start-to-ready", 60, ("-m", "benchmarks.ready"), ("--rounds", "1"), ("engine", "server")),
     published("images-plain", 90, "ours", *sizes(*IMAGE_SIZES)),
 )

@@ -111,13 +111,13 @@ def _in_new_process(path: Path, with_image: bool) -> Loaded:
 
 def measure(path: Path, with_image: bool) -> Loaded:
     """Load `path` in this process, whose libraries are already imported."""
-    _reset_peak()
-    before, started = _resident("VmRSS"), time.perf_counter()
+    reset_peak()
+    before, started = resident("VmRSS"), time.perf_counter()
     pipeline = load_pipeline(PartFolders.of(path), "cpu", torch.bfloat16)
     seconds = time.perf_counter() - started
-    peak = _resident("VmHWM") - before
+    peak = resident("VmHWM") - before
     image = make_image(pipeline) if with_image else ()
-    return Loaded(_kept_bytes(pipeline), peak, seconds, _resident("VmHWM"), image)
+    return Loaded(_kept_bytes(pipeline), peak, seconds, resident("VmHWM"), image)
 
 
 def make_image(pipeline: Pipeline) -> tuple[float, float, float, float]:
@@ -145,13 +145,13 @@ def _kept_bytes(pipeline: Pipeline) -> int:
     return sum(parameter.nbytes for part in parts for parameter in part.parameters())
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """VmRSS (current) or VmHWM (peak since the last reset) in bytes."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text("ascii").splitlines())
     return int(lines[field].split()[0]) * 1024
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 

@@ -22,10 +22,14 @@ from torch import nn
 
 from benchmarks import bench_model
 from benchmarks.load import TEXT
+from benchmarks.random_checkpoint import write_checkpoint
 from benchmarks.report import ROOT, Report, add_arguments, progress, several
-from benchmarks.variants import Job, Ours, Theirs, Variant, image_seconds, load_tokenizer, prompt
-from engine.checkpoint.loader import LatentNorm, Pipeline
+from benchmarks.roofline import published_plan
+from benchmarks.variants import TURBO, Job, Ours, Theirs, Variant, image_seconds, load_tokenizer, prompt
+from engine.checkpoint.latents import LatentNorm
+from engine.checkpoint.loader import Pipeline
 from engine.config.part_configs import DiTConfig, TextEncoderConfig, VAEConfig
+from engine.memory.plan import MemoryPlan
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
@@ -41,7 +45,7 @@ BATCHES = (1, 2, 4, 8)
 FP8 = ("ours, fp8 stored", "ours, fp8 widened", "ours, fp8 products")
 VARIANTS = ("ours", "ours, compiled", "ours, graphs", *FP8, "diffusers", "diffusers, compiled")
 IMAGES = {"variant": "<19", "side": "4d", "tokens": "6d", "seconds": "8.3f", "step, ms": "8.1f"}
-IMAGES |= {"once, ms": "8.1f", "GB": "5.1f"}
+IMAGES |= {"once, ms": "8.1f", "GB": "5.1f", "planned, GB": "11.1f", "plan": "5.2f"}
 BATCH = {"variant": "<19", "side": "4d", "tokens": "6d", "batch": "5d", "step, ms": "8.1f", "steps/s": "8.2f"}
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -166,14 +170,32 @@ def build(variant: str, sizes: Sizes, device: torch.device) -> Variant:
         return Theirs(pipeline, load_tokenizer(Path(folder)), compiled)
 
 
-def image(report: Report, name: str, variant: Variant, job: Job, rounds: int) -> None:
+def plan_of(sizes: Sizes) -> MemoryPlan:
+    """The plan of the engine for a checkpoint of these sizes, of which only the headers are written."""
+    with TemporaryDirectory() as folder:
+        configs = DiTConfig(**sizes.dit), sizes.text, VAEConfig(**sizes.vae)
+        write_checkpoint(Path(folder), "bf16", *configs, full=())
+        return published_plan(Path(folder))
+
+
+def planned(plan: MemoryPlan | None, job: Job, measured: float | None) -> dict[str, float | None]:
+    """The memory that the plan expects for a job, and its ratio to the measured peak."""
+    gb = plan.alone(job.side, job.side, job.tokens, TURBO.num_inference_steps) / GB if plan else None
+    return {"planned, GB": gb, "plan": gb / measured if gb and measured else None}
+
+
+def image(
+    report: Report, name: str, variant: Variant, job: Job, rounds: int, plan: MemoryPlan | None
+) -> None:
     """Add the row of one job."""
     variant.run(Job(job.side, job.tokens, 2))
     runs = [variant.run(job) for _ in range(rounds)]
     step = median(seconds for run in runs for seconds in run.steps)
     times = {"seconds": image_seconds(runs), "step, ms": step * 1000}
     times["once, ms"] = (median(run.once for run in runs) - step) * 1000
-    report.add("images", variant=name, side=job.side, tokens=job.tokens, **times, GB=peak_memory())
+    peak = peak_memory()
+    cells = times | {"GB": peak} | planned(plan, job, peak)
+    report.add("images", variant=name, side=job.side, tokens=job.tokens, **cells)
 
 
 def batch(report: Report, name: str, ours: Ours, side: int, tokens: int, size: int, steps: int) -> None:
@@ -206,8 +228,9 @@ def measure(options: argparse.Namespace) -> None:
     """Print a row for each job and batch."""
     report = Report("published", options, images=IMAGES, batches=BATCH)
     variant = build(options.variant, SIZES[options.model_size], choose_device(None))
+    plan = plan_of(SIZES[options.model_size]) if isinstance(variant, Ours) else None
     for side, tokens in progress(list(product(options.sizes, options.tokens)), options.variant):
-        image(report, options.variant, variant, Job(side, tokens, options.steps), options.rounds)
+        image(report, options.variant, variant, Job(side, tokens, options.steps), options.rounds, plan)
     sizes = list(product(options.batch_sizes, options.tokens, BATCHES))
     for side, tokens, size in progress(sizes, f"{options.variant}, batches"):
         assert isinstance(variant, Ours), "batches are measured of the engine only"

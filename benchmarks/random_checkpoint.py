@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
 
 Layout = Literal["bf16", "fp8", "nf4"]
+PARTS = ("transformer", "unconditional_transformer", "text_encoder", "vae")
+SMALL = 1 << 10  # bytes of a tensor
 POOL = 1 << 20  # number of random values, which each tensor repeats
 DTYPES = {
     torch.bfloat16: "BF16",
@@ -42,22 +45,38 @@ class Stored:
 
 
 def write_checkpoint(
-    folder: Path, layout: Layout, dit: DiTConfig, text: dict[str, Any], vae: VAEConfig
+    folder: Path,
+    layout: Layout,
+    dit: DiTConfig,
+    text: dict[str, Any],
+    vae: VAEConfig,
+    full: Collection[str] = PARTS,
 ) -> None:
-    """Write both transformers, the text encoder and the VAE, with random weights."""
-    for part in ("transformer", "unconditional_transformer"):
-        _write_part(folder / part, DiT, dit, asdict(dit), layout)
+    """Write both transformers, the text encoder and the VAE, with random weights.
+
+    The files of parts that are not in `full` have their sizes and headers, but no weights, and take no space
+    on the disk.
+    """
     encoder = TextEncoderConfig(TextConfig(**text))
-    _write_part(folder / "text_encoder", TextEncoder, encoder, {"text_config": text}, layout)
-    _write_part(folder / "vae", VAE, vae, asdict(vae), "bf16")
+    transformer = (DiT, dit, asdict(dit), layout)
+    contents: dict[str, tuple[Any, object, dict[str, Any], Layout]] = {
+        "transformer": transformer,
+        "unconditional_transformer": transformer,
+        "text_encoder": (TextEncoder, encoder, {"text_config": text}, layout),
+        "vae": (VAE, vae, asdict(vae), "bf16"),
+    }
+    for part, content in contents.items():
+        _write_part(folder / part, *content, is_sparse=part not in full)
 
 
-def _write_part(folder: Path, kind: Any, config: object, declared: dict[str, Any], layout: Layout) -> None:
+def _write_part(
+    folder: Path, kind: Any, config: object, declared: dict[str, Any], layout: Layout, is_sparse: bool
+) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(declared), "utf-8")
     with torch.device("meta"):
         module = kind(config)
-    _write_file(folder / "model.safetensors", list(_tensors(module, layout)))
+    _write_file(folder / "model.safetensors", list(_tensors(module, layout)), is_sparse)
 
 
 def _tensors(module: nn.Module, layout: Layout) -> Iterator[Stored]:
@@ -80,7 +99,7 @@ def _tensors(module: nn.Module, layout: Layout) -> Iterator[Stored]:
 
 
 def _fp8(key: str, shape: tuple[int, ...]) -> Iterator[Stored]:
-    yield Stored(key, shape, (_normal(64.0).float()).to(torch.float8_e4m3fn))
+    yield Stored(key, shape, _fp8_values())
     yield Stored(f"{key}_scale", shape[:1], torch.tensor([1 / (64 * math.sqrt(shape[1]))]))
 
 
@@ -99,6 +118,12 @@ def _normal(std: float) -> Tensor:
     return (std * torch.randn(POOL, generator=torch.Generator().manual_seed(0))).bfloat16()
 
 
+@lru_cache(maxsize=1)
+def _fp8_values() -> Tensor:
+    return _normal(64.0).float().to(torch.float8_e4m3fn)
+
+
+@lru_cache(maxsize=1)
 def _ones() -> Tensor:
     return torch.ones(POOL, dtype=torch.bfloat16)
 
@@ -108,8 +133,9 @@ def _bytes() -> Tensor:
     return torch.randint(0, 256, (POOL,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def _write_file(file: Path, tensors: list[Stored]) -> None:
-    """Write the safetensors format: length of the header, header, data."""
+def _write_file(file: Path, tensors: list[Stored], is_sparse: bool) -> None:
+    """Write the safetensors format: length of the header, header, data. A sparse file has small tensors
+    only."""
     header, end = {}, 0
     for stored in tensors:
         start, end = end, end + stored.nbytes
@@ -120,7 +146,10 @@ def _write_file(file: Path, tensors: list[Stored]) -> None:
     with file.open("wb") as stream:
         stream.write(len(encoded).to_bytes(8, "little") + encoded)
         for stored in tensors:
-            pool = stored.pool.view(torch.uint8).numpy().tobytes()
-            pool *= max(1, POOL // len(pool))
+            if is_sparse and stored.nbytes > SMALL:
+                stream.truncate(stream.seek(stored.nbytes, os.SEEK_CUR))
+                continue
+            pool = stored.pool.view(torch.uint8)[: stored.nbytes].numpy().tobytes()
+            pool *= max(1, min(POOL, stored.nbytes) // len(pool))
             for left in range(stored.nbytes, 0, -len(pool)):
                 stream.write(pool[: min(left, len(pool))])

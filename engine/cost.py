@@ -52,7 +52,8 @@ class CostModel:
     `adapter` is what an adapter adds to the pass over a sample. `pixels_per_token` is the width of an image
     token in pixels.
 
-    `max_batch_size` and `max_batch_tokens` limit a batch where its fixed cost does not.
+    `max_batch_size` and `max_batch_tokens` limit a batch where its fixed cost does not, `max_encode_tokens`
+    and `max_decode_tokens` also an encode and a decode.
     """
 
     pass_: LinearCost
@@ -63,6 +64,8 @@ class CostModel:
     max_batch_tokens: int
     encode_image: LinearCost = LinearCost(0.0, 0.0)
     adapter: LinearCost = LinearCost(0.0, 0.0)
+    max_encode_tokens: int = 32_768
+    max_decode_tokens: int = 32_768
 
     def image_tokens(self, width: int, height: int) -> int:
         return (width // self.pixels_per_token) * (height // self.pixels_per_token)
@@ -138,7 +141,7 @@ class CostModel:
     @property
     def encode_tokens(self) -> float:
         """The token budget of an encode of several prompts."""
-        return min(self.encode.units_at(TASK_SHARE), self.max_batch_tokens)
+        return min(self.encode.units_at(TASK_SHARE), self.max_batch_tokens, self.max_encode_tokens)
 
     @property
     def encode_image_tokens(self) -> float:
@@ -148,7 +151,7 @@ class CostModel:
     @property
     def decode_tokens(self) -> float:
         """The token budget of a decode of several images."""
-        return min(self.decode.units_at(TASK_SHARE), self.max_batch_tokens)
+        return min(self.decode.units_at(TASK_SHARE), self.max_batch_tokens, self.max_decode_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""The environment of the process: variables that libraries read while torch is imported, and CPUs.
+"""The environment of the process: variables that libraries read while torch is imported, CPUs and memory.
 
 Torch-free.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -33,8 +34,22 @@ def available_cpus() -> int:
     return max(1, math.ceil(min([affine, *_quotas()])))
 
 
+def memory_limits() -> Iterator[int]:
+    """Bytes that each cgroup of the process, and each group above it, may use; none without a limit."""
+    for group, is_v1 in _groups("memory"):
+        with contextlib.suppress(OSError, ValueError):  # no such group, "max"
+            yield int((group / ("memory.limit_in_bytes" if is_v1 else "memory.max")).read_text())
+
+
 def _quotas() -> Iterator[float]:
     """CPUs of each cgroup of the process and of the groups above it; infinite without a quota."""
+    for group, is_v1 in _groups("cpu"):
+        yield _quota(group, ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_v1 else ("cpu.max",))
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """The cgroups of the process with this controller and those above them; and whether each is of version
+    1."""
     try:
         memberships = MEMBERSHIP.read_text().splitlines()
     except OSError:  # not Linux
@@ -42,12 +57,11 @@ def _quotas() -> Iterator[float]:
     for membership in memberships:
         _, controllers, path = membership.split(":", 2)
         is_v1 = bool(controllers)
-        if is_v1 and "cpu" not in controllers.split(","):
+        if is_v1 and controller not in controllers.split(","):
             continue
-        root = CGROUPS / "cpu" if is_v1 else CGROUPS
-        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_v1 else ("cpu.max",)
+        root = CGROUPS / controller if is_v1 else CGROUPS
         for group in (Path(path), *Path(path).parents):
-            yield _quota(root / group.relative_to("/"), names)
+            yield root / group.relative_to("/"), is_v1
 
 
 def _quota(group: Path, names: tuple[str, ...]) -> float:

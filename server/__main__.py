@@ -1,6 +1,8 @@
 """`python -m server`: reads the settings and serves a checkpoint."""
 
+import logging
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -9,11 +11,14 @@ from engine.client.engine_client import EngineClient
 from engine.client.preflight import open_tokenizer
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, OptionError
+from engine.memory.fitting import bounded
+from engine.memory.plan import MemoryPlan
 from engine.precision import PrecisionOptions
 from server.adapters.catalog import Catalog
 from server.app import create_app, run
 from server.hub.sources import ModelSources
+from server.observability import logs
 from server.queue.roles import queue_access, queue_engine
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from server.queue.connection.access import Access
 
 UNUSABLE = 2
+logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +38,7 @@ def main(argv: list[str]) -> int:
     try:
         with queue_access(settings) as access:
             return _serve(settings, access)
-    except (CheckpointError, ConfigError) as error:
+    except (CheckpointError, ConfigError, OptionError) as error:
         print(f"ideoserve: {error}", file=sys.stderr)
         return UNUSABLE
 
@@ -54,6 +60,7 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         dtype=settings.dtype,
         precision=PrecisionOptions(settings.weights, settings.matmul, settings.quantize),
         compile=settings.compile,
+        offload=settings.offload,
         kernels=settings.kernel_pins,
         cuda_graphs=settings.cuda_graphs,
         max_batch_size=settings.max_batch_size,
@@ -65,6 +72,8 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
     )
     checkpoint, transformer = sources.fetch(weights=settings.role != "front")
     config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)
+    if settings.role != "front":  # which has no device
+        config, options = _planned(config, options, settings)
     adapters = Catalog.of(settings, config)
     if access is None:
         return create_app(settings, EngineClient(config, options), adapters=adapters)
@@ -78,6 +87,17 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
     )
     broker = None if settings.role == "worker" else engine.broker
     return create_app(settings, engine, engine, broker, adapters)
+
+
+def _planned(
+    config: ModelConfig, options: EngineOptions, settings: Settings
+) -> tuple[ModelConfig, EngineOptions]:
+    """The limits and batches that fit in the memory of the devices. Logs the plan. Raises OptionError."""
+    plan = MemoryPlan.of(config, options, settings.max_memory_gb)
+    config, options = bounded(plan)
+    logs.configure(settings.log_level)
+    logger.info("memory plan", extra={"fields": replace(plan, config=config, options=options).fields()})
+    return config, options
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.adapters.adapter import Adapter
+from engine.memory.bounds import MODULATIONS
 from engine.models.dit import DiT, Modulation
 from engine.models.low_rank import Applied, BatchUpdates
 from engine.request import AdapterUse
@@ -38,7 +39,7 @@ class AdapterPasses:
         self._conditional_dit, self._unconditional_dit = conditional, unconditional
         self._held = held
         self._imitation = imitation
-        self._plain_modulation = lru_cache(maxsize=32)(_modulate)
+        self._plain_modulation = lru_cache(MODULATIONS)(_modulate)
 
     def find(self, uses: Sequence[AdapterUse]) -> Adapters:
         """The adapters that a request uses, which are in memory."""

@@ -1,15 +1,16 @@
-"""Loads weights into a module built on `meta`, copying each tensor once, from the mapped file."""
+"""Loads weights into a module built on `meta`, reading each tensor once."""
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from engine.checkpoint.layouts import Sources
+from engine.checkpoint.tensor_reader import in_flight
 from engine.checkpoint.weight_files import WeightFiles
 from engine.errors import CheckpointError
 from engine.precision import Quantization
@@ -47,34 +48,44 @@ class Part(Generic[M]):
 
         Raises CheckpointError on NaN, infinity or an invalid scale.
         """
-        for name, layer in list(self.module.named_modules()):
-            if quantize and can_quantize(layer, quantize):
-                self._load_layer(name, layer, device, dtype, weight_dtype=torch.float32)
-                replace(self.module, name, quantized(layer, quantize))
-            else:
-                self._load_layer(name, layer, device, dtype, weight_dtype=dtype)
+        chosen = [
+            name for name, layer in self.module.named_modules() if quantize and can_quantize(layer, quantize)
+        ]
+        targets = {
+            name: torch.empty(parameter.shape, dtype=self.kept_dtype(name, dtype), device=device)
+            for name, parameter in self.module.named_parameters()
+            if name.rpartition(".")[0] not in chosen
+        }
+        in_flight(lambda name: self._fill(name, targets[name]), targets)
+        for name, target in targets.items():
+            self._set(name, target)
+        for name in chosen:
+            self._load_quantized(name, device, dtype, cast(Quantization, quantize))
         return self.module.eval()
+
+    def kept_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of a parameter in memory: as stored if quantised, else `dtype`."""
+        return self.module.get_parameter(name).dtype if _is_quantised(self.module, name) else dtype
 
     def can_quantize(self, kind: Quantization) -> bool:
         """Whether `quantize` applies to any layer."""
         return any(can_quantize(layer, kind) for layer in self.module.modules())
 
-    def _load_layer(
-        self,
-        name: str,
-        layer: nn.Module,
-        device: torch.device | str,
-        dtype: torch.dtype,
-        weight_dtype: torch.dtype,
+    def _load_quantized(
+        self, name: str, device: torch.device | str, dtype: torch.dtype, kind: Quantization
     ) -> None:
-        """Load the parameters of one layer, without those of the layers in it."""
+        """Load a linear layer with weights in float32, and replace it by its quantised form."""
+        layer = self.module.get_submodule(name)
         for leaf, parameter in list(layer.named_parameters(recurse=False)):
-            full = f"{name}.{leaf}".removeprefix(".")
-            wide = weight_dtype if leaf == "weight" else dtype
-            kept = parameter.dtype if _is_quantised(self.module, full) else wide
+            kept = torch.float32 if leaf == "weight" else dtype
             target = torch.empty(parameter.shape, dtype=kept, device=device)
-            self._fill(full, target)
-            setattr(layer, leaf, nn.Parameter(target, requires_grad=False))
+            self._fill(f"{name}.{leaf}", target)
+            self._set(f"{name}.{leaf}", target)
+        replace(self.module, name, quantized(cast(nn.Linear, layer), kind))
+
+    def _set(self, name: str, value: Tensor) -> None:
+        owner, _, leaf = name.rpartition(".")
+        setattr(self.module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
 
     def _check(self) -> None:
         used: set[str] = set()

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.checkpoint.key_names import is_weight, published_names
+from engine.checkpoint.tensor_reader import TensorReader
 from engine.config.files import list_files, read_json, require_file
+from engine.config.key_names import is_weight, published_names
+from engine.config.tensor_headers import TensorHeader, read_headers
 from engine.errors import CheckpointError
 
-# Pages of a mapped file count as resident until it is closed: copy in pieces, reopen after this many bytes.
-_PIECE_BYTES = 64 << 20
 # dtypes as headers name them. Any of the wide ones is cast to the compute dtype.
 _WIDE = ("BF16", "F16", "F32", "F64")
 _STORED = {torch.uint8: ("U8",), torch.float8_e4m3fn: ("F8_E4M3",)}
@@ -36,8 +37,7 @@ class WeightFiles:
         self._home, files = _locate(folder)
         self._stored = published_names(files)
         self._files = {key: files[stored] for key, stored in self._stored.items()}
-        self._open_file: Path | None = None
-        self._mapped = 0
+        self._reader = TensorReader()
 
     def __contains__(self, key: str) -> bool:
         return key in self._files
@@ -47,16 +47,16 @@ class WeightFiles:
 
         A vector may be stored as a column, as bitsandbytes does.
         """
-        header, stored = self._slice(key), self.shape(key)
-        if stored != shape and stored != (*shape, 1):
-            raise self.error(key, f"shape {stored}, expected {shape}")
+        header = self._header(key)
+        if header.shape not in (shape, (*shape, 1)):
+            raise self.error(key, f"shape {header.shape}, expected {shape}")
         allowed = _STORED.get(dtype, _WIDE)
-        if header.get_dtype() not in allowed:
-            raise self.error(key, f"dtype {header.get_dtype()}, expected {' or '.join(allowed)}")
+        if header.dtype not in allowed:
+            raise self.error(key, f"dtype {header.dtype}, expected {' or '.join(allowed)}")
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape in the header. Raises CheckpointError if there is no such key."""
-        return tuple(self._slice(key).get_shape())
+        return self._header(key).shape
 
     def is_scalar(self, key: str) -> bool:
         """Whether the tensor holds a single value."""
@@ -64,21 +64,17 @@ class WeightFiles:
 
     def read(self, key: str) -> Tensor:
         """Return a copy of a small tensor. Raises CheckpointError if it is not finite."""
-        stored: Tensor = self._open(key).get_tensor(self._stored[key])
+        stored = self._reader.read(self._header(key))
         self._check_finite(key, stored)
-        return stored.clone()
+        return stored
 
     def copy(self, key: str, target: Tensor) -> None:
-        """Copy a tensor into `target`, whose shape `check` has accepted.
+        """Copy a tensor into `target`, whose shape `check` has accepted. Several threads may copy at once.
 
         Raises CheckpointError if a value is not finite in the dtype of `target`.
         """
-        start = 0
-        for piece in self._pieces(key, rows=len(target), row_bytes=max(1, target[:1].nbytes)):
-            rows = target[start : start + len(piece)]
-            rows.copy_(piece.view(rows.shape))
-            self._check_finite(key, rows)
-            start += len(piece)
+        for piece in self._reader.fill(self._header(key), target):
+            self._check_finite(key, piece)
 
     def ignore(self, key: str) -> None:
         """Treat `key` as used."""
@@ -109,27 +105,14 @@ class WeightFiles:
         if not _is_finite(values):
             raise self.error(key, "NaN or infinity")
 
-    def _pieces(self, key: str, rows: int, row_bytes: int) -> Iterator[Tensor]:
-        """Views of the tensor's rows in the mapped file, in order."""
-        step = max(1, _PIECE_BYTES // row_bytes)
-        for start in range(0, rows, step):
-            piece: Tensor = self._slice(key)[start : start + step]
-            self._mapped += piece.nbytes
-            yield piece
+    @cached_property
+    def _headers(self) -> dict[Path, dict[str, TensorHeader]]:
+        return {file: read_headers(file) for file in set(self._files.values())}
 
-    def _slice(self, key: str) -> Any:
-        """The header of a tensor, and its data on demand."""
-        return self._open(key).get_slice(self._stored[key])
-
-    def _open(self, key: str) -> Any:
-        """The open file that holds `key`."""
+    def _header(self, key: str) -> TensorHeader:
         if key not in self._files:
             raise self.missing(key)
-        file = self._files[key]
-        if file != self._open_file or self._mapped > _PIECE_BYTES:
-            self._handle = _open(file)
-            self._open_file, self._mapped = file, 0
-        return self._handle
+        return self._headers[self._files[key]][self._stored[key]]
 
 
 def _is_finite(values: Tensor) -> bool:

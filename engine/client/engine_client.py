@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot of the engine. Bytes are over all devices, counters are since the workers' start, and
-    `devices` is the number of devices by state."""
+    `devices` is the number of devices by state. `start_seconds` is the longest last start of a worker until
+    it was ready, 0 if none was."""
 
     running: int
     waiting: int
@@ -56,6 +57,7 @@ class EngineStats:
     cache_hits: int
     cache_misses: int
     devices: Mapping[str, int]
+    start_seconds: float
 
 
 class EngineClient:
@@ -145,6 +147,7 @@ class EngineClient:
             cache_hits=sum(unit.cache_hits for unit in units),
             cache_misses=sum(unit.cache_misses for unit in units),
             devices={state: states[state] for state in get_args(DeviceState)},
+            start_seconds=max(worker.start_seconds for worker in self._workers),
         )
 
     def subscribe(self, listener: UnitListener) -> None:

@@ -52,8 +52,8 @@ class Listener(Protocol):
 
 
 class WorkerSupervisor:
-    """Supervises the worker process of one device. `cost_model` is None until it was ready once;
-    `current_request_ids` are the requests in its latest unit of work, which ended at `last_unit_ended`."""
+    """Supervises the worker process of one device. `cost_model` is None until it was ready once, in
+    `start_seconds`; `current_request_ids` are those in its latest unit, ended at `last_unit_ended`."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class WorkerSupervisor:
     ) -> None:
         self.device = device
         self.cost_model: CostModel | None = None
-        self.restarts = 0
+        self.restarts, self.start_seconds = 0, 0.0
         self.last_unit_ended = -math.inf
         self.backoff = RestartBackoff(options.max_start_failures)
         self._name = f"ideoserve-worker-{device or 'auto'}"
@@ -83,6 +83,7 @@ class WorkerSupervisor:
         self._is_permanent = False
         self._is_pinged = False
         self._reason = ""
+        self._started = time.monotonic()
         self.current_request_ids: tuple[str, ...] = ()
         self._availability = (False, False)
         options = self._options
@@ -211,7 +212,7 @@ class WorkerSupervisor:
         match message:
             case WorkerReady():
                 self.cost_model, self.last_unit_ended = message.cost_model, -math.inf
-                self._was_ready = True
+                self._was_ready, self.start_seconds = True, time.monotonic() - self._started
                 self._heartbeat.expect(0.0)
                 self.backoff.is_ready()
             case CostCorrected():

@@ -1,18 +1,17 @@
 """Identifies a checkpoint by its contents, without reading all of its weights. Torch-free."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from engine.config.files import list_files, read_bytes, require_file, unreadable
+from engine.config.tensor_headers import header_bytes, parse_headers
 
 FOLDERS = ("", "scheduler", "text_encoder", "tokenizer", "transformer", "unconditional_transformer", "vae")
 # Bytes of a sample. Each tensor is sampled at its start, at every stride, and at its end.
 SAMPLE_BYTES = 4 << 10
 STRIDE_BYTES = 16 << 20
-MAX_HEADER_BYTES = 100 << 20  # of the safetensors format
 
 
 def fingerprint(path: Path, transformer: Path | None = None) -> str:
@@ -48,24 +47,14 @@ def _samples(file: Path) -> Iterator[bytes]:
             size = os.fstat(stream.fileno()).st_size
             if hasattr(os, "posix_fadvise"):  # disables read-ahead
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            start = 8 + int.from_bytes(os.pread(stream.fileno(), 8, 0), "little")
-            header = os.pread(stream.fileno(), start - 8, 8) if start <= min(size, MAX_HEADER_BYTES) else b""
+            header = header_bytes(stream.fileno())
             yield header
-            for begin, end in _tensors(header) or [(-start, size - start)]:
-                for at in _positions(max(0, start + begin), min(size, start + end)):
+            tensors = [(each.begin, each.end) for each in parse_headers(file, header).values()]
+            for begin, end in tensors or [(0, size)]:
+                for at in _positions(max(0, begin), min(size, end)):
                     yield os.pread(stream.fileno(), SAMPLE_BYTES, at)
     except OSError as error:
         raise unreadable(file, error) from error
-
-
-def _tensors(header: bytes) -> list[tuple[int, int]]:
-    """Begin and end of each tensor's bytes; none if the header is malformed, which the loader reports."""
-    try:
-        declared = json.loads(header)
-        declared.pop("__metadata__", None)
-        return [(int(begin), int(end)) for begin, end in (each["data_offsets"] for each in declared.values())]
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return []
 
 
 def _positions(begin: int, end: int) -> Iterator[int]:

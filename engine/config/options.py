@@ -16,10 +16,12 @@ class EngineOptions:
     `precision`: how the weights are kept and multiplied.
     `compile`: whether to compile the transformers' blocks at start. "auto": on cuda at start, on a CPU beside
     serving, once steps have taken `compile_after_seconds`.
+    `offload`: "text-encoder" keeps its weights in the host's memory; on a CPU they are there anyway.
     `kernels`: pinned kernels as (operation or one of its shapes, candidate); the others are measured.
     `cuda_graphs`: on cuda, record small passes and replay them.
     `max_batch_size` (1..64): samples of a step or decode, and prompts of an encode.
-    `max_batch_tokens`: image and prompt tokens of such a batch; a single member may have more.
+    `max_batch_tokens`: image and prompt tokens of such a batch; `max_encode_tokens` and `max_decode_tokens`
+    limit an encode and a decode further. A single member may have more.
     `max_running` (1..1024): samples in memory.
     `edits`: whether to load the VAE encoder, if the checkpoint has one.
     `hang_seconds`: minimum silence after which a worker counts as hung.
@@ -38,10 +40,13 @@ class EngineOptions:
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     compile: bool | Literal["auto"] = "auto"
     compile_after_seconds: float = 60.0
+    offload: Literal["text-encoder"] | None = None
     kernels: tuple[tuple[str, str], ...] = ()
     cuda_graphs: bool = False
     max_batch_size: int = 8
     max_batch_tokens: int = 32_768
+    max_encode_tokens: int = 32_768
+    max_decode_tokens: int = 32_768
     max_running: int = 64
     adapter_memory_gb: float = 0.0
     adapter_ignore: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ Shapes: T tokens of all samples in one row, B samples, N image tokens, D width, 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,7 +18,7 @@ from engine.config.part_configs import DiTConfig
 from engine.kernels.attention import Attend
 from engine.kernels.feed_forward import FeedForward
 from engine.kernels.norm import RMSNorm
-from engine.kernels.packing import Packing, spread
+from engine.kernels.packing import Packing, Rows, spread
 from engine.kernels.rotary import NormRotary
 from engine.models.low_rank import BatchUpdates, BlockUpdates, adapted
 from engine.models.rotary import frequencies, table
@@ -252,19 +253,52 @@ class DiT(nn.Module):
         latents: (N, C) float32, the samples' image tokens in a row; text: each sample's projected
         tokens (L_b, D), empty for the unconditional pass; rotary: (2, T, 1, K/2).
         """
-        image = self.input_proj(latents.to(self.dtype)) + self.embed_image_indicator.weight[1]
-        x = packing.interleave(text, image) if text else image
-        queries = packing.tokens
+        x = self._embed(latents, text, packing)
         for index, block in enumerate(self._blocks()):
-            by_time = modulation.blocks[:, index]
-            changed = updates and updates.block(index, packing.tokens.offsets)
-            q, k, v = self.parts.before_attention(block, x, by_time, packing.tokens.samples, rotary, changed)
-            if index == len(self.layers) - 1:  # only the text's keys and values are still needed
-                x, q, queries = packing.image_rows(x), packing.image_rows(q), packing.images
-            attended = block.attention.attend.packed(q, k, v, queries, packing.tokens)
-            changed = updates and updates.block(index, queries.offsets)
-            x = self.parts.after_attention(block, x, attended, by_time, queries.samples, changed)
+            is_last = index == len(self.layers) - 1
+            update = partial(_block_updates, updates, index)
+            x = self._run_block(block, x, modulation.blocks[:, index], rotary, packing, update, is_last)
         return self.final_layer(x, spread(modulation.final, packing.images.samples)).float()
+
+    def _embed(self, latents: Tensor, text: list[Tensor], packing: Packing) -> Tensor:
+        image = self.input_proj(latents.to(self.dtype)) + self.embed_image_indicator.weight[1]
+        return packing.interleave(text, image) if text else image
+
+    def _run_block(
+        self,
+        block: Block,
+        x: Tensor,
+        by_time: Tensor,
+        rotary: Tensor,
+        packing: Packing,
+        update: Callable[[Rows], BlockUpdates | None],
+        is_last: bool,
+    ) -> Tensor:
+        """x (T, D) to the output of a block; of the last one, only for the image tokens (N, D)."""
+        rows = packing.images if is_last else packing.tokens
+        attended = self._attend(block, x, by_time, rotary, packing, rows, update(packing.tokens))
+        x = packing.image_rows(x) if is_last else x
+        return self.parts.after_attention(block, x, attended, by_time, rows.samples, update(rows))
+
+    def _attend(
+        self,
+        block: Block,
+        x: Tensor,
+        by_time: Tensor,
+        rotary: Tensor,
+        packing: Packing,
+        queries: Rows,
+        update: BlockUpdates | None,
+    ) -> Tensor:
+        """The attention of a block. In a function of its own, so that q, k and v do not outlive it."""
+        q, k, v = self.parts.before_attention(block, x, by_time, packing.tokens.samples, rotary, update)
+        if queries is packing.images:  # only the text's keys and values are still needed
+            q = packing.image_rows(q)
+        return block.attention.attend.packed(q, k, v, queries, packing.tokens)
+
+
+def _block_updates(updates: BatchUpdates | None, index: int, rows: Rows) -> BlockUpdates | None:
+    return updates.block(index, rows.offsets) if updates else None
 
 
 def position_ids(text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:

@@ -8,10 +8,19 @@ T = TypeVar("T")
 
 
 class ResumableTask(Generic[T]):
-    """Runs a generator in time slices. `seconds` is the time that it has taken so far, without pauses."""
+    """Runs a generator in time slices. `seconds` is the time that it has taken so far, without pauses.
 
-    def __init__(self, parts: Generator[None, None, T], clock: Callable[[], float]) -> None:
+    `is_waiting`: whether its next part would wait for something that goes on beside other work.
+    """
+
+    def __init__(
+        self,
+        parts: Generator[None, None, T],
+        clock: Callable[[], float],
+        is_waiting: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.seconds = 0.0
+        self.is_waiting = is_waiting
         self._results: list[T] = []
         self._pauses = _pauses(parts, self._results)
         self._clock = clock
@@ -21,7 +30,7 @@ class ResumableTask(Generic[T]):
         started = self._clock()
         try:
             for _ in self._pauses:
-                if self._clock() >= started + seconds:
+                if self._clock() >= started + seconds or self.is_waiting():
                     return None
             return self._results[0]
         finally:

@@ -4,8 +4,9 @@ Follows `Qwen3VLTextModel` in transformers for prompts of text alone, where the 
 positions coincide. Shapes: L tokens of all prompts in one row, D width, H heads of K, G key and value heads.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import chain
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from engine.kernels.attention import Attend
 from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Rows
 from engine.kernels.rotary import NormRotary
+from engine.models.offloaded_layers import OffloadedLayers, offload
 from engine.models.resumable import drain
 from engine.models.rotary import frequencies, table
 
@@ -80,7 +82,9 @@ class LanguageModel(nn.Module):
         # Not initialised: torch would import its compiler, in a second, to draw random numbers on `meta`.
         weight = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(weight)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers: nn.ModuleList | OffloadedLayers = nn.ModuleList(
+            Layer(config) for _ in range(config.num_hidden_layers)
+        )
 
 
 class TextEncoder(nn.Module):
@@ -91,10 +95,28 @@ class TextEncoder(nn.Module):
         self.config = config.text_config
         self.taps: Sequence[int] = config.tap_layers
         self.language_model = LanguageModel(self.config)
+        self._computes_on: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
+        """Where it computes."""
+        return self._computes_on or self.weights_device
+
+    @property
+    def weights_device(self) -> torch.device:
         return self.language_model.embed_tokens.weight.device
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether offloaded weights are being copied to the device."""
+        layers = self.language_model.layers
+        return isinstance(layers, OffloadedLayers) and layers.is_fetching
+
+    def offload(self, device: torch.device) -> None:
+        """Compute on a device with the weights where they are: in the memory of the host."""
+        assert isinstance(self.language_model.layers, nn.ModuleList)
+        self._computes_on = device
+        self.language_model.layers = offload(self.language_model.layers, device)
 
     def forward(self, token_ids: Sequence[int]) -> Tensor:
         """One prompt's features (L, hidden * taps) as the layers leave them, taps innermost."""
@@ -106,10 +128,11 @@ class TextEncoder(nn.Module):
         Yields after each layer so that the caller can interleave other work.
         """
         model, rows = self.language_model, Rows.build([len(prompt) for prompt in prompts], self.device)
-        x = model.embed_tokens(torch.tensor([*chain.from_iterable(prompts)], device=self.device))
+        token_ids = torch.tensor([*chain.from_iterable(prompts)], device=self.weights_device)
+        x = model.embed_tokens(token_ids).to(self.device)
         rotary = self._rotary(rows.lens)
         tapped = []
-        for index, layer in enumerate(model.layers):
+        for index, layer in enumerate(cast(Iterable[Callable[..., Tensor]], model.layers)):
             x = layer(x, rotary, rows)
             if index in self.taps:
                 tapped.append(x)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config.part_configs import VAEConfig
+from engine.memory.bounds import MAX_WHOLE_AREA, STRIP_ELEMENTS
 from engine.models.resumable import drain
 
 # A generator that yields between parts, so that other work can run, and returns the result.
@@ -123,8 +124,7 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """Decodes latents (B, C, h, w) of any dtype to pixels (B, 3, h * scale, w * scale), about [-1, 1]."""
 
-    # More latents are decoded in strips: an image above 1024 x 1024 at the published scale of 8.
-    max_whole_area = 128 * 128
+    max_whole_area = MAX_WHOLE_AREA  # more latents are decoded in strips
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -146,10 +146,6 @@ class VAE(nn.Module):
         if z[:, 0].numel() > self.max_whole_area:
             return (yield from decode_strips(self.decoder, x))
         return (yield from self.decoder.decode_whole(x))
-
-
-# Elements per strip, at least one row: 64 rows of the widest activation at 2048 pixels.
-STRIP_ELEMENTS = 1 << 25
 
 
 def decode_strips(decoder: Decoder, x: Tensor, strip_elements: int = STRIP_ELEMENTS) -> Parts:

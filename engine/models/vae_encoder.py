@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config.part_configs import VAEConfig
+from engine.memory.bounds import STRIP_ELEMENTS
 from engine.models.resumable import drain
 from engine.models.vae import (
-    STRIP_ELEMENTS,
     MidBlock,
     Parts,
     ResnetBlock,

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from engine.kernels.packing import Packing
+from engine.memory.bounds import GRAPH_SHAPES, GRAPH_TOKENS
 from engine.models.dit import DiT, Modulation
 from engine.models.low_rank import BatchUpdates
-
-KEPT = 32  # shapes per transformer; the least recently used is dropped first
-MAX_TOKENS = 1024  # passes with more tokens are not recorded
 
 
 class Recording(Protocol):
@@ -90,7 +88,7 @@ class RecordedPass:
 
     def __init__(self, dit: DiT, record: Recorder) -> None:
         self._dit, self._record = dit, record
-        self._slot: Callable[[Shape], _Slot] = lru_cache(KEPT)(lambda _: _Slot())
+        self._slot: Callable[[Shape], _Slot] = lru_cache(GRAPH_SHAPES)(lambda _: _Slot())
 
     def __call__(
         self,
@@ -102,7 +100,7 @@ class RecordedPass:
         updates: BatchUpdates | None = None,
     ) -> Tensor:
         """See `DiT.forward`. Passes with updates are not recorded."""
-        if updates or packing.tokens.offsets[-1] > MAX_TOKENS:
+        if updates or packing.tokens.offsets[-1] > GRAPH_TOKENS:
             return self._dit(latents, text, modulation, rotary, packing, updates)
         slot = self._slot((packing.text_lens, packing.image_lens))
         if not slot.is_seen:

@@ -44,9 +44,9 @@ class Device:
                 before.synchronize()
 
     def synchronize(self) -> None:
-        """Wait until the device has finished all queued work."""
+        """Wait until the device has finished all queued work. Copies of offloaded weights go on."""
         if self._is_cuda:
-            torch.cuda.synchronize(self.torch)
+            torch.cuda.current_stream(self.torch).synchronize()
 
     def peak_memory_bytes(self) -> int:
         """Peak device memory since the last call, in bytes; 0 on a CPU."""

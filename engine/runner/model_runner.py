@@ -11,6 +11,7 @@ from engine.adapters.adapter import Adapter
 from engine.adapters.passes import AdapterPasses, Held, Progress
 from engine.checkpoint.loader import Pipeline
 from engine.kernels.packing import Packing
+from engine.memory.bounds import PACKINGS
 from engine.models.dit import PLAIN, DiT, Modulation, compile_parts
 from engine.models.low_rank import BatchUpdates
 from engine.quantized.kept import precision_of
@@ -60,7 +61,7 @@ class ModelRunner:
         self._beside = ThreadPoolExecutor(1) if uncond_device else None
         self._prompts = PromptEncoder(pipeline, self.device)
         self._images = ImageCodec(pipeline, self.device)
-        self._packing = lru_cache(maxsize=64)(self._build_packing)
+        self._packing = lru_cache(PACKINGS)(self._build_packing)
         transformers = pipeline.conditional, pipeline.unconditional
         self._adapters = AdapterPasses(*transformers, {} if adapters is None else adapters, uncond_adapter)
         self._preview_map = PreviewMap.of(pipeline)
@@ -81,6 +82,10 @@ class ModelRunner:
     def is_cached(self, request: EngineRequest) -> bool:
         """Whether the request's prompt need not be encoded."""
         return request.token_ids in self._prompts.cache
+
+    def is_fetching(self) -> bool:
+        """Whether weights of an offloaded text encoder are being copied to the device."""
+        return self.pipeline.text_encoder.is_fetching
 
     @torch.inference_mode()
     def encode(self, requests: Sequence[EngineRequest]) -> Generator[None, None, list[Conditioning]]:
@@ -111,7 +116,7 @@ class ModelRunner:
         if source is None:
             return SampleState(state, image_index, noise)
         known = None if source.painted is None else Known(source.latents, source.painted, noise)
-        level = noise_level(_conditioning(state).times, state.request.first_step)
+        level = noise_level(state.conditioned.times, state.request.first_step)
         return SampleState(state, image_index, add_noise(source.latents, noise, level), known)
 
     @torch.inference_mode()
@@ -123,7 +128,7 @@ class ModelRunner:
         """
         latents = torch.stack([sample.latents for sample in samples])  # (B, N, C)
         velocity = self._predict(samples, latents)
-        times = torch.stack([_times(sample) for sample in samples])  # (B, 2)
+        times = torch.stack([sample.times for sample in samples])  # (B, 2)
         dt = self.device.send(times.diff().float().unsqueeze(-1))  # (B, 1, 1)
         stepped = euler_step(latents, velocity, dt)
         cleans = [
@@ -178,14 +183,14 @@ class ModelRunner:
         return conditional.index_copy(0, index, mixed)
 
     def _conditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
-        text = [_conditioning(sample.state).text for sample in samples]
-        modulations = [_conditioning(sample.state).conditional.at(sample.step_index) for sample in samples]
+        text = [sample.state.conditioned.text for sample in samples]
+        modulations = [sample.state.conditioned.conditional.at(sample.step_index) for sample in samples]
         updates = self._adapters.conditional(_progress(samples))
         return self._run(self.pipeline.conditional, samples, latents, text, modulations, updates)
 
     @torch.inference_mode()  # again, since it may run in another thread
     def _unconditional(self, samples: Sequence[SampleState], latents: Tensor) -> Tensor:
-        modulations = [_required(_conditioning(s.state).unconditional).at(s.step_index) for s in samples]
+        modulations = [_required(s.state.conditioned.unconditional).at(s.step_index) for s in samples]
         updates = self._adapters.unconditional(_progress(samples))
         moved = latents.to(self.uncond_device)
         velocity = self._run(self.pipeline.unconditional, samples, moved, [], modulations, updates)
@@ -216,34 +221,29 @@ class ModelRunner:
         tables = [dit.rotary(length, rows, columns, dit.device) for length in text_lens]
         return Packing.build(list(text_lens), image_lens, dit.device), torch.cat(tables, dim=1)
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """Tokens of an image; width and height in pixels."""
+        rows, columns = self._grid(width, height)
+        return rows * columns
+
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of image tokens."""
         return height // self.pixels_per_token, width // self.pixels_per_token
-
-
-def _conditioning(state: RequestState) -> Conditioning:
-    assert state.conditioning is not None, "the prompt is not encoded"
-    return state.conditioning
 
 
 def _keep(sample: SampleState, latents: Tensor, clean: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The results of a step, with what a mask keeps."""
     if sample.known is None:
         return latents, clean
-    level = noise_level(_conditioning(sample.state).times, sample.step_index + 1)
+    level = noise_level(sample.state.conditioned.times, sample.step_index + 1)
     kept = None if clean is None else sample.known.keep(clean, 1.0)
     return sample.known.keep(latents, level), kept
 
 
 def _progress(samples: Sequence[SampleState]) -> list[Progress]:
-    return [(_conditioning(sample.state).adapters, sample.step_index) for sample in samples]
+    return [(sample.state.conditioned.adapters, sample.step_index) for sample in samples]
 
 
 def _required(modulation: Modulation | None) -> Modulation:
     assert modulation is not None, "a guided step needs the unconditional modulation"
     return modulation
-
-
-def _times(sample: SampleState) -> Tensor:
-    """Start and end time of the next step, (2,)."""
-    return _conditioning(sample.state).times[sample.step_index : sample.step_index + 2]

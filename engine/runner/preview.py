@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from engine.checkpoint.loader import LatentRGB, Pipeline
+from engine.checkpoint.latents import LatentRGB
+from engine.checkpoint.loader import Pipeline
 from engine.models.vae import VAE
 
 _FIT_SIZE = 8  # latents, each side

@@ -5,11 +5,11 @@ from collections.abc import Generator, Sequence
 from torch import Tensor
 
 from engine.checkpoint.loader import Pipeline
+from engine.memory.bounds import PROMPT_CACHE_BYTES
 from engine.models.resumable import calling
 from engine.runner.device import Device
 from engine.runner.prompt_cache import ConditioningCache
 
-CACHE_BYTES = 256 << 20  # for projected prompts
 TokenIds = tuple[int, ...]
 
 
@@ -19,7 +19,7 @@ class PromptEncoder:
     def __init__(self, pipeline: Pipeline, device: Device) -> None:
         self._pipeline = pipeline
         self._device = device
-        self.cache = ConditioningCache(CACHE_BYTES)
+        self.cache = ConditioningCache(PROMPT_CACHE_BYTES)
 
     def encode(self, prompts: Sequence[TokenIds]) -> Generator[None, None, dict[TokenIds, Tensor]]:
         """Projected prompts (L, D). Missing ones are encoded in one row. Yields between layers."""
@@ -29,7 +29,7 @@ class PromptEncoder:
 
     def clear_cache(self) -> None:
         """Drop all cached prompts and reset the counters."""
-        self.cache = ConditioningCache(CACHE_BYTES)
+        self.cache = ConditioningCache(PROMPT_CACHE_BYTES)
 
     def _encode(self, prompts: list[TokenIds]) -> Generator[None, None, dict[TokenIds, Tensor]]:
         layers = self._pipeline.text_encoder.encode(prompts)

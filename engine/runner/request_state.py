@@ -112,6 +112,12 @@ class RequestState:
         return self.images_left - len(self.unseated)
 
     @property
+    def conditioned(self) -> Conditioning:
+        """The conditioning, once the prompt is encoded."""
+        assert self.conditioning is not None, "the prompt is not encoded"
+        return self.conditioning
+
+    @property
     def stage_times(self) -> StageTimes:
         return StageTimes(queue=self.started - self.request.submitted, **self.times)
 
@@ -177,6 +183,11 @@ class SampleState:
     @property
     def steps_done(self) -> int:
         return self.step_index - self.request.first_step
+
+    @property
+    def times(self) -> "Tensor":
+        """Start and end time of the next step, (2,)."""
+        return self.state.conditioned.times[self.step_index : self.step_index + 2]
 
     @property
     def guidance(self) -> float:

@@ -177,7 +177,8 @@ class Scheduler:
         return step
 
     def _peek(self, queue: WorkQueue, step: Denoise | None, shortest: float) -> Unit:
-        """Decode first, then encode; but step once they have delayed the queue's running samples by a step.
+        """Decode first, then encode; but step once they have delayed the queue's running samples by a step,
+        or while an encode waits for offloaded weights.
 
         A slice is no longer than the shortest candidate step of any queue, nor than what is left of that
         delay.
@@ -193,6 +194,8 @@ class Scheduler:
             return Decode.predict(self.cost, samples, slice_seconds)
         if step is None or queue.entering:
             requests = queue.next_encodes(self._limits.fitting_encodes)
+            if step and _is_waiting(requests[0]):
+                return step
             return Encode.predict(self.cost, requests, slice_seconds)
         return step
 
@@ -219,3 +222,8 @@ class Scheduler:
         if not queue.has_work:
             del self._queues[queue.key]
             self._order.remove(queue)
+
+
+def _is_waiting(request: RequestState) -> bool:
+    """Whether the encode of a request has begun and waits."""
+    return request.task is not None and request.task.work.is_waiting()

@@ -11,14 +11,12 @@ import torch
 from engine.config.part_configs import DiTConfig
 from engine.kernels.capabilities import choose_dtype
 from engine.kernels.packing import Packing
+from engine.memory.bounds import LARGE_BLOCK
 from engine.models.dit import Block
 from engine.tuning.machine import describe
 from engine.tuning.race import CLEAR_WIN, Run, race
 from engine.tuning.store import ChoiceStore, Measured
 
-# Weights of a transformer block from which on bfloat16 and all threads are taken unmeasured: bfloat16 reads
-# half as much memory, and the matrix products keep every thread busy.
-LARGE_BLOCK = 1 << 24
 _BATCHES = (1, 4)
 _SECONDS = 0.3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -62,7 +62,13 @@ def load_tuned(config: ModelConfig, options: EngineOptions, device: torch.device
     torch.set_num_threads(chosen.threads)
     check_device(options.precision, device, chosen.dtype)
     pipeline = load_pipeline(
-        folders, device, chosen.dtype, options.uncond_device, options.precision, options.edits
+        folders,
+        device,
+        chosen.dtype,
+        options.uncond_device,
+        options.precision,
+        edits=options.edits,
+        offloads=options.offload == "text-encoder",
     )
     widen_weights(pipeline, options.precision, transformer_rows(pipeline, config), store)
     return pipeline, tune(pipeline, config, options.kernels, store)
@@ -101,11 +107,14 @@ def model_parts(pipeline: Pipeline, config: ModelConfig) -> list[tuple[torch.nn.
     image, longest = _image_tokens(pixels, limits.max_size, limits.max_size), limits.max_prompt_tokens
     prompts = tuple(min(tokens, longest) for tokens in _PROMPTS)
     transformer = Shapes(transformer_rows(pipeline, config), image + longest)
-    return [
+    parts: list[tuple[torch.nn.Module, Shapes]] = [
         (pipeline.conditional, transformer),
         (pipeline.unconditional, transformer),
-        (pipeline.text_encoder, Shapes(prompts, longest)),
     ]
+    encoder = pipeline.text_encoder
+    if encoder.device == encoder.weights_device:  # an offloaded one keeps its defaults
+        parts.append((encoder, Shapes(prompts, longest)))
+    return parts
 
 
 def transformer_rows(pipeline: Pipeline, config: ModelConfig) -> tuple[int, ...]:

@@ -1,17 +1,11 @@
 """Begins the encode or decode of a batch, which then runs in slices. Torch-free."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from engine.cost import CostModel
 from engine.models.resumable import ResumableTask
-from engine.runner.request_state import (
-    BatchTask,
-    DecodeTask,
-    Encoded,
-    EncodeTask,
-    RequestState,
-    SampleState,
-)
+from engine.runner.request_state import BatchTask, DecodeTask, EncodeTask, RequestState, SampleState
 from engine.scheduling.units import Encode
 from engine.worker.runner_port import Runner
 
@@ -23,7 +17,7 @@ def begin_encode(runner: Runner, unit: Encode, cost: CostModel, clock: Clock) ->
     if unit.kind == "encode":
         return _begin_prompts(runner, unit.requests, clock)
     parts = runner.encode_sources([state.request for state in unit.requests])
-    return _begin(unit.requests, _image_lengths(cost, unit.requests), parts, clock)
+    return _begin(unit.requests, _image_lengths(cost, unit.requests), ResumableTask(parts, clock))
 
 
 def _begin_prompts(runner: Runner, requests: list[RequestState], clock: Clock) -> EncodeTask:
@@ -34,16 +28,11 @@ def _begin_prompts(runner: Runner, requests: list[RequestState], clock: Clock) -
     for state in members:
         state.started = state.started or clock()
     parts = runner.encode([state.request for state in members])
-    return _begin(members, list(map(len, prompts)), parts, clock)
+    return _begin(members, list(map(len, prompts)), ResumableTask(parts, clock, runner.is_fetching))
 
 
-def _begin(
-    members: list[RequestState],
-    lengths: list[int],
-    parts: Generator[None, None, Sequence[Encoded]],
-    clock: Clock,
-) -> EncodeTask:
-    task: EncodeTask = BatchTask(members, members, lengths, ResumableTask(parts, clock))
+def _begin(members: list[RequestState], lengths: list[int], work: ResumableTask[Any]) -> EncodeTask:
+    task: EncodeTask = BatchTask(members, members, lengths, work)
     for state in members:
         state.task = task
     return task

@@ -74,7 +74,7 @@ def _load(emit: Emit, config: ModelConfig, options: EngineOptions, device: str |
     )
     core = EngineCore(runner, scheduler, emit, compilation=compilation)
     emit(WorkerReady(cost, runner.device.peak_memory_bytes(), runner.precision))
-    emit(Notice(logging.INFO, str(phases)))
+    emit(Notice(logging.INFO, str(phases), phases.fields()))
     return AdapterWait(core, adapters, lambda: scheduler.adapters_in_use, emit)
 
 
@@ -92,6 +92,7 @@ def _build_runner(
     if chosen.type == "cpu":
         set_up_cpu(max(1, len(options.devices)))
     pipeline, tuning = load_tuned(config, options, chosen)
+    emit(Notice(logging.INFO, "weights loaded", _load_rate(pipeline.weight_bytes, pipeline.load_seconds)))
     emit(Notice(logging.INFO, "kernels chosen", tuning.fields()))
     compiled = chosen.type == "cuda" if options.compile == "auto" else options.compile
     recorder = cuda_recorder if options.cuda_graphs and chosen.type == "cuda" else None
@@ -101,6 +102,11 @@ def _build_runner(
     emit(Notice(logging.INFO, "precision", asdict(runner.precision)))
     phases.end("load")
     return runner, adapters
+
+
+def _load_rate(size: int, seconds: float) -> dict[str, object]:
+    rates = {"gb": size / 1e9, "seconds": seconds, "gb_per_second": size / 1e9 / max(seconds, 1e-9)}
+    return {name: round(value, 3) for name, value in rates.items()}
 
 
 def _loop(connection: Connection, outbox: Outbox, core: Core) -> None:

@@ -17,6 +17,11 @@ class Phases:
         now = self._clock()
         self._seconds[name], self._ended = now - self._ended, now
 
+    def fields(self) -> dict[str, object]:
+        """For the log: seconds of each phase, and of all."""
+        rounded = {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+        return {"phase_seconds": rounded, "start_seconds": round(sum(self._seconds.values()), 3)}
+
     def __str__(self) -> str:
         each = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self._seconds.items())
         return f"ready after {sum(self._seconds.values()):.2f} s: {each}"

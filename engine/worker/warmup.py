@@ -57,6 +57,8 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
     for size, batch in product(sizes, _BATCHES):
         if steps and time.monotonic() > until:
             break
+        if batch > 1 and batch * (runner.image_tokens(*size) + lengths[0]) > options.max_batch_tokens:
+            continue
         samples = _samples(runner, size, batch, _GUIDED, lengths[0])
         steps.append(_step(runner, samples))
         if batch == 1 and options.adapter_memory_gb:
@@ -74,6 +76,8 @@ def _measure(runner: ModelRunner, config: ModelConfig, options: EngineOptions) -
         max_batch_tokens=options.max_batch_tokens,
         encode_image=fit(sources, squares=False) if sources else LinearCost(0.0, 0.0),
         adapter=fit(adapted, squares=False) if adapted else LinearCost(0.0, 0.0),
+        max_encode_tokens=options.max_encode_tokens,
+        max_decode_tokens=options.max_decode_tokens,
     )
 
 

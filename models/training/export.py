@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
-from engine.checkpoint.loader import LatentRGB
+from engine.checkpoint.latents import LatentRGB
 from engine.models.dit import DiTConfig
 from engine.runner.preview import least_squares
 from models.training import dit, progress, text, vae

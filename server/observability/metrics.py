@@ -178,6 +178,11 @@ class _EngineCollector:
         yield _labelled(
             "devices", "Devices by state: ready, silent, starting or failed.", "state", stats.devices
         )
+        yield _gauge(
+            "start_seconds",
+            "Time from the last start of a worker until it was ready, the longest of all devices; 0 before.",
+            stats.start_seconds,
+        )
         yield _counter("worker_restarts", "Worker restarts.", stats.restarts)
         yield _counter("prompt_cache_hits", "Prompts found in the prompt cache.", stats.cache_hits)
         yield _counter("prompt_cache_misses", "Prompts not found in the prompt cache.", stats.cache_misses)

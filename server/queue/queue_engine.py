@@ -46,6 +46,7 @@ class QueueEngineStats:
     cache_hits: int
     cache_misses: int
     devices: Mapping[str, int]
+    start_seconds: float
 
 
 class QueueEngine:
@@ -214,6 +215,7 @@ class QueueEngine:
             cache_hits=local.cache_hits if local else 0,
             cache_misses=local.cache_misses if local else 0,
             devices=self._fleet.devices() if self._tokenize or local is None else local.devices,
+            start_seconds=local.start_seconds if local else 0.0,
         )
 
     def subscribe(self, listener: Callable[[UnitKind, int, float], None]) -> None:

@@ -86,6 +86,19 @@ class EngineSettings(BaseModel):
         description="On cuda, replay transformer passes of at most 1024 tokens from CUDA graphs, one per "
         "prompt length; useful for small images of recurring prompts",
     )
+    max_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Memory that each device may use, in GB of 10^9 bytes; image sizes and batches are "
+        "limited to what fits; if unset, all memory of the device",
+    )
+    offload: Literal["text-encoder"] | None = Field(
+        None,
+        description="Part of the model whose weights stay in the memory of the host and are copied to the "
+        "GPU for prompts that are not cached; if unset, none",
+    )
     max_batch_size: int = Field(
         8, ge=1, le=64, description="Maximum images per denoising step or decode, and prompts per encode"
     )

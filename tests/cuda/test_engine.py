@@ -37,6 +37,19 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, compiled: bool = False) -> 
     return ModelRunner(load_pipeline(PartFolders.of(checkpoint.path), CUDA, dtype), CUDA, compiled=compiled)
 
 
+@torch.inference_mode()
+def test_an_offloaded_text_encoder_computes_the_same(checkpoints: Checkpoints) -> None:
+    folders, prompt = PartFolders.of(checkpoints("official-fp8").path), tuple(range(3, 40))
+    plain, offloaded = (
+        load_pipeline(folders, CUDA, torch.bfloat16, offloads=offloads).text_encoder
+        for offloads in (False, True)
+    )
+    assert offloaded.weights_device.type == "cpu"
+    assert all(weight.is_pinned() for weight in offloaded.language_model.layers.parameters())
+    assert torch.equal(plain(prompt), offloaded(prompt))
+    assert torch.equal(plain(prompt[:5]), offloaded(prompt[:5])), "copies reuse the memory of earlier layers"
+
+
 def test_a_gpu_with_bfloat16_is_the_default() -> None:
     assert choose_device(None) == CUDA
     assert choose_dtype(CUDA, None) == torch.bfloat16

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.deploy.chart import REPOSITORY
 
-TABLES = {"benchmarks.sizing": "docs/operations.md", "benchmarks.fleet": "docs/scaling.md"}
+TABLES = {"benchmarks.roofline": "docs/operations.md", "benchmarks.fleet": "docs/scaling.md"}
 END = "<!-- end -->\n"
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import fleet, sizing
 from benchmarks.fleet import Fleet, Request
+from benchmarks.gpus import H100
 from tests.deploy import documents
 
 POLICIES = [*fleet.POLICIES, fleet.QUEUE]
@@ -67,7 +68,7 @@ def test_predictions_match_the_measurements_on_an_h100(
 ) -> None:
     """Only the step at 1024x1024 is calibrated. Measured with prompts of 100 tokens: docs/operations.md."""
     monkeypatch.setattr(sizing, "PROMPT_TOKENS", 100)
-    cost = sizing.predicted_cost(sizing.H100)
+    cost = sizing.predicted_cost(H100)
     tokens = cost.image_tokens(side, side)
     assert cost.step_seconds(tokens, [100], 1) == pytest.approx(step, rel=0.05)
     assert sizing.image_seconds(cost, "V4_TURBO_12", side, side) == pytest.approx(image, rel=0.05)

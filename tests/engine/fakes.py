@@ -80,6 +80,7 @@ class FakeRunner:
     cached: set[str] = field(default_factory=set)
     nan: list[SampleState] = field(default_factory=list)
     precision: Precision | None = None
+    fetches: bool = False
     cache_hits: int = 0
     cache_misses: int = 0
 
@@ -136,6 +137,9 @@ class FakeRunner:
     def preview(self, sample: SampleState) -> Preview:
         self.before_preview(sample)
         return Preview(1, 1, b"rgb")
+
+    def is_fetching(self) -> bool:
+        return self.fetches
 
     def synchronize(self) -> None:
         pass

@@ -1,11 +1,11 @@
-"""How many CPUs the process may use: its affinity and the quotas of its cgroups."""
+"""How many CPUs and how much memory the process may use: its affinity and its cgroups."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from engine.environment import available_cpus
+from engine.environment import available_cpus, memory_limits
 
 V2 = "0::{path}\n"
 V1 = "4:memory:/other\n3:cpu,cpuacct:{path}\n1:name=systemd:/x\n0::/unused\n"
@@ -90,3 +90,22 @@ def test_affinity_counts_too(cgroups: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_cgroups(cgroups: Path) -> None:
     (cgroups.parent / "self").unlink()
     assert available_cpus() == 64
+
+
+def test_memory_limits_of_version_2(cgroups: Path) -> None:
+    join(cgroups, V2, "/kubepods/pod/container")
+    for path, limit in {
+        "kubepods": "9000000000",
+        "kubepods/pod": "4000000000",
+        "kubepods/pod/container": "max",
+    }.items():
+        (cgroups / path).mkdir(parents=True, exist_ok=True)
+        (cgroups / path / "memory.max").write_text(f"{limit}\n")
+    assert sorted(memory_limits()) == [4_000_000_000, 9_000_000_000]
+
+
+def test_a_memory_limit_of_version_1(cgroups: Path) -> None:
+    join(cgroups, V1, "/docker/1234")
+    (cgroups / "memory" / "other").mkdir(parents=True)
+    (cgroups / "memory" / "other" / "memory.limit_in_bytes").write_text("5000000000\n")
+    assert list(memory_limits()) == [5_000_000_000]

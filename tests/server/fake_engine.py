@@ -70,6 +70,7 @@ class FakeStats:
     device_memory_bytes: int = 1 << 30
     cache_hits: int = 0
     cache_misses: int = 0
+    start_seconds: float = 12.5
     devices: dict[str, int] = field(
         default_factory=lambda: {"ready": 1, "silent": 0, "starting": 0, "failed": 0}
     )

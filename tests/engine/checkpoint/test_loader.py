@@ -13,7 +13,8 @@ from diffusers import Ideogram4Transformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engine.checkpoint.loader import LATENT_NORM, Pipeline, load_dit, load_pipeline
+from engine.checkpoint.latents import LATENT_NORM
+from engine.checkpoint.loader import Pipeline, load_dit, load_pipeline
 from engine.checkpoint.weight_files import WeightFiles
 from engine.config.model_config import ModelConfig
 from engine.config.part_folders import PartFolders

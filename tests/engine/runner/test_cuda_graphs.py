@@ -81,7 +81,7 @@ def test_a_batch_has_a_separate_recording(
 def test_the_least_recently_used_recording_is_dropped(
     checkpoint: Checkpoint, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "KEPT", 1)
+    monkeypatch.setattr(graphs, "GRAPH_SHAPES", 1)
     recording = ModelRunner(
         load_pipeline(PartFolders.of(checkpoint.path), "cpu", torch.float32),
         "cpu",
@@ -97,6 +97,6 @@ def test_a_large_pass_is_not_recorded(
     checkpoint: Checkpoint, recording: ModelRunner, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the unconditional pass, of 24 image tokens without a prompt, is small enough."""
-    monkeypatch.setattr(graphs, "MAX_TOKENS", 24)
+    monkeypatch.setattr(graphs, "GRAPH_TOKENS", 24)
     finish(recording, start(recording, checkpoint, WIDE))
     assert [made.replays for made in recorder.made] == [3]

@@ -331,3 +331,30 @@ def test_a_request_alone_takes_the_predicted_seconds(size: tuple[int, int], imag
     predicted = BATCHED.request_seconds(wanted)
     # Less if images of two batches are decoded together.
     assert 0.95 * predicted < tested.runner.now < 1.001 * predicted
+
+
+# Offloaded weights.
+
+
+def test_steps_run_while_an_encode_waits_for_its_weights() -> None:
+    tested = engine()
+    tested.add(request("first", steps=12, prompt_tokens=TINY))
+    tested.until(lambda: tested.runner.steps)
+    tested.add(request("second", prompt_tokens=TINY))
+    tested.until(lambda: len(tested.runner.encodes) == 2)
+    tested.runner.fetches = True
+    before = len(tested.runner.steps)
+    for _ in range(3):
+        assert {started.kind for started in tested.step() if isinstance(started, UnitStarted)} == {"denoise"}
+    assert tested.runner.steps[before:] == [["first"]] * 3
+    tested.runner.fetches = False
+    tested.run()
+    assert set(tested.ids(ImageDone)) == {"first", "second"}
+
+
+def test_an_encode_that_waits_runs_on_where_there_is_nothing_else() -> None:
+    tested = engine()
+    tested.runner.fetches = True
+    tested.add(request("only", prompt_tokens=TINY))
+    tested.run()
+    assert tested.ids(ImageDone) == ["only"]

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping
 # Before every key of such a file, except those in NOT_PREFIXED.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "conditional_transformer.", "model.")
 NOT_PREFIXED = ("lm_head.", "scaled_fp8")
+# Of parts that are not run: the vision tower, the final norm and the head of the language model; the encoder
+# of the VAE, and its statistics, which are read apart from its weights.
+UNREAD_OF_TEXT_ENCODER = ("visual.", "language_model.norm.", "lm_head.")
+UNREAD_OF_VAE = ("encoder.", "quant_conv.", "bn.")
 # Marks the file, describes a layer, or belongs to products in fp8.
 _NOT_A_WEIGHT = re.compile(r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant)")
 

@@ -1,0 +1,1 @@
+"""Plans the memory of a device before the model is loaded."""

@@ -1,0 +1,86 @@
+"""Sizes and batches that fit in the memory of a device, and models that do not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load import TEXT
+from benchmarks.random_checkpoint import write_checkpoint
+from benchmarks.roofline import published_plan
+from engine.config.options import EngineOptions
+from engine.config.part_configs import DiTConfig, VAEConfig
+from engine.errors import OptionError
+from engine.memory.fitting import bounded
+from engine.memory.plan import MemoryPlan
+
+GB = 10**9
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> MemoryPlan:
+    """Of the published fp8 checkpoint on a GPU; `capacity` is to be replaced."""
+    folder: Path = tmp_path_factory.mktemp("published")
+    write_checkpoint(folder, "fp8", DiTConfig(), TEXT, VAEConfig(), full=())
+    return published_plan(folder)
+
+
+def test_nothing_is_bounded_where_all_fits(plan: MemoryPlan) -> None:
+    assert bounded(replace(plan, capacity=80 * GB)) == (plan.config, plan.options)
+
+
+def test_nothing_is_bounded_by_an_unknown_memory(plan: MemoryPlan) -> None:
+    assert bounded(replace(plan, capacity=None)) == (plan.config, plan.options)
+
+
+def test_the_largest_size_that_fits_is_the_limit(plan: MemoryPlan) -> None:
+    tight = replace(plan, capacity=plan.peak(1536, 1536))
+    config, _ = bounded(tight)
+    assert config.limits == replace(plan.config.limits, max_size=1536)
+    config, _ = bounded(replace(tight, capacity=tight.capacity - 1))  # type: ignore[operator]
+    assert config.limits.max_size == 1520
+
+
+def test_batches_fit_beside_paused_work(plan: MemoryPlan) -> None:
+    plan = replace(plan, options=EngineOptions(max_batch_tokens=1_000_000))
+    for images in (2, 3):
+        tight = replace(plan, capacity=plan.peak(2048, 2048, images))
+        _, options = bounded(tight)
+        tokens = plan.tokens(2048, 2048) + plan.longest_prompt
+        assert options.max_batch_tokens // tokens == images
+        assert plan.work.encode(options.max_encode_tokens) <= tight.capacity  # type: ignore[operator]
+        assert options.max_decode_tokens >= plan.tokens(2048, 2048)
+    tokens = plan.tokens(1024, 1024) + plan.longest_prompt
+    _, options = bounded(replace(plan, capacity=plan.peak(1024, 1024)))
+    assert options.max_batch_tokens < 2 * tokens, "one image alone"
+
+
+@pytest.mark.parametrize(
+    ("capacity", "words"),
+    [
+        (
+            27,
+            r"would fit: --offload text-encoder \(\d+\.\d GB\); nf4 weights \(\d+\.\d GB\); nf4 weights with",
+        ),
+        (20, r"would fit: nf4 weights \("),
+        (16, r"would fit: nf4 weights with --offload text-encoder \(1\d\.\d GB\)$"),
+        (8, r"would fit: nothing$"),
+    ],
+)
+def test_a_refusal_says_what_would_fit(plan: MemoryPlan, capacity: int, words: str) -> None:
+    with pytest.raises(OptionError, match=words) as refused:
+        bounded(replace(plan, capacity=capacity * GB))
+    taken = plan.peak(1024, 1024) / GB
+    assert f"takes {taken:.1f} GB for an image of 1024x1024, and {capacity}.0 GB are available" in str(
+        refused.value
+    )
+
+
+def test_no_offload_is_proposed_on_a_cpu(plan: MemoryPlan) -> None:
+    with pytest.raises(OptionError, match=r"would fit: nf4 weights \([^-]*$"):
+        bounded(replace(plan, capacity=22 * GB, is_cuda=False))
+
+
+def test_options_that_are_stricter_stay(plan: MemoryPlan) -> None:
+    strict = EngineOptions(max_batch_tokens=5000, max_encode_tokens=2048, max_decode_tokens=4096)
+    assert bounded(replace(plan, capacity=80 * GB, options=strict))[1] == strict
