@@ -23,7 +23,7 @@ from server.queue.tasks import Tasks
 from server.settings.config_error import ConfigError
 
 CONNECT_SECONDS = 5
-START_SECONDS = 15.0  # without it, a refused certificate would be tried forever
+START_SECONDS = 15.0  # to connect and declare
 RECONNECT_SECONDS = 0.25
 PING_SECONDS = 5  # two unanswered pings end the connection
 PUBLISH_SECONDS = 5.0
