@@ -272,7 +272,7 @@ def _token_id(word: str) -> int:
 
 def _edited(rgb: bytes, source: SourceImage | None) -> bytes:
     """Blended with the source by its strength, or by its mask where that keeps it."""
-    if source is None:
+    if source is None or (source.strength == 1 and source.mask is None):
         return rgb
     made, kept = (np.frombuffer(each, np.uint8).astype(np.float32) for each in (rgb, source.rgb))
     made = kept + source.strength * (made - kept)
