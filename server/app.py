@@ -62,7 +62,12 @@ def create_app(
         await service.close()
 
     app = FastAPI(
-        title="ideoserve", version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False
+        title="ideoserve",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     _add_middleware(app, service)

@@ -57,7 +57,7 @@ class Admission:
     def __init__(self, engine: Engine, max_backlog_seconds: float, batch_share: float) -> None:
         self._engine = engine
         self._bounds = {"interactive": max_backlog_seconds, "batch": max_backlog_seconds * batch_share}
-        self._slots: set[AdmissionSlot] = set()
+        self._slots: dict[AdmissionSlot, None] = {}  # in the order of admission
 
     def admit(self, request: EngineRequest, caller: Caller, deadline: float | None = None) -> "AdmissionSlot":
         """Reserve device time. Raises ApiError 429.
@@ -69,7 +69,7 @@ class Admission:
         if outlook.wait > 0:
             raise outlook.refusal()
         slot = AdmissionSlot(self, caller, self._engine.reserve(request, deadline))
-        self._slots.add(slot)
+        self._slots[slot] = None
         return slot
 
     def update(self, request: EngineRequest, deadline: float | None) -> None:
@@ -81,8 +81,16 @@ class Admission:
         self._engine.reserve(request)
 
     def release(self, slot: "AdmissionSlot") -> None:
-        self._slots.discard(slot)
+        self._slots.pop(slot, None)
         self._engine.release(slot.request.request_id)
+
+    def position(self, slot: "AdmissionSlot") -> int:
+        """1 for the next of the requests that have not begun; 0 for one that has."""
+        before = (slot.request.priority, "interactive")
+        waiting = [
+            each for each in self._slots if each.request.priority in before and not each.in_flight.has_begun
+        ]
+        return waiting.index(slot) + 1 if slot in waiting else 0
 
     def _outlook(self, request: EngineRequest, deadline: float | None, bound: float) -> _Outlook:
         """On the device that can admit the request first."""
@@ -118,6 +126,11 @@ class AdmissionSlot:
     @property
     def request(self) -> EngineRequest:
         return self.in_flight.request
+
+    @property
+    def position(self) -> int:
+        """Among the requests of this process that have not begun; 0 once it has."""
+        return self.admission.position(self)
 
     def update(self, request: EngineRequest) -> None:
         """Raises ApiError 429 if the changed request cannot meet its deadline."""

@@ -14,7 +14,15 @@ from server.engine_port import Engine
 from server.generation.image_encoder import MEDIA_TYPES, PREVIEW_FORMAT, ImageEncoder
 from server.generation.parameters import Parameters
 from server.generation.processing import Processing
-from server.generation.transcript import Event, ImageFile, Preview, Subscription, Timings, Transcript
+from server.generation.transcript import (
+    Event,
+    ImageFile,
+    Preview,
+    QueueState,
+    Subscription,
+    Timings,
+    Transcript,
+)
 from server.schemas.errors import ApiError, from_engine, internal_error, server_stopped
 
 logger = logging.getLogger(__name__)
@@ -52,12 +60,20 @@ class Generation:
         """The generation runs until the latest deadline of its subscriptions, at their highest priority."""
         self._subscriptions += 1
         self._engine.promote(self.transcript.request_id, deadline, priority)
-        return Subscription(self.transcript, deadline, self._left)
+        return Subscription(self.transcript, deadline, self._left, self._queue_state)
 
     def _left(self) -> None:
         self._subscriptions -= 1
         if self._subscriptions == 0:
             self.task.cancel()
+
+    def _queue_state(self) -> QueueState | None:
+        """None once it has begun."""
+        position = self._slot.position
+        if position == 0:
+            return None
+        seconds = self._engine.first_done_seconds([self.transcript.request_id])
+        return QueueState(position, round(seconds, 1))
 
     @property
     def is_abandoned(self) -> bool:

@@ -1,11 +1,16 @@
 """Submission of requests: each starts a generation or shares the one of its Idempotency-Key."""
 
+import asyncio
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.client.backlog import Forecast
+from engine.errors import DeadlineExceededError
 from engine.request import EngineRequest, Priority
 from server.access.admission import Admission
 from server.access.api_keys import Caller
+from server.captions.prompt import Prompt
 from server.engine_port import Engine
 from server.generation.generation import Generation
 from server.generation.idempotency import Fingerprint, IdempotencyCache, is_final
@@ -16,6 +21,7 @@ from server.generation.sharing import Permit, Sharing
 from server.generation.transcript import Subscription, Transcript
 from server.integrations import Integrations
 from server.magic_prompt.expander import TokenIds
+from server.schemas.errors import from_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +92,26 @@ class Generations:
 
     async def device_seconds(self, request: GenerationRequest) -> float | None:
         """Predicted seconds on the fastest device; None if no device is ready. Raises ApiError 400."""
+        return min((forecast.own for forecast in await self._forecasts(request)), default=None)
+
+    async def forecast(self, request: GenerationRequest) -> Forecast:
+        """On the device where the request would be done first. Raises ApiError 400."""
+        return min(await self._forecasts(request), key=lambda forecast: forecast.total)
+
+    async def _forecasts(self, request: GenerationRequest) -> Sequence[Forecast]:
         token_ids = await tokenize(self._engine, request.parameters.prompt.text)
-        forecasts = self._engine.forecast(_engine_request(request, request.parameters, token_ids))
-        return min((forecast.own for forecast in forecasts), default=None)
+        return self._engine.forecast(_engine_request(request, request.parameters, token_ids))
+
+    async def expand(self, request: GenerationRequest) -> Prompt:
+        """The prompt with which a generation would begin: moderated and expanded. Raises ApiError."""
+        token_ids = await tokenize(self._engine, request.parameters.prompt.text)
+        processing = Processing(self._engine, self._encoder, self._integrations, request.opt_outs)
+        try:
+            async with asyncio.timeout_at(request.deadline):
+                parameters, _ = await processing.prepare(request.parameters, token_ids)
+        except TimeoutError:
+            raise from_engine(DeadlineExceededError("the deadline passed")) from None
+        return parameters.prompt
 
     def _subscribe(self, request: GenerationRequest, token_ids: TokenIds) -> Subscription:
         """Awaits nothing: two requests with one Idempotency-Key cannot both start a generation."""

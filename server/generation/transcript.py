@@ -53,6 +53,15 @@ class Timings:
 Event = StepDone | Preview | ImageFile | Timings
 
 
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """Of a request that has not begun. `position` is 1 for the next one; `predicted_seconds` is an upper
+    bound of the time until it is done."""
+
+    position: int
+    predicted_seconds: float
+
+
 @dataclass(slots=True)
 class Transcript:
     """All events so far and, once done, the `failure` if there was one.
@@ -131,6 +140,7 @@ class Subscription:
     transcript: Transcript
     deadline: float
     leave: Callable[[], None] = _nothing
+    queue_state: Callable[[], QueueState | None] = _nothing
 
     async def prepared(self) -> None:
         """Wait until the prompt is accepted, before any device work. Raises ApiError."""

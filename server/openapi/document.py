@@ -14,7 +14,7 @@ from server.observability.request_record import GENERATION_PATHS, IMAGE_PATHS
 from server.schemas.errors import ErrorBody
 from server.schemas.images import ImageRequest, PromptFields
 from server.schemas.models import AdapterList, Model, ModelList
-from server.schemas.responses import CaptionReport, ImagesResponse
+from server.schemas.responses import CaptionReport, ImageEstimate, ImagesResponse
 from server.service import Service
 
 Schema = dict[str, Any]
@@ -44,11 +44,16 @@ IMAGE_FILES: Schema = {
 EVENT: Schema = {
     "type": "object",
     "description": "image_generation.partial_image, image_generation.completed, error; "
-    "image_generation.progress if `progress` is set.",
+    "image_generation.queued and image_generation.progress if `progress` is set.",
     "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
 }
-SCHEMAS = (PromptFields, CaptionReport, ErrorBody, ImagesResponse, Model, ModelList, AdapterList)
+SCHEMAS = (
+    *(PromptFields, CaptionReport, ErrorBody, ImageEstimate, ImagesResponse),
+    *(Model, ModelList, AdapterList),
+)
 VALIDATE_PATH = "/v1/captions/validate"
+EXPAND_PATH = "/v1/captions/expand"
+ESTIMATE_PATH = "/v1/images/estimate"
 CAPTION: Schema = {
     "high_level_description": "a lighthouse in a storm",
     "compositional_deconstruction": {
@@ -56,6 +61,11 @@ CAPTION: Schema = {
         "elements": [{"type": "obj", "bbox": [200, 400, 900, 600], "desc": "a white lighthouse"}],
     },
 }
+SECURED_PATHS = (
+    *("/v1/models", "/v1/models/{model_id}", "/v1/adapters"),
+    *(VALIDATE_PATH, EXPAND_PATH, ESTIMATE_PATH),
+    *IMAGE_PATHS,
+)
 HEADERS: dict[str, tuple[str, Schema]] = {
     "X-Request-Id": ("Returned in the response if it matches [A-Za-z0-9._-]{1,128}.", {"type": "string"}),
     "X-Request-Timeout": (
@@ -83,12 +93,13 @@ def describe(app: FastAPI, service: Service) -> Schema:
     }
     for path in GENERATION_PATHS:
         _describe_images(document["paths"][path]["post"], service)
+    _describe_estimate(document["paths"][ESTIMATE_PATH]["post"])
     _describe_captions(document)
     _describe_models(document["paths"])
     _describe_files(document["paths"]["/v1/files/{name}"]["get"])
     _describe_probes(document["paths"])
     if service.settings.api_keys_file:
-        for path in ("/v1/models", "/v1/models/{model_id}", "/v1/adapters", VALIDATE_PATH, *IMAGE_PATHS):
+        for path in SECURED_PATHS:
             for operation in document["paths"][path].values():
                 operation["security"] = SECURITY
     return document
@@ -107,6 +118,11 @@ def _describe_images(operation: Schema, service: Service) -> None:
     } | errors(*ERRORS)
 
 
+def _describe_estimate(operation: Schema) -> None:
+    operation["requestBody"] = {"required": True, "content": json_of(ImageRequest)}
+    operation["responses"] = ok(ImageEstimate) | errors(400, 401, 403, 404, 408, 413, 415, 431, 503)
+
+
 def header_parameters(names: Iterable[str]) -> list[Schema]:
     return [
         {"name": name, "in": "header", "required": False, "description": HEADERS[name][0]}
@@ -119,6 +135,12 @@ def _describe_captions(document: Schema) -> None:
     operation = document["paths"][VALIDATE_PATH]["post"]
     operation["requestBody"] = {"required": True, "content": json_of(PromptFields)}
     operation["responses"] = ok(CaptionReport) | errors(400, 401, 408, 413, 415, 431, 503)
+    operation = document["paths"][EXPAND_PATH]["post"]
+    operation["requestBody"] = {"required": True, "content": json_of(ImageRequest)}
+    operation["parameters"] = header_parameters(("X-Request-Timeout",))
+    operation["responses"] = ok(CaptionReport) | errors(
+        *(400, 401, 403, 404, 408, 413, 415, 431, 499, 503, 504)
+    )
     schemas = document["components"]["schemas"]
     schemas["Caption"] = caption_schema()
     for name in (ImageRequest.__name__, PromptFields.__name__):

@@ -13,11 +13,13 @@ from server.generation.parameters import Parameters
 from server.generation.transcript import Event, ImageFile, Subscription, Timings
 from server.observability.request_record import RequestRecord
 from server.offload import offload
-from server.responses.frames import comment, failed, frame_of
+from server.responses.frames import comment, failed, frame_of, queued
 from server.responses.images_response import Publish
 from server.schemas.errors import ApiError, ClientDisconnectedError, internal_error, server_stopped
 from server.transport.disconnect import unless_disconnected
 
+# Interval of the events about the queue, in seconds.
+QUEUE_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -84,7 +86,7 @@ class EventStream(FrameStream):
         self._subscription = subscription
         self._transcript = subscription.transcript
         self._parameters = requested
-        self._ping_seconds = ping_seconds
+        self._idle_seconds = min(ping_seconds, QUEUE_SECONDS) if with_progress else ping_seconds
         self._with_progress = with_progress
         self._publish = publish
 
@@ -95,8 +97,13 @@ class EventStream(FrameStream):
             self._subscription.leave()
 
     async def frames(self) -> AsyncIterator[bytes]:
-        async for event in self._subscription.events(self._ping_seconds):
-            yield comment("ping") if event is None else await self._encoded(event)
+        async for event in self._subscription.events(self._idle_seconds):
+            yield self._idle() if event is None else await self._encoded(event)
+
+    def _idle(self) -> bytes:
+        """A ping or, where progress is wanted, the place in the queue."""
+        state = self._subscription.queue_state() if self._with_progress else None
+        return comment("ping") if state is None else queued(state, self._parameters).encode()
 
     async def _respond(self, send: Send) -> None:
         await self._subscription.prepared()

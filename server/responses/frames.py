@@ -6,13 +6,13 @@ ASCII, since some parsers end lines at other characters than newlines.
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.messages import StepDone
 from server.generation.image_encoder import PREVIEW_FORMAT
 from server.generation.parameters import Parameters
-from server.generation.transcript import Event, ImageFile, Preview, Timings
+from server.generation.transcript import Event, ImageFile, Preview, QueueState, Timings
 from server.responses.images_response import server_timing, usage, warnings, with_base64
 from server.schemas.errors import ErrorBody
 
@@ -49,7 +49,7 @@ def failed(body: ErrorBody) -> Frame:
 
 def frame_of(event: Event, parameters: Parameters, prompt_tokens: int, url: str | None = None) -> Frame:
     """`parameters` are those of the transcript; `url` of an image replaces its base64."""
-    prefix = "image_edit" if parameters.source else "image_generation"
+    prefix = _prefix(parameters)
     match event:
         case StepDone():
             fields = {"image_index": event.image_index, "step": event.step, "num_steps": event.num_steps}
@@ -70,6 +70,15 @@ def frame_of(event: Event, parameters: Parameters, prompt_tokens: int, url: str 
             return _image(f"{prefix}.completed", event, parameters, more, url)
         case Timings():
             return Frame(f"server-timing {server_timing(event)}")
+
+
+def queued(state: QueueState, parameters: Parameters) -> Frame:
+    """The place of a request that has not begun."""
+    return Frame(f"{_prefix(parameters)}.queued", asdict(state))
+
+
+def _prefix(parameters: Parameters) -> str:
+    return "image_edit" if parameters.source else "image_generation"
 
 
 def _image(

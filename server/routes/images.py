@@ -14,6 +14,7 @@ from server.responses.negotiation import ResponseFormat, negotiate
 from server.routes.image_request import edit_request, image_request
 from server.routes.jobs import as_preferred, create_edit_job, create_job, is_wanted_as_job
 from server.schemas.images import ImageRequest
+from server.schemas.responses import ImageEstimate
 from server.service import AuthenticatedCaller, InjectedService, Service
 from server.transport.body import parse
 from server.transport.timeouts import allowed_seconds, ping_seconds
@@ -74,6 +75,24 @@ async def _respond(
     model = service.engine.config.model_id
     kind, parameters = response_format.kind, submitted.parameters
     return await images_response(kind, request, subscription, parameters, model, publish)
+
+
+@router.post("/v1/images/estimate", operation_id="estimate_image")
+async def estimate_image(
+    request: Request, service: InjectedService, caller: AuthenticatedCaller
+) -> ImageEstimate:
+    """Predict the time of an image request, without running it."""
+    service.lifecycle.check_open()
+    async with service.bodies.receive(request) as body:
+        wanted = await offload(len(body), lambda: parse(body, service.request_model))
+        seconds = service.settings.max_request_seconds
+        asked = await image_request(request, service, caller, body, wanted, seconds)
+    forecast = await service.generations.forecast(asked)
+    return ImageEstimate(
+        seconds=round(forecast.total, 3),
+        ahead_seconds=round(forecast.ahead, 3),
+        device_seconds=round(forecast.own, 3),
+    )
 
 
 def _publish(

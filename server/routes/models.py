@@ -37,5 +37,6 @@ async def list_adapters(service: InjectedService, caller: AuthenticatedCaller) -
 
 
 def _model(service: Service, name: str, adapter: str | None = None) -> Model:
-    engine, edits = service.engine, service.edits.is_on
-    return Model.of(engine.config, engine.precision, name, service.settings.max_n, edits, adapter)
+    engine, features = service.engine, service.integrations.configured
+    edits, max_n = service.edits.is_on, service.settings.max_n
+    return Model.of(engine.config, engine.precision, name, max_n, features, edits, adapter)

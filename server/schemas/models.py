@@ -1,5 +1,6 @@
 """Wire types of `GET /v1/models` and `GET /v1/adapters`."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -45,7 +46,8 @@ class ModelPrecision(BaseModel):
 
 class Model(BaseModel):
     """The served model; `root` is its id where `id` is an alias, or has an adapter as `MODEL:ADAPTER`.
-    `precision` is null until a device is ready."""
+    `precision` is null until a device is ready. `features` are the optional ones that this server has:
+    magic_prompt, moderation, provenance."""
 
     id: str
     root: str
@@ -58,6 +60,7 @@ class Model(BaseModel):
     default_preset: str
     presets: dict[str, ModelPreset]
     limits: ModelLimits
+    features: list[str]
     edits: bool = Field(description="Whether `/v1/images/edits` takes images.")
     adapter: str | None
 
@@ -68,6 +71,7 @@ class Model(BaseModel):
         precision: Precision | None,
         name: str,
         max_n: int,
+        features: Iterable[str],
         edits: bool = False,
         adapter: str | None = None,
     ) -> "Model":
@@ -81,6 +85,7 @@ class Model(BaseModel):
             default_preset=config.default_preset,
             presets={name: ModelPreset.of(value) for name, value in config.presets.items()},
             limits=ModelLimits(**asdict(config.limits), max_n=max_n),
+            features=sorted(features),
             edits=edits,
             adapter=adapter,
         )

@@ -53,6 +53,15 @@ class ImagesResponse(BaseModel):
     warnings: list[Issue] | None = Field(None, description="Warnings about the caption or the request.")
 
 
+class ImageEstimate(BaseModel):
+    """Predicted seconds, if no other request arrives: until the images are done (an upper bound), of the work
+    ahead of them, and of the device for them."""
+
+    seconds: float
+    ahead_seconds: float
+    device_seconds: float
+
+
 class CaptionReport(BaseModel):
     """A caption in its normal form, and `prompt` as the model reads it. Both are null for plain text."""
 

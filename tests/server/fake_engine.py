@@ -3,7 +3,7 @@ edit blends with its source.
 
 A prompt of the form `WORD: text` controls it: `hold` waits at the first step until `resume()`, `linger` also
 waits when it is aborted; `deadline`, `fail`, `crash` and `bug` raise that error, `slow` takes 50 ms a step,
-`die` kills the engine, `noise` makes images that cannot be compressed.
+`die` kills the engine, `wait` begins at `resume()`, `noise` makes images that cannot be compressed.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ ERRORS: dict[str, Exception] = {
     "bug": KeyError("/secret/path"),
 }
 # Their token ids are the same in every process, unlike those of other words.
-WORDS = (*ERRORS, "hold", "linger", "slow", "die", "noise")
+WORDS = (*ERRORS, "hold", "linger", "slow", "die", "noise", "wait")
 
 
 @dataclass
@@ -80,6 +80,7 @@ class FakeStats:
 class FakeInFlight:
     request: EngineRequest
     deadline: float | None = None
+    has_begun: bool = False
 
 
 @dataclass
@@ -200,6 +201,9 @@ class FakeEngine:
         word = self._word(request)
         started = time.monotonic()
         self._unit("encode")
+        if word == "wait":
+            await self._until_released(request.request_id)
+        self._in_flight[request.request_id].has_begun = True
         for index, seed in enumerate(request.seeds):
             async for output in self._steps(request, word, index):
                 yield output

@@ -34,7 +34,7 @@ from tests.server.fake_upstream import (
     says,
     upstream,
 )
-from tests.server.process import ServerProcess, small, until
+from tests.server.process import HANG, ServerProcess, small, until
 from tests.server.routes.test_errors import check
 
 Start = Callable[..., ServerProcess]
@@ -172,6 +172,32 @@ def test_captions_are_never_expanded(server: ServerProcess, ideogram: FakeUpstre
             assert response.status_code == 200
             assert "revised_prompt" not in response.json()["data"][0]
     assert ideogram.asked == []
+
+
+def test_a_prompt_is_expanded_without_an_image(server: ServerProcess, ideogram: FakeUpstream) -> None:
+    before = len(drawn(server))
+    response = server.http.post("/v1/captions/expand", json={"prompt": "a wombat 4", "size": "128x64"})
+    assert response.status_code == 200
+    assert response.json() == {"valid": True, "caption": json.loads(TEXT), "prompt": TEXT, "warnings": []}
+    assert ideogram.asked[0].json == {"text_prompt": "a wombat 4", "aspect_ratio": "2x1"}
+    assert server.create(prompt="a wombat 4", size="128x64").json()["data"][0]["revised_prompt"] == TEXT
+    assert len(ideogram.asked) == 1, "the expansion is cached"
+    assert len(drawn(server)) == before + 1
+
+
+def test_an_expansion_that_fails_is_an_error(server: ServerProcess, ideogram: FakeUpstream) -> None:
+    ideogram.next.extend([fails, fails])
+    response = server.http.post("/v1/captions/expand", json={"prompt": "a wombat 5"})
+    check(response, 503, "magic_prompt_unavailable", "magic_prompt")
+    ideogram.next.append(hangs)
+    headers = {"X-Request-Timeout": "0.2"}
+    response = server.http.post("/v1/captions/expand", json={"prompt": "a wombat 6"}, headers=headers)
+    check(response, 504, "deadline_exceeded")
+    assert ideogram.hung_up.acquire(timeout=HANG), "the call is cancelled"
+
+
+def test_the_model_lists_magic_prompt_as_a_feature(server: ServerProcess) -> None:
+    assert server.http.get("/v1/models").json()["data"][0]["features"] == ["magic_prompt"]
 
 
 def test_opting_out_requires_permission(server: ServerProcess, ideogram: FakeUpstream) -> None:

@@ -118,3 +118,20 @@ def _chunks(client: Any) -> Iterator[bytes]:
     while not last.endswith(b"0\r\n\r\n"):
         last = client.recv(65536)
         yield last
+
+
+def test_the_place_in_the_queue_is_reported(server: ServerProcess) -> None:
+    """Once a second while a request with progress has not begun."""
+
+    def first(**body: Any) -> Any:
+        with server.http.stream("POST", "/v1/images", json=small(stream=True, **body)) as response:
+            return next(event for event in sse.read(response.iter_lines()) if event.name)
+
+    with ThreadPoolExecutor() as pool:
+        earlier = pool.submit(first, prompt="wait: a", seed=1)
+        server.wait(running=1)
+        event = first(prompt="wait: a", progress=True, seed=2)
+        server.release()
+        assert earlier.result().name == "image_generation.completed"
+    assert event.name == "image_generation.queued"
+    assert event.data == {"type": event.name, "position": 2, "predicted_seconds": 2.0}

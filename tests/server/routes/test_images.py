@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -252,3 +253,24 @@ def test_models(server: ServerProcess) -> None:
         "max_n": 10,
     }
     assert set(one["presets"]) == {"V4_QUALITY_48", "V4_DEFAULT_20", "V4_TURBO_12"}
+
+
+def test_the_time_is_estimated_without_an_image(start: Callable[..., ServerProcess]) -> None:
+    server = start()
+
+    def estimate(**body: Any) -> Any:
+        return server.http.post("/v1/images/estimate", json=small(**body)).json()
+
+    assert estimate() == {"seconds": 2.0, "ahead_seconds": 0.0, "device_seconds": 2.0}
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(server.create, prompt="hold: a", n=2)
+        server.wait(running=1)
+        assert estimate(preset="V4_TURBO_12") == {
+            "seconds": 5.2,
+            "ahead_seconds": 4.0,
+            "device_seconds": 1.2,
+        }
+        server.release()
+        assert running.result().status_code == 200
+    assert estimate(seed=-5)["error"]["param"] == "seed"
+    assert len(server.state()["requests"]) == 1

@@ -1,72 +1,28 @@
-"""The playground in headless Chromium."""
+"""The page with a text prompt: settings, previews, result, errors."""
 
-import io
 import json
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.server.access.test_api_keys import write_keys
+from tests.server.playground.pages import PHONE, colour, connect, generate, open_builder, open_page
 from tests.server.process import HANG, ServerProcess
 
 Start = Callable[..., ServerProcess]
-
-
-PATIENCE = HANG * 1000  # milliseconds
-expect.set_options(timeout=PATIENCE)
-
-
-def open_page(browser: Browser, **options: Any) -> Page:
-    page = browser.new_page(**options)
-    page.set_default_timeout(PATIENCE)
-    return page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox"], timeout=HANG * 1000
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser, server: ServerProcess) -> Iterator[Page]:
-    """The playground. Script errors and blocked requests fail the test."""
-    page = open_page(browser, viewport={"width": 1280, "height": 900})
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.goto(server.url)
-    expect(page.locator("#model")).to_have_text("fake-model")
-    yield page
-    page.close()
-    assert problems == []
-
-
-def colour(page: Page) -> tuple[int, ...]:
-    """The colour in the middle of the image, as rendered on the screen."""
-    shot = Image.open(io.BytesIO(page.locator("#picture img").screenshot())).convert("RGB")
-    pixel = shot.getpixel((shot.width // 2, shot.height // 2))
-    assert isinstance(pixel, tuple)
-    return pixel
 
 
 def test_a_prompt_becomes_an_image(page: Page) -> None:
     page.get_by_role("textbox", name="Prompt").fill("it's a cat")
     page.get_by_label("Seed").fill("7")
     page.get_by_label("Preset").select_option("V4_TURBO_12")
-    page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("Done in")
+    generate(page)
     image = page.get_by_role("img", name="it's a cat", exact=True)
     expect(image).to_be_visible()
     assert image.evaluate("image => image.naturalWidth") == 128
@@ -79,9 +35,8 @@ def test_a_prompt_becomes_an_image(page: Page) -> None:
 
 def test_the_curl_command_reproduces_the_image(page: Page, tmp_path: Path) -> None:
     page.get_by_role("textbox", name="Prompt").fill('it\'s a "cat" & $HOME `x`')
-    page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("Done in")
-    line = page.locator("#curl").inner_text()
+    generate(page)
+    line = page.locator("#curl").text_content() or ""
     assert json.loads(shlex.split(line)[-1])["prompt"] == 'it\'s a "cat" & $HOME `x`'
     subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=HANG)
     (file,) = tmp_path.iterdir()
@@ -111,25 +66,25 @@ def test_stop_aborts_in_the_engine(page: Page, server: ServerProcess) -> None:
 
 
 def test_structured_caption(page: Page, server: ServerProcess) -> None:
-    page.get_by_label("Structured caption").check()
+    open_builder(page)
     caption = page.get_by_role("textbox", name="Caption (JSON object)")
     caption.fill("{broken")
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("status")).to_contain_text("The caption is not valid JSON")
     caption.fill('{"subject": "a cat"}')
-    page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("Done in")
-    assert '"json_prompt":{"subject":"a cat"}' in page.locator("#curl").inner_text()
+    generate(page)
+    assert '"json_prompt":{"subject":"a cat"}' in (page.locator("#curl").text_content() or "")
 
 
 def test_several_images_fill_the_gallery(page: Page) -> None:
     page.get_by_role("textbox", name="Prompt").fill("a cat")
     page.get_by_label("Seed").fill("20")
     page.get_by_label("Images").fill("3")
-    page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("Done in")
-    thumbs = page.locator("#gallery button")
+    generate(page)
+    thumbs = page.locator("#gallery .pick")
     expect(thumbs).to_have_count(3)
+    expect(page.locator("#picture img")).to_have_count(3)
+    page.get_by_role("button", name="Open the image of seed 22").click()
     assert colour(page) == (22, 66, 128)
     thumbs.last.click()
     assert colour(page) == (20, 64, 128)
@@ -144,9 +99,9 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.keyboard.type("a cat")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("status")).to_contain_text("Done in")
-    page.locator("#gallery button").first.focus()
+    page.locator("#gallery .pick").first.focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#gallery button").first).to_have_attribute("aria-current", "true")
+    expect(page.locator("#gallery .pick").first).to_have_attribute("aria-current", "true")
     page.locator("#prompt").focus()
     page.keyboard.press("Control+A")
     page.keyboard.type("hold: a")
@@ -161,14 +116,13 @@ def test_by_keyboard_alone(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(browser: Browser, server: ServerProcess, scheme: str) -> None:
-    page = open_page(browser, viewport={"width": 360, "height": 740}, is_mobile=True, color_scheme=scheme)
-    page.goto(server.url)
+    page = open_page(browser, **PHONE, color_scheme=scheme)
+    connect(page, server)
     page.get_by_role("textbox", name="Prompt").fill("a very-long-word-" * 20)
-    page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("Done in")
+    generate(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     small = page.eval_on_selector_all(
-        "button, input:not([type=radio]), select",
+        "button:not(.box), input:not([type=radio], [type=checkbox]), select",
         "all => all.filter(e => e.offsetHeight && e.offsetHeight < 40).length",
     )
     assert small == 0
@@ -189,22 +143,6 @@ def test_errors_of_the_server_are_shown(browser: Browser, start: Start, tmp_path
     expect(page.get_by_role("status")).to_have_text("The model failed on this request.")
     assert "bad" in (page.locator("#status").get_attribute("class") or "")
     page.get_by_role("textbox", name="Prompt").fill("a cat")
-    page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("Done in")
-    assert "secret" not in page.locator("#curl").inner_text()
-    page.close()
-
-
-def test_other_scripts_are_blocked(browser: Browser, server: ServerProcess) -> None:
-    page = open_page(browser)
-    page.goto(server.url)
-    refused: list[str] = []
-    page.on("console", lambda message: refused.append(message.text))
-    page.evaluate("""() => {
-        const script = document.createElement("script");
-        script.textContent = "document.title = 'taken'";
-        document.head.append(script);
-    }""")
-    assert page.title() == "ideoserve playground"
-    assert "Content Security Policy" in refused[0]
+    generate(page)
+    assert "secret" not in (page.locator("#curl").text_content() or "")
     page.close()

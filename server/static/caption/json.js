@@ -1,0 +1,48 @@
+// The caption as JSON: changes of the builder appear in the text, changes of the text in the builder.
+import { $, setValue } from "../dom.js";
+import { format, isObject } from "./document.js";
+import { current, replace, subscribe } from "./store.js";
+
+let error = "";
+let isTyping = false;
+
+/** Why the text is not a caption; empty if it is one. */
+export const jsonError = () => error;
+
+export function startJson() {
+  $("json").addEventListener("input", read);
+  $("json").addEventListener("blur", () => { if (!error) write(); });
+  subscribe(() => { if (!isTyping) write(); });
+  write();
+}
+
+function write() {
+  error = "";
+  setValue($("json"), format(current()));
+  showError();
+}
+
+function read() {
+  const { value, message } = parse($("json").value);
+  error = message;
+  showError();
+  if (error) return;
+  isTyping = true; // leaves the text as it is typed
+  replace(value, "json");
+  isTyping = false;
+}
+
+function parse(text) {
+  try {
+    const value = JSON.parse(text);
+    return { value, message: isObject(value) ? "" : "it is not an object" };
+  } catch (failure) {
+    return { message: failure.message };
+  }
+}
+
+function showError() {
+  $("json").setAttribute("aria-invalid", error !== "");
+  if (error) $("json-state").textContent = `Not valid JSON: ${error}`;
+  $("json-state").classList.toggle("fault", error !== "");
+}

@@ -1,0 +1,21 @@
+// The sizes to choose from: common aspect ratios at the default area, within the limits of the model.
+
+const SHAPES = [[1, 1], [4, 3], [3, 4], [16, 9], [9, 16], [3, 2], [2, 3]];
+
+/** Pairs of a size `WxH` and its label. */
+export function sizes(model) {
+  const { min_size: low, max_size: high, multiple_of: step, max_aspect_ratio: widest } = model.limits;
+  const [width, height] = model.default_size.split("x").map(Number);
+  const fit = (side) => Math.min(high, Math.max(low, Math.round(side / step) * step));
+  const found = new Map([[model.default_size, `${model.default_size}`]]);
+  const offer = (x, y, label) => {
+    const size = `${x}x${y}`;
+    if (Math.max(x, y) <= widest * Math.min(x, y) && !found.has(size)) found.set(size, `${size} (${label})`);
+  };
+  for (const [w, h] of SHAPES) {
+    const root = Math.sqrt(width * height / (w * h));
+    offer(fit(w * root), fit(h * root), `${w}:${h}`);
+  }
+  offer(fit(2 * width), fit(2 * height), "large");
+  return [...found];
+}
