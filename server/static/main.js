@@ -9,6 +9,7 @@ import { startJson } from "./caption/json.js";
 import { startValidation } from "./caption/validation.js";
 import { startWhole } from "./caption/whole.js";
 import { $ } from "./dom.js";
+import { offerAdapters, startAdapters } from "./form/adapters.js";
 import { startEstimate } from "./form/estimate.js";
 import { startInput } from "./form/input.js";
 import { showModel, startSettings } from "./form/settings.js";
@@ -19,6 +20,7 @@ import { call } from "./server.js";
 
 startInput();
 startSettings();
+startAdapters();
 startStage();
 startGeneration();
 startHistory();
@@ -36,6 +38,7 @@ startEstimate();
 async function connect() {
   try {
     showModel((await call("v1/models")).data[0]);
+    offerAdapters((await call("v1/adapters")).data);
   } catch (error) {
     $("model").textContent = "not connected";
     say(error.message, true);

@@ -3,7 +3,7 @@ import { $, element } from "../dom.js";
 
 const FIELDS = {
   prompt: "prompt", json_prompt: "json", size: "size", width: "size", height: "size", aspect_ratio: "size",
-  preset: "preset", seed: "seed", n: "n", output_format: "format", Authorization: "key",
+  preset: "preset", seed: "seed", n: "n", output_format: "format", Authorization: "key", adapters: "adapter",
 };
 
 /** Returns whether there is a visible field for `param`. */

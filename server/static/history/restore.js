@@ -2,6 +2,7 @@
 import { openCaption } from "../caption/files.js";
 import { isObject } from "../caption/document.js";
 import { $ } from "../dom.js";
+import { restoreAdapters } from "../form/adapters.js";
 import { useInput } from "../form/input.js";
 import { restoreSettings } from "../form/settings.js";
 import { say } from "../result/stage.js";
@@ -37,7 +38,9 @@ function onDrop(event) {
 async function restore(file) {
   const facts = readMetadata(await file.arrayBuffer());
   if (!facts) return say(`${file.name} has no settings of this server.`, true);
-  restoreSettings({ size: `${facts.width}x${facts.height}`, preset: facts.preset, seed: facts.seed });
+  restoreAdapters(facts.adapters ?? []);
+  const isOfAdapter = facts.adapters?.some(({ name }) => name === facts.preset);
+  restoreSettings({ size: `${facts.width}x${facts.height}`, preset: isOfAdapter ? null : facts.preset, seed: facts.seed });
   const prompt = facts.revised_prompt ?? facts.prompt;
   if (prompt !== undefined) restorePrompt(prompt);
   say(prompt === undefined ? "Settings restored. The image does not contain its prompt." : "Settings and prompt restored.");

@@ -7,6 +7,7 @@ const ROWS = {
   Seed: (picture) => String(picture.seed),
   Size: (picture) => picture.size,
   Preset: (picture) => picture.body.preset,
+  Adapters: (picture) => (picture.body.adapters ?? []).map(({ name, scale }) => `${name} ${scale}`).join(", "),
   Prompt: (picture) => picture.alt,
   Time: (picture) => seconds(picture.seconds),
   Stages: (picture) => picture.timings || "…",
@@ -14,7 +15,8 @@ const ROWS = {
 const MEASURED = ["Time", "Stages"]; // differ between any two pictures
 
 export function fillFacts(body, pictures) {
-  body.replaceChildren(...Object.entries(ROWS).map(([name, read]) => rowOf(name, pictures.map(read))));
+  const rows = Object.entries(ROWS).map(([name, read]) => [name, pictures.map(read)]);
+  body.replaceChildren(...rows.filter(([, values]) => values.some(Boolean)).map(([name, values]) => rowOf(name, values)));
 }
 
 function rowOf(name, values) {
