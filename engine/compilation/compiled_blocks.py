@@ -64,8 +64,9 @@ class CompiledBlocks:
             return call
 
         recorded = BlockParts(*(recording(index, part) for index, part in enumerate(PLAIN)))
+        examples = self._examples()  # with all layers, since their modulations may be cached
         with _running(self._runner, recorded, layers=3):
-            for samples in self._examples():
+            for samples in examples:
                 self._runner.denoise_step(samples)
         yield from calls.values()
 

@@ -19,8 +19,10 @@ from engine.compilation.compiled_blocks import CompiledBlocks
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.messages import ImageDone, Notice
-from engine.models.dit import compile_parts
+from engine.models.dit import PLAIN, compile_parts
+from engine.models.resumable import drain
 from engine.runner.model_runner import ModelRunner
+from engine.runner.request_state import SampleState
 from engine.worker.warmup import examples
 from tests.engine import compiling_worker
 from tests.engine.conftest import Checkpoints, Runners, finish, start
@@ -91,6 +93,22 @@ def test_it_is_not_asked_for(
     assert beside(runner, sent.append) is not None
     assert beside(runner, sent.append, **options) is None
     assert not sent
+
+
+def test_examples_are_made_with_all_layers(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch, stance: None
+) -> None:
+    """Their modulations are cached, and requests with the same schedule use them."""
+    monkeypatch.setattr(compiled_blocks, "_set_up_compiler", lambda threads: None)
+    monkeypatch.setattr(compiled_blocks, "compile_parts", lambda: PLAIN)
+    parts = []
+
+    def none() -> list[list[SampleState]]:
+        parts.append(runner.parts)
+        return []
+
+    drain(CompiledBlocks(runner, none).load())
+    assert parts == [PLAIN]
 
 
 def test_the_kinds_of_calls_cover_every_size_prompt_and_batch(
