@@ -72,8 +72,19 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
     )
     checkpoint, transformer = sources.fetch(weights=settings.role != "front")
     config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)
-    if settings.role != "front":  # which has no device
-        config, options = _planned(config, options, settings)
+    if settings.role == "front":  # which has no device
+        return _create(settings, access, config, options)
+    plan = MemoryPlan.of(config, options, settings.max_memory_gb)
+    config, options = bounded(plan)
+    app = _create(settings, access, config, options)
+    logs.configure(settings.log_level)
+    logger.info("memory plan", extra={"fields": replace(plan, config=config, options=options).fields()})
+    return app
+
+
+def _create(
+    settings: Settings, access: "Access | None", config: ModelConfig, options: EngineOptions
+) -> FastAPI:
     adapters = Catalog.of(settings, config)
     if access is None:
         return create_app(settings, EngineClient(config, options), adapters=adapters)
@@ -87,17 +98,6 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
     )
     broker = None if settings.role == "worker" else engine.broker
     return create_app(settings, engine, engine, broker, adapters)
-
-
-def _planned(
-    config: ModelConfig, options: EngineOptions, settings: Settings
-) -> tuple[ModelConfig, EngineOptions]:
-    """The limits and batches that fit in the memory of the devices. Logs the plan. Raises OptionError."""
-    plan = MemoryPlan.of(config, options, settings.max_memory_gb)
-    config, options = bounded(plan)
-    logs.configure(settings.log_level)
-    logger.info("memory plan", extra={"fields": replace(plan, config=config, options=options).fields()})
-    return config, options
 
 
 if __name__ == "__main__":

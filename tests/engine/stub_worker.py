@@ -27,6 +27,7 @@ class StubWorker:
     state: str = "ready"
     last_unit_ended: float = math.inf
     restarts: int = 0
+    start_seconds: float = 0.0
     queue: dict[str, EngineRequest] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
 

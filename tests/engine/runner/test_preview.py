@@ -12,6 +12,7 @@ from engine.client.tokenizer import Tokenizer
 from engine.config.part_folders import PartFolders
 from engine.models.resumable import drain
 from engine.request import EngineRequest, SamplingParams
+from engine.runner.image_codec import unpatchify
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState
 from tests.engine.conftest import finish
@@ -30,7 +31,9 @@ def both(runner: ModelRunner, tokens: Tensor, width: int, height: int) -> tuple[
     rows, columns = runner._grid(width, height)
     preview = runner._preview_map(tokens, rows, columns).float()
     vae = runner.pipeline.vae
-    pixels = vae.decode(runner._to_vae_latents(tokens, width, height).unsqueeze(0)).clamp(-1, 1)
+    norm = runner.pipeline.latent_norm
+    latents = unpatchify(tokens * norm.scale + norm.shift, rows, columns)
+    pixels = vae.decode(latents.unsqueeze(0)).clamp(-1, 1)
     small = torch.nn.functional.avg_pool2d(pixels, vae.config.scale_factor)[0]
     return preview, (small.permute(1, 2, 0) + 1) * 127.5
 

@@ -109,9 +109,14 @@ def read(terminal: int) -> bytes:
         return b""
 
 
+def accept_interrupts() -> None:
+    """Shells start background jobs, such as these tests may be, without."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_cancels_the_request(server: ServerProcess, tmp_path: Path) -> None:
     argv = ("request", "hold: a cat", "--url", server.url, "-o", str(tmp_path / "a.png"))
-    process = subprocess.Popen([*COMMAND, *argv], stderr=subprocess.PIPE)
+    process = subprocess.Popen([*COMMAND, *argv], stderr=subprocess.PIPE, preexec_fn=accept_interrupts)
     server.http.get("/_fake/wait", params={"running": 1})
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
