@@ -2,8 +2,8 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
-# The files of tests are divided between two processes.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# The files of tests are divided among three processes, since many wait for other programs.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo demo-fleet test test-fast coverage test-cuda gpu test-deploy image-test check train-demo clean
 .DEFAULT_GOAL := test

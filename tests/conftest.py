@@ -14,6 +14,8 @@ ON_REQUEST = (
     HERE / "deploy",  # make test-deploy: needs many external tools
     HERE / "cuda",  # make test-cuda: fails without a GPU
 )
+# Files of one long test: at the end, the other processes would wait for them.
+LONGEST = ("test_fleet_chaos.py", "test_chaos.py", "test_schema.py", "test_gpu.py")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -27,7 +29,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, which `make test-fast` leaves out."""
+    """Mark slow tests, which `make test-fast` leaves out. The longest files run first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if isinstance(item, pytest.Function) and is_slow(item):
             item.add_marker("slow")
