@@ -1,14 +1,35 @@
 """Checks the queue before the server starts."""
 
 import asyncio
+import threading
+from concurrent.futures import Future
 
 from server.queue.connection.access import Access
 from server.queue.connection.broker import Broker
+from server.settings.config_error import ConfigError
+
+CHECK_SECONDS = 20.0
 
 
 def check_access(access: Access) -> None:
     """Connect, declare streams, and disconnect. Raises ConfigError, in one line."""
-    asyncio.run(_check(access))
+    checked: Future[None] = Future()
+    # In a thread that may be left behind: after a failed TLS handshake the client waits for ever.
+    threading.Thread(target=_run, args=(access, checked), daemon=True).start()
+    try:
+        checked.result(CHECK_SECONDS)
+    except TimeoutError:
+        raise ConfigError(
+            f"--queue: {access} did not answer within {CHECK_SECONDS:g} s; if it requires TLS, its "
+            "certificate may not be trusted: --queue-tls-ca-file"
+        ) from None
+
+
+def _run(access: Access, checked: "Future[None]") -> None:
+    try:
+        checked.set_result(asyncio.run(_check(access)))
+    except Exception as error:
+        checked.set_exception(error)
 
 
 async def _check(access: Access) -> None:

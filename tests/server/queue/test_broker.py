@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.queue import names
+from server.queue.connection import check
 from server.queue.connection.access import Access
 from server.queue.connection.broker import Broker
 from server.queue.connection.check import check_access
@@ -19,6 +20,7 @@ from server.queue.names import STREAMS
 from server.queue.worker import pull
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
+from tests.server.certificates import self_signed
 from tests.server.process import HANG, REPOSITORY, until
 from tests.server.queue.nats_server import NatsServer
 
@@ -127,6 +129,20 @@ def test_a_bad_certificate_file_is_named(tmp_path: Path) -> None:
         settings = Settings(model="m", queue="tls://127.0.0.1", queue_tls_ca_file=file)
         with pytest.raises(ConfigError, match="--queue-tls-ca-file: "):
             Access.of(settings)
+
+
+def test_a_certificate_must_be_trusted(
+    start_nats: StartNats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "CHECK_SECONDS", 2.0)
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(self_signed("localhost"))
+    tls = f'tls {{ cert_file: "{certificate}", key_file: "{certificate}" }}\n'
+    server = start_nats(JETSTREAM.format(folder=tmp_path) + tls)
+    server.url = f"nats://localhost:{server.port}"
+    assert "its certificate may not be trusted: --queue-tls-ca-file" in refusal(server)
+    flags = ("--queue-tls-ca-file", str(certificate))
+    check_access(Access.of(read_settings(["--model", "m", "--queue", server.url, *flags])))
 
 
 def test_streams_are_declared_again_and_updated(start_nats: StartNats) -> None:

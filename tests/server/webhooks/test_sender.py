@@ -4,15 +4,10 @@ import asyncio
 import ssl
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
@@ -21,6 +16,7 @@ from server.webhooks.addresses import Lookup, Resolver, look_up
 from server.webhooks.sender import Sender
 from server.webhooks.signature import Signer
 from tests.server import fake_upstream
+from tests.server.certificates import self_signed
 from tests.server.fake_upstream import FakeUpstream, Reply, is_json
 
 SECRET = "whsec_" + "a2V5IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMgbG9uZyE="
@@ -194,7 +190,7 @@ def test_a_name_server_that_hangs_blocks_only_its_own_attempt(receiver: FakeUpst
 @pytest.fixture(scope="module")
 def tls_receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeUpstream]:
     file = tmp_path_factory.mktemp("tls") / "receiver.pem"
-    file.write_bytes(_certificate(NAME))
+    file.write_bytes(self_signed(NAME))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
     with pytest.MonkeyPatch.context() as patch:
@@ -209,19 +205,3 @@ def test_certificates_are_verified_against_the_name(tls_receiver: FakeUpstream) 
     for host in ("other.test", "127.0.0.1"):
         error = refusal(f"https://{host}:{tls_receiver.port}/", answers("127.0.0.1"))
         assert error.kind == "unreachable"
-
-
-def _certificate(name: str) -> bytes:
-    """A self-signed certificate and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return private + certificate.public_bytes(Encoding.PEM)
