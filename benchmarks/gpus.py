@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 # Of the bound of a step in bfloat16: 284 ms at 1024 px on one H100 reach it, with prompts of 100 tokens.
-SHARE = 0.59
+SHARE = 0.6
 VAE_SHARE = 0.20  # of the same for the decoder; assumed
 BYTES_PER_WEIGHT = {"bf16": 2.0, "fp8": 1.0, "nf4": 0.5 + 4 / 64}  # nf4 has a 4-byte scale for every 64
 

@@ -125,7 +125,13 @@ def test_the_error_alert_counts_the_documented_failures() -> None:
     rows = [line for line in documented.splitlines() if re.match(r"\| 5\d\d ", line)]
     codes = {code for line in rows for code in re.findall(r"`([a-z]+_[a-z_]+)`", line.rpartition("|")[0])}
     # The balancer sends these to another replica; the alert IdeoserveQueueDown tells of a queue that is away.
-    retried = {"model_not_ready", "server_draining", "body_memory_full", "too_many_connections"}
+    retried = {
+        "model_not_ready",
+        "server_draining",
+        "body_memory_full",
+        "upload_memory_full",
+        "too_many_connections",
+    }
     others = {"http_version_not_supported", "queue_unavailable"}
     assert set(found.group(1).split("|")) == codes - retried - others
 
