@@ -15,7 +15,7 @@ from engine.checkpoint.weight_files import WeightFiles
 from engine.errors import CheckpointError
 from engine.precision import Quantization
 from engine.quantized.fp8 import Fp8Linear
-from engine.quantized.layer import QuantizedLinear, replace, scale_fault
+from engine.quantized.layer import QuantizedLinear, frozen, replace, scale_fault
 from engine.quantized.nf4 import NF4_BLOCK, NF4Linear
 from engine.quantized.quantize import can_quantize, quantized
 
@@ -58,7 +58,7 @@ class Part(Generic[M]):
         }
         in_flight(lambda name: self._fill(name, targets[name]), targets)
         for name, target in targets.items():
-            self._set(name, target)
+            replace(self.module, name, frozen(target))
         for name in chosen:
             self._load_quantized(name, device, dtype, cast(Quantization, quantize))
         return self.module.eval()
@@ -80,12 +80,8 @@ class Part(Generic[M]):
             kept = torch.float32 if leaf == "weight" else dtype
             target = torch.empty(parameter.shape, dtype=kept, device=device)
             self._fill(f"{name}.{leaf}", target)
-            self._set(f"{name}.{leaf}", target)
+            replace(self.module, f"{name}.{leaf}", frozen(target))
         replace(self.module, name, quantized(cast(nn.Linear, layer), kind))
-
-    def _set(self, name: str, value: Tensor) -> None:
-        owner, _, leaf = name.rpartition(".")
-        setattr(self.module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
 
     def _check(self) -> None:
         used: set[str] = set()

@@ -5,7 +5,7 @@ Shapes: T tokens of all samples in one row, B samples, N image tokens, D width, 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -224,8 +224,9 @@ class DiT(nn.Module):
         `updates` has one sample per time.
         """
         adaln = F.silu(self.adaln_proj(self.t_embedding(t, self.dtype)))
+        offsets = range(len(t) + 1)
         each = (
-            block.modulate(adaln, None if updates is None else updates.block(index, range(len(t) + 1)))
+            block.modulate(adaln, _block_updates(updates, index, offsets))
             for index, block in enumerate(self._blocks())
         )
         blocks = torch.stack(list(each), dim=1)
@@ -271,14 +272,14 @@ class DiT(nn.Module):
         by_time: Tensor,
         rotary: Tensor,
         packing: Packing,
-        update: Callable[[Rows], BlockUpdates | None],
+        update: Callable[[Sequence[int]], BlockUpdates | None],
         is_last: bool,
     ) -> Tensor:
         """x (T, D) to the output of a block; of the last one, only for the image tokens (N, D)."""
         rows = packing.images if is_last else packing.tokens
-        attended = self._attend(block, x, by_time, rotary, packing, rows, update(packing.tokens))
+        attended = self._attend(block, x, by_time, rotary, packing, rows, update(packing.tokens.offsets))
         x = packing.image_rows(x) if is_last else x
-        return self.parts.after_attention(block, x, attended, by_time, rows.samples, update(rows))
+        return self.parts.after_attention(block, x, attended, by_time, rows.samples, update(rows.offsets))
 
     def _attend(
         self,
@@ -297,8 +298,8 @@ class DiT(nn.Module):
         return block.attention.attend.packed(q, k, v, queries, packing.tokens)
 
 
-def _block_updates(updates: BatchUpdates | None, index: int, rows: Rows) -> BlockUpdates | None:
-    return updates.block(index, rows.offsets) if updates else None
+def _block_updates(updates: BatchUpdates | None, index: int, offsets: Sequence[int]) -> BlockUpdates | None:
+    return None if updates is None else updates.block(index, offsets)
 
 
 def position_ids(text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:

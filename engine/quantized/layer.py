@@ -33,10 +33,10 @@ def frozen(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values, requires_grad=False)
 
 
-def replace(part: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put `layer` in place of the layer `name` of a model."""
+def replace(part: nn.Module, name: str, new: nn.Module | nn.Parameter) -> None:
+    """Put `new` in place of the layer or parameter `name` of a model."""
     owner, _, leaf = name.rpartition(".")
-    setattr(part.get_submodule(owner), leaf, layer)
+    setattr(part.get_submodule(owner), leaf, new)
 
 
 def scale_fault(name: str, values: Tensor) -> str | None:

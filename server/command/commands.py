@@ -14,6 +14,7 @@ import httpx
 import shtab
 
 from server.command.arguments import body, parser
+from server.command.local_server import listening
 from server.command.streaming import Image, RequestError, Step, send
 from server.command.terminal import Terminal
 
@@ -79,10 +80,11 @@ def _server(model: str) -> Iterator[str]:
 
 
 def _ready(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    url = line.removeprefix("listening on ").strip()
-    while process.poll() is None and url:
+    try:
+        url = listening(process)
+    except RuntimeError as error:
+        raise RequestError(str(error)) from None
+    while process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/readyz").is_success:
                 return url

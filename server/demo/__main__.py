@@ -6,7 +6,8 @@ import time
 
 import httpx
 
-from server.demo.processes import OUTPUT, PROMPT, READY_SECONDS, listening, wait_ready
+from server.command.local_server import listening
+from server.demo.processes import OUTPUT, PROMPT, READY_SECONDS, wait_ready
 
 
 def main() -> None:

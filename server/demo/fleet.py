@@ -17,7 +17,8 @@ from pathlib import Path
 
 import httpx
 
-from server.demo.processes import OUTPUT, PROMPT, READY_SECONDS, listening, wait_ready
+from server.command.local_server import listening
+from server.demo.processes import OUTPUT, PROMPT, READY_SECONDS, wait_ready
 from server.queue.connection.embedded import EmbeddedServer, embedded_server
 
 NUM_REQUESTS = 16

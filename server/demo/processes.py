@@ -1,6 +1,5 @@
-"""Server processes of the demonstrations."""
+"""What the demonstrations share."""
 
-import subprocess
 import time
 from pathlib import Path
 
@@ -9,15 +8,6 @@ import httpx
 PROMPT = "a red circle on a white background"
 OUTPUT = Path("demo.png")
 READY_SECONDS = 120
-
-
-def listening(server: subprocess.Popen[str]) -> str:
-    """URL of a server that was started with `--port 0`. Raises RuntimeError."""
-    assert server.stdout is not None
-    line = server.stdout.readline()
-    if not line.startswith("listening on "):
-        raise RuntimeError("the server exited before it listened; its output is above")
-    return line.removeprefix("listening on ").strip()
 
 
 def wait_ready(url: str) -> None:
