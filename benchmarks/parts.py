@@ -9,7 +9,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -30,8 +30,6 @@ from engine.tuning.cases import OPERATIONS
 
 STEPS = TURBO.num_inference_steps
 SLOWDOWN = {"dtype": "<8", "side": "4d", "without": "<42", "seconds": "8.4f", "slower": "+8.1%"}
-# The default of each operation.
-DEFAULTS = tuple((name, candidates[0].name) for name, candidates in OPERATIONS.items())
 
 
 @dataclass
@@ -77,6 +75,12 @@ class Bench:
         for text in (self.tokens, 0):
             dit.rotary(text, grid, grid)
             Packing.build([text], [grid * grid], "cpu")
+
+
+def defaults(picked: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The first candidate of each operation for which one was picked."""
+    operations = dict.fromkeys(case.partition(".")[0] for case in picked)
+    return tuple((name, OPERATIONS[name][0].name) for name in operations)
 
 
 def least(run: Callable[[], None], runs: int) -> float:
@@ -127,7 +131,7 @@ def measure(path: Path, side: int, dtype: str, runs: int) -> list[Row]:
     ):
         seconds = least(run, runs)
         add(without, seconds, (STEPS - 1) * seconds)
-    plain = least(Bench(path, side, dtype, kernels=DEFAULTS).step, runs)
+    plain = least(Bench(path, side, dtype, kernels=defaults(bench.engine.picked)).step, runs)
     add("kernels chosen by measurement", plain, STEPS * (plain - step))
     alike = apart(stepping, path, side, dtype, runs, MKL_NUM_STRIPES="0")
     add("`MKL_NUM_STRIPES`", alike, STEPS * (alike - step))
