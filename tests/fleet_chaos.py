@@ -32,7 +32,7 @@ from tests.test_chaos import DEMO, Pixels, Wanted, decoded, is_running, streamed
 FLAGS = ("--model", str(DEMO), "--dtype", "float32", "--log-level", "warning")
 LIMITS = ("--max-backlog-seconds", "3600", "--max-request-seconds", "3600")
 SIZES = ((64, 64), (96, 64), (96, 96))
-PRESETS = ("V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20", "V4_QUALITY_48")
+PRESETS = ("V4_TURBO_12", "V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20")
 NUM_KINDS = 8
 CONCURRENCY = 16
 RETRY_SECONDS = 0.2

@@ -75,7 +75,7 @@ class Answer:
 
 def requests(rng: random.Random) -> list[Wanted]:
     """Twelve different requests, repeated, so that few expected images are computed; every eighth raises."""
-    presets = ["V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20", "V4_QUALITY_48"]
+    presets = ["V4_TURBO_12", "V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20"]
     kinds = [
         ("a red circle", presets[i % 4], [(64, 64), (96, 64), (96, 96)][i % 3], i, 1 + (i % 5 == 0))
         for i in range(12)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -14,11 +15,11 @@ from typing import Any
 
 import httpx
 
-REPOSITORY = Path(__file__).parents[2]
-# Seconds after which a test gives up; nothing takes so long, even where many share a processor.
-HANG = 180
-# `make coverage`: a process that is killed writes no data.
-IS_MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
+from tests.server.forked_program import HANG, IS_MEASURED, REPOSITORY, Program, start_module
+
+__all__ = ["HANG", "REPOSITORY", "ServerProcess", "small", "until"]
+# One for all clients, since loading certificates takes time.
+TLS = ssl.create_default_context()
 
 
 class ServerProcess:
@@ -32,23 +33,24 @@ class ServerProcess:
         cwd: Path = REPOSITORY,
         **environment: str,
     ) -> None:
-        """Runs `command`, else `module`."""
+        """Runs `command`, else `module`, which is forked unless it is the server that users run."""
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [*(command or (sys.executable, "-m", module)), "--port", "0", *flags],
-            cwd=cwd,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
+        arguments, env = ["--port", "0", *flags], os.environ | environment
+        self.process: Program
+        if command or module == "server":
+            program = [*(command or (sys.executable, "-m", module)), *arguments]
+            self.process = subprocess.Popen(
+                program, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=self._log, text=True
+            )
+        else:
+            self.process = start_module(module, arguments, cwd=cwd, env=env, stderr=self._log)
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise RuntimeError(f"the server did not start: {line}{self.log}")
         self.url = line.removeprefix("listening on ").strip()
         self.port = int(self.url.rpartition(":")[2])
-        self.http = httpx.Client(base_url=self.url, timeout=HANG)
+        self.http = httpx.Client(base_url=self.url, timeout=HANG, verify=TLS)
 
     @property
     def log(self) -> str:

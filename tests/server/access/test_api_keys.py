@@ -4,8 +4,6 @@ import codecs
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from starlette.datastructures import Headers
 from server.access.api_keys import Keys
 from server.schemas.errors import ApiError
 from server.settings.config_error import ConfigError
-from tests.server.process import HANG, REPOSITORY, ServerProcess, small
+from tests.server.forked_program import run_module
+from tests.server.process import ServerProcess, small
 
 Start = Callable[..., ServerProcess]
 
@@ -160,8 +159,7 @@ def test_a_bad_file_stops_the_start(tmp_path: Path, content: str | None, said: s
 def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(entries({"name": "web", "key": ""}))
-    command = [sys.executable, "-m", "tests.server.fake_server", "--api-keys-file", str(file)]
-    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANG)
+    run = run_module("tests.server.fake_server", "--api-keys-file", str(file))
     assert run.returncode == 2
     assert run.stderr.startswith(f"ideoserve: {file}: keys.0.key: ")
     assert len(run.stderr.splitlines()) == 1

@@ -5,7 +5,6 @@ import io
 import json
 import queue
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,8 @@ from server.app import create_app
 from server.settings.settings import Settings
 from tests.server.connections import connection
 from tests.server.fake_engine import FakeEngine
-from tests.server.process import HANG, REPOSITORY, ServerProcess, small, until
+from tests.server.forked_program import run_module
+from tests.server.process import HANG, ServerProcess, small, until
 
 Start = Callable[..., ServerProcess]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -251,8 +251,7 @@ def test_spans_are_exported_under_the_callers_trace(
 
 
 def inspect(file: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "server.inspect", str(file)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANG)
+    return run_module("server.inspect", str(file))
 
 
 @pytest.mark.parametrize("embeds", [False, True])

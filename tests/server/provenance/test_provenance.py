@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,8 @@ from server.upstream.client import UpstreamClients
 from tests.server import sse
 from tests.server.access.test_api_keys import bearer, write_keys
 from tests.server.adapters.files import write_adapter
-from tests.server.process import REPOSITORY, ServerProcess
+from tests.server.forked_program import run_module
+from tests.server.process import ServerProcess
 from tests.server.routes.test_errors import check
 
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -115,13 +114,13 @@ def test_opting_out_requires_permission(server: ServerProcess) -> None:
 
 
 def test_the_trial_command_does_not_overwrite(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "server.provenance.trial", str(tmp_path / "new")]
-    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    command = ("server.provenance.trial", str(tmp_path / "new"))
+    run = run_module(*command)
     certificate, key = tmp_path / "new/certificate.pem", tmp_path / "new/key.pem"
     assert run.stdout == f"--c2pa-certificate-file {certificate} --c2pa-key-file {key}\n"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     Credentials(certificate, SecretStr(key.read_text()), "model")
-    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    again = run_module(*command)
     assert (again.returncode, again.stdout, len(again.stderr.splitlines())) == (1, "", 1)
 
 

@@ -21,6 +21,7 @@ from server.queue.worker import pull
 from server.settings.config_error import ConfigError
 from server.settings.settings import Settings, read_settings
 from tests.server.certificates import self_signed
+from tests.server.forked_program import run_module
 from tests.server.process import HANG, REPOSITORY, until
 from tests.server.queue.nats_server import NatsServer
 
@@ -72,8 +73,7 @@ def test_wrong_settings_are_one_line(
 
 
 def start(*flags: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "server", "--model", "models/demo", "--port", "0", *flags]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANG)
+    return run_module("server", "--model", "models/demo", "--port", "0", *flags)
 
 
 def test_an_unreachable_queue_ends_the_start_with_one_line() -> None:

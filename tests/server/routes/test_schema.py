@@ -44,9 +44,9 @@ def test_schemathesis(start: Callable[..., ServerProcess], tmp_path: Path) -> No
     """Without /drain, which would end the test, and the edits, whose bodies are image files."""
     # The phases send the same few Idempotency-Keys with every body.
     server = start("--idempotency-seconds", "0.001")
-    run = run_schemathesis(server, tmp_path, "--max-examples=60", *EXCLUDED)
+    run = run_schemathesis(server, tmp_path, "--max-examples=25", *EXCLUDED)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr
-    assert server.metric('ideoserve_requests_total{outcome="ok"}') > 50
+    assert server.metric('ideoserve_requests_total{outcome="ok"}') > 20
     assert not server.log_lines(level="error")
 
 

@@ -3,7 +3,6 @@
 import errno
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,14 @@ from server.settings.config_error import ConfigError
 from server.settings.secrets import read_token
 from server.settings.settings import Settings, read_settings
 from server.transport.server import listen
-from tests.server.process import HANG, REPOSITORY, ServerProcess
+from tests.server.forked_program import run_module
+from tests.server.process import HANG, ServerProcess
 
 Start = Callable[..., ServerProcess]
 
 
 def run(*flags: str, module: str = "server", **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", module, *flags]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=HANG
-    )
+    return run_module(module, *flags, env=environment)
 
 
 def test_flags_win_over_environment_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

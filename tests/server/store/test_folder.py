@@ -4,7 +4,6 @@ import io
 import os
 import re
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ from server.store import from_settings
 from server.store.names import file_name
 from tests.server import sse
 from tests.server.access.test_api_keys import write_keys
-from tests.server.process import HANG, REPOSITORY, ServerProcess, until
+from tests.server.forked_program import run_module
+from tests.server.process import HANG, ServerProcess, until
 from tests.server.routes.test_errors import check
 
 Start = Callable[..., ServerProcess]
@@ -294,10 +294,7 @@ def test_a_failed_write_is_said_and_a_retry_costs_no_device_time(start: Start, t
 
 
 def test_a_store_that_cannot_be_used_is_one_line() -> None:
-    command = [sys.executable, "-m", "server", "--model", "models/demo", "--port", "0"]
-    result = subprocess.run(
-        [*command, "--store", "file:///proc/images"], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    result = run_module("server", "--model", "models/demo", "--port", "0", "--store", "file:///proc/images")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("ideoserve: --store: cannot write to /proc/images: ")
     assert len(result.stderr.splitlines()) == 1
