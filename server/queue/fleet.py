@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -149,6 +149,10 @@ class Fleet:
         """Whether this worker is alive and has the request with these results."""
         known = self._workers.get(worker)
         return known is not None and reply in known.held
+
+    def held(self) -> Set[str]:
+        """The replies of all requests that workers have."""
+        return {reply for worker in self._workers for reply in worker.held}
 
     def has_adapter(self, digest: str) -> bool:
         """Whether a worker that takes work has the file with this SHA-256."""

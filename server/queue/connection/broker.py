@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -35,10 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Broker:
-    """One connection, which is restored whenever it breaks. Use it on one event loop.
-
-    `outage_seconds` is how long it was broken the last time.
-    """
+    """One connection, which is restored whenever it breaks. Use it on one event loop."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -54,8 +50,6 @@ class Broker:
         self._streams, self._buckets = list(STREAMS), list[Bucket]()
         self.clock = Clock(self.ask)
         self._restoring: asyncio.Task[None] | None = None
-        self._lost = 0.0
-        self.outage_seconds = 0.0
 
     async def connect(self) -> None:
         """Connect and declare streams and buckets. Raises ConfigError, in one line, if that fails."""
@@ -213,13 +207,11 @@ class Broker:
 
     async def _on_disconnect(self) -> None:
         self._up.clear()
-        self._lost = time.monotonic()
         self._end_waits()
         if not self._is_closing:
             logger.warning("the connection to the broker is lost")
 
     async def _on_reconnect(self) -> None:
-        self.outage_seconds = time.monotonic() - self._lost
         logger.warning("the connection to the broker is restored")
         self.restore()
 

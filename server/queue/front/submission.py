@@ -1,5 +1,6 @@
 """One request on its way through the queue, as the front sees it."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -25,13 +26,23 @@ class _Image:
 @dataclass(eq=False, slots=True)
 class Submission:
     """Puts results together, which may arrive twice and from two workers. `sequence` is the message's in the
-    work stream, and `publications` counts how often it was published."""
+    work stream, where it was `seen` last at this time. `publications` counts how often it was published."""
 
     reply: str
     in_flight: InFlightRequest
     sequence: int | None = None
     publications: int = 0
+    seen: float = 0.0
     _images: dict[tuple[str, int], _Image] = field(default_factory=dict)
+
+    def stored(self, sequence: int) -> None:
+        """The work stream has it."""
+        self.sequence, self.seen = sequence, time.monotonic()
+
+    @property
+    def is_in_queue(self) -> bool:
+        """Whether the work stream should have it."""
+        return self.sequence is not None and not self.in_flight.is_answered
 
     @property
     def missing(self) -> Iterator[int]:

@@ -13,7 +13,8 @@ from engine.client.in_flight import InFlightRequest
 from engine.errors import EngineError, GenerationError, VersionMismatchError
 from server.queue import names
 from server.queue.connection.broker import Broker
-from server.queue.fleet import GONE_BEATS, Fleet
+from server.queue.fleet import Fleet
+from server.queue.front.audit import Audit
 from server.queue.front.submission import Submission
 from server.queue.front.uploads import Uploads
 from server.queue.tasks import Tasks
@@ -22,6 +23,8 @@ from server.queue.wire import Done, Part, Progress, Promotion, VersionError, Wor
 # Results of requests that are over are removed from the stream at most this often.
 CLEAN_SECONDS = 0.5
 CLOSE_SECONDS = 2.0
+# Times that a request is submitted to the queue.
+MAX_PUBLICATIONS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,12 @@ class Submissions:
         self._model_id = model_id
         self._fleet = fleet
         self._front = fleet.id
-        self._beat_seconds = fleet.beat_seconds
         self._open: dict[str, Submission] = {}
+        self._audit = Audit(broker, fleet, self._open, self._recover)
         self._over: set[str] = set()
         self._uploads = Uploads(broker, fleet.id)
         self._tasks = Tasks()
         self._cleaning: asyncio.Task[None] | None = None
-        self._publishing: asyncio.Task[None] | None = None
         broker.on_reconnect(self._on_reconnect)
 
     async def start(self) -> None:
@@ -52,9 +54,11 @@ class Submissions:
             await client.subscribe(kind, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0)
         await client.subscribe(names.progress(results), cb=self._on_progress)
         await client.subscribe(names.gone(self._front), cb=self._on_taken_for_dead)
+        self._audit.start()
 
     async def close(self) -> None:
         """Finish aborts and removals, for as long as the broker answers."""
+        self._audit.close()
         await self._tasks.wait(CLOSE_SECONDS if self._broker.is_up else 0)
         if self._cleaning is not None:
             self._cleaning.cancel()
@@ -74,6 +78,8 @@ class Submissions:
         del self._open[submission.reply]
         if not submission.in_flight.is_answered:
             self._tasks.spawn(self._abort(submission))
+        elif submission.publications > 1:  # its worker acknowledges one of the messages
+            self._tasks.spawn(self._delete(submission))
         self._clean_up(submission.reply)
 
     def promote(self, submission: Submission) -> None:
@@ -98,7 +104,7 @@ class Submissions:
         except (APIError, nats.errors.Error) as error:
             in_flight.fail(GenerationError(f"the queue refuses the request: {error}"))
         else:
-            submission.sequence = stored.seq
+            submission.stored(stored.seq)
             if submission.reply not in self._open:
                 await self._delete(submission)
                 self._clean_up(submission.reply)
@@ -174,38 +180,25 @@ class Submissions:
     async def _on_reconnect(self) -> None:
         if self._open:
             await self._catch_up(names.results(self._front, ">"))
-            if self._broker.outage_seconds > GONE_BEATS / 2 * self._beat_seconds:
-                await self._on_taken_for_dead()
-            else:
-                await self._publish_lost()
+            self._audit.suspect_all()
 
-    async def _publish_lost(self) -> None:
-        """Publish again what is neither answered nor stored: the broker has lost its data."""
-        for submission in list(self._open.values()):
-            is_sent = submission.sequence is not None and not submission.in_flight.is_answered
-            if is_sent and not await self._is_stored(submission):
-                await self._publish_again(submission)
+    async def _on_taken_for_dead(self, _: Msg) -> None:
+        """A worker has dropped the requests of this front."""
+        self._audit.suspect_all()
 
-    async def _is_stored(self, submission: Submission) -> bool:
-        """Whether the work stream has it, or does not tell."""
-        assert submission.sequence is not None
-        try:
-            found = await self._broker.jetstream.get_msg(names.WORK.name, submission.sequence)
-            return decode(found.data or b"", Work).reply == submission.reply
-        except NotFoundError:
-            return False
-        except (nats.errors.Error, TimeoutError):
-            return True
-
-    async def _on_taken_for_dead(self, _: Msg | None = None) -> None:
-        """Workers have dropped the requests of this front. Wait for what the others say."""
-        if self._publishing is None or self._publishing.done():
-            self._publishing = self._tasks.spawn(self._publish_all_again())
-
-    async def _publish_all_again(self) -> None:
-        await asyncio.sleep(self._beat_seconds)
-        for submission in list(self._open.values()):
-            await self._publish_again(submission)
+    async def _recover(self, submission: Submission) -> None:
+        """Publish a request again that the work stream has lost, unless stored results answer it."""
+        submission.sequence = None  # that of another message, if the stream is a new one
+        await self._catch_up(f"{submission.reply}.>")
+        if submission.reply not in self._open or submission.in_flight.is_answered:
+            return
+        logger.warning("%s was lost from the queue", submission.in_flight.request.request_id)
+        if submission.publications >= MAX_PUBLICATIONS:
+            submission.in_flight.fail(GenerationError("the queue loses the request again and again"))
+        else:
+            # An answer whose images were lost would keep workers from running it.
+            await self._broker.purge(names.RESULTS, names.done(submission.reply))
+            await self._publish(submission)
 
     async def _catch_up(self, subject: str) -> None:
         """Handle all stored results once more."""
@@ -218,6 +211,7 @@ class Submissions:
             except NotFoundError:
                 return
             except (nats.errors.Error, TimeoutError) as error:
+                self._broker.on_failure(error)
                 logger.warning("stored results cannot be read: %s", error or type(error).__name__)
                 await asyncio.sleep(CLEAN_SECONDS)
                 await self._broker.wait_up()

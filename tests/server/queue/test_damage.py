@@ -61,18 +61,9 @@ def test_a_broker_that_lost_its_data_is_set_up_again(own_fleet: Fleet, pool: Thr
     until(lambda: fleet.messages(names.WORK) == fleet.messages(names.RESULTS) == 0)
 
 
-def is_answered(front: ServerProcess) -> bool:
-    """A request that meets a deletion may wait for its deadline."""
-    try:
-        body = {"prompt": "a cat", "size": "64x64"}
-        return front.http.post("/v1/images", json=body, timeout=20).status_code == 200
-    except httpx.TimeoutException:
-        return False
-
-
-def test_deleted_streams_and_consumers_are_created_again(own_fleet: Fleet) -> None:
+def test_deleted_streams_and_consumers_are_created_again(own_fleet: Fleet, pool: ThreadPoolExecutor) -> None:
     fleet = own_fleet
-    worker, front = fleet.worker(), fleet.front()
+    worker, front = fleet.worker("--max-batch-size", "1"), fleet.front()
     ready(worker, front)
 
     async def delete_consumer(client: Client) -> None:
@@ -83,17 +74,47 @@ def test_deleted_streams_and_consumers_are_created_again(own_fleet: Fleet) -> No
         for stream in (names.WORK, names.RESULTS):
             await client.jetstream().delete_stream(stream.name)
 
+    async def replace_streams(client: Client) -> None:
+        await delete_streams(client)
+        for stream in (names.WORK, names.RESULTS):
+            await stream.declare(client.jetstream(), 1)
+
     async def delete_buckets(client: Client) -> None:
         for bucket in (names.CLAIMS.name, "answers"):
             await client.jetstream().delete_key_value(bucket)
 
     for delete in (delete_consumer, delete_streams):
         on_broker(fleet, delete)
-        until(lambda: is_answered(front))
+        assert front.create().status_code == 200
+    held = [submit(pool, front, prompt="hold: x") for _ in range(2)]
+    worker.wait(running=1)
+    until(lambda: fleet.messages(names.WORK) == 2)
+    on_broker(fleet, replace_streams)
+    while not all(each.done() for each in held):
+        worker.release()
+    assert [each.result().status_code for each in held] == [200, 200]
     on_broker(fleet, delete_buckets)
     refused = front.create({"Idempotency-Key": "deleted"})
     assert refused.json()["error"]["code"] == "queue_unavailable"
     until(lambda: front.create({"Idempotency-Key": "deleted"}).status_code == 200)
+
+
+def test_a_request_that_the_queue_lost_is_submitted_again(pair: Pair, pool: ThreadPoolExecutor) -> None:
+    fleet, worker, front = pair.fleet, pair.worker, pair.front
+    held = [submit(pool, front, prompt="hold: x", seed=seed) for seed in (1001, 1002)]
+    worker.wait(running=1)
+    until(lambda: fleet.messages(names.WORK) == 2)
+
+    async def purge(client: Client) -> None:
+        await client.jetstream().purge_stream("WORK", subject=f"work.{names.token(fleet.model)}.>")
+
+    on_broker(fleet, purge)
+    until(lambda: fleet.messages(names.WORK) == 1)
+    while not all(each.done() for each in held):
+        worker.release()
+    assert {each.result().json()["data"][0]["seed"] for each in held} == {1001, 1002}
+    ran = [seed for request in worker.state()["requests"] for seed in request["seeds"] if seed > 1000]
+    assert sorted(ran) == [1001, 1002]
 
 
 def test_a_front_without_network_is_answered_when_it_is_back(
