@@ -3,7 +3,8 @@
 Runs a batch of the benchmark model in which each image uses one of several adapters, in turn. The adapters
 change every matrix of every block. "ratio" is the step relative to one without adapters, which takes as long
 as one with a single adapter merged into the weights; "in turn" are steps with merged weights, one for the
-images of each adapter; "merge" is adding one adapter to the weights. Seconds are minima over the rounds.
+images of each adapter; "merge" is adding one adapter to the weights. "products" are the ways to compute the
+products of several adapters, of which a worker measures the faster one. Seconds are minima over the rounds.
 
 The second table measures steps while adapters are loaded from files in the same process.
 """
@@ -30,16 +31,18 @@ from engine.adapters.store import AdapterStore
 from engine.config.options import EngineOptions
 from engine.config.part_configs import DiTConfig
 from engine.environment import set_up_environment
+from engine.kernels.low_rank import CANDIDATES, MAX_STACKED
 from engine.models.resumable import drain
 from engine.request import AdapterUse
 from engine.runner.model_runner import ModelRunner
 from engine.runner.request_state import RequestState, SampleState
 
+PRODUCTS = {candidate.name: candidate.run for candidate in CANDIDATES}
 BAR = 1.15  # of the step with rank 16, relative to the plain step
 LOADING_BAR = 2.0  # of the longest step while adapters are loaded, relative to the usual step
 PROMPT_TOKENS = 30
-STEPS = {"rank": "4d", "adapters": "8d", "seconds": "8.3f", "plain": "8.3f", "ratio": "6.3f"}
-STEPS |= {"in turn": "8.3f", "merge": "7.3f", "bar": "5.2f", "verdict": "<7"}
+STEPS = {"rank": "4d", "adapters": "8d", "products": "<8", "seconds": "8.3f", "plain": "8.3f"}
+STEPS |= {"ratio": "6.3f", "in turn": "8.3f", "merge": "7.3f", "bar": "5.2f", "verdict": "<7"}
 LOADING = {"rank": "4d", "loaded": "7d", "MB": "6.0f", "steps": "6d", "usual": "7.3f", "longest": "7.3f"}
 LOADING |= {"ratio": "6.2f", "bar": "5.2f", "verdict": "<7"}
 
@@ -71,9 +74,11 @@ class Bench:
         (state.conditioning,) = drain(self.runner.encode([request]))
         return self.runner.new_sample(state, 0)
 
-    def step(self, samples: list[SampleState]) -> None:
+    def step(self, samples: list[SampleState], products: str = "spans") -> None:
         for sample in samples:
             sample.step_index = 0
+        for dit in (self.pipeline.conditional, self.pipeline.unconditional):
+            dit.low_rank.kernel = PRODUCTS[products]
         self.runner.denoise_step(samples)
 
     def merge(self, adapter: Adapter) -> None:
@@ -93,29 +98,32 @@ def seconds(run: Callable[[], object]) -> float:
 def measure(bench: Bench, report: Report, options: argparse.Namespace, rank: int) -> None:
     """The rows of one rank. Each round runs every variant once."""
     batch = options.batch
-    runs: dict[int, Callable[[], object]] = {}
+    runs: dict[tuple[int, str], Callable[[], object]] = {}
     for number in options.adapters:
         uses = [bench.use(rank, index % number) if number else None for index in range(batch)]
-        runs[number] = partial(bench.step, bench.samples(uses))
+        samples = bench.samples(uses)
+        for products in ("spans", "stacked") if number > 1 and number * rank <= MAX_STACKED else ("spans",):
+            runs[number, products] = partial(bench.step, samples, products)
     plain = {size: bench.samples([None] * size) for size in {*_shares(batch, options.adapters), batch}}
     alone = {size: partial(bench.step, samples) for size, samples in plain.items()}
-    together: dict[int, list[float]] = {number: [] for number in runs}
+    together: dict[tuple[int, str], list[float]] = {variant: [] for variant in runs}
     apart: dict[int, list[float]] = {size: [] for size in alone}
     for _ in progress(range(options.rounds + 1), f"rank {rank}"):
-        for number, run in runs.items():
-            together[number].append(seconds(run))
+        for variant, run in runs.items():
+            together[variant].append(seconds(run))
         for size, run in alone.items():
             apart[size].append(seconds(run))
     merge = min(seconds(lambda: bench.merge(bench.adapters[f"{rank}-0"])) for _ in range(3))
     usual = min(apart[batch][1:])
-    for number in runs:
-        ratio, bar = min(together[number][1:]) / usual, BAR if rank <= 16 else None
+    for (number, products), times in together.items():
+        ratio, bar = min(times[1:]) / usual, BAR if rank <= 16 else None
         turns = sum(min(apart[size][1:]) for size in _shares(batch, [number]))
         report.add(
             "steps",
             rank=rank,
             adapters=number,
-            seconds=min(together[number][1:]),
+            products=products if number > 1 else None,
+            seconds=min(times[1:]),
             plain=usual,
             ratio=ratio,
             merge=merge,

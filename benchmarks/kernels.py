@@ -60,7 +60,7 @@ def rule(case: Case, dtype: torch.dtype) -> str:
         if has_avx512 and weights >= MIN_PREPACKED:
             return "prepacked"
         return "pieces" if operation == "feed_forward" and int(shape[0].split("x")[1]) > 1024 else "plain"
-    return "torch"
+    return "spans" if operation == "low_rank" else "torch"
 
 
 def flops(case: Case) -> float:

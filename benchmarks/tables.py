@@ -103,6 +103,19 @@ def batching(rows: Rows) -> Iterator[str]:
     yield from markdown(rows, [*columns, ("target", "{bar:.2f}")])
 
 
+def adapter_steps(rows: Rows) -> Iterator[str]:
+    columns = [("rank", "{rank}"), ("adapters", "{adapters}"), ("products", "{products}")]
+    columns += [("step", "{seconds:.2f} s"), ("plain", "{plain:.2f} s"), ("ratio", "{ratio:.2f}")]
+    columns += [("target", "{bar:.2f}"), ("merged, one after the other", "{in turn:.2f} s")]
+    yield from markdown(rows, [*columns, ("merging one", "{merge:.2f} s")])
+
+
+def adapter_loading(rows: Rows) -> Iterator[str]:
+    columns = [("rank", "{rank}"), ("loaded", "{loaded}, {MB:.0f} MB"), ("steps meanwhile", "{steps}")]
+    columns += [("usual step", "{usual:.2f} s"), ("longest", "{longest:.2f} s"), ("ratio", "{ratio:.2f}")]
+    yield from markdown(rows, [*columns, ("target", "{bar:.2f}")])
+
+
 def parts(rows: Rows) -> Iterator[str]:
     made = spread([_slowdown(row) for row in rows], ["without"], _dtype_and_side, "text")
     names = dict.fromkeys(map(_dtype_and_side, rows))
@@ -232,6 +245,8 @@ BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus summary": versus_summary,
     "versus-http servers": versus_http,
     "batching ratios": batching,
+    "adapters steps": adapter_steps,
+    "adapters loading": adapter_loading,
     "parts slowdown": parts,
     "kernels kernels": kernels,
     "kernels steps": kernel_steps,

@@ -27,7 +27,15 @@ class WorkerCrashedError(EngineError):
 
 
 class AdapterUnavailableError(EngineError):
-    """No worker has the file of an adapter. The message names it."""
+    """No worker has the file of an adapter, or it was replaced or removed. The message names the adapter."""
+
+
+class AdapterFailedError(EngineError):
+    """An adapter cannot be loaded, or images with it are not finite. The message names it."""
+
+
+class AdaptersTooLargeError(EngineError):
+    """The adapters of the request exceed the memory of adapters. The message names them and the limit."""
 
 
 class VersionMismatchError(EngineError):

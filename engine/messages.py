@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.cost import CostModel, TaskKind
+from engine.errors import EngineError
 from engine.precision import Precision
 from engine.request import EngineRequest, Priority
 
@@ -99,10 +100,10 @@ class RequestDone:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """The last message of a request that failed. `message` names the exception."""
+    """The last message of a request that failed."""
 
     request_id: str
-    message: str
+    error: EngineError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from engine.adapters.adapter_keys import PIECES, Part, matrix_shape
+from engine.kernels.low_rank import Factors
 from engine.models.dit import DiT
-from engine.models.low_rank import Block, Blocks, Factors
+from engine.models.low_rank import Block, Blocks
 
 
 @dataclass(frozen=True, eq=False, slots=True)

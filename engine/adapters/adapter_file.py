@@ -44,6 +44,10 @@ class Update:
     rank: int
     declared_scale: float
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.down, self.up) if self.alpha is None else (self.down, self.up, self.alpha)
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
@@ -61,14 +65,7 @@ def read_adapter(
     `unconditional` is the config of the unconditional transformer, if that differs. Keys that match one of
     the `ignore` patterns (such as `*.dora_scale`) are not read. Raises AdapterError naming file and key.
     """
-    return open_adapter(path, config, ignore, unconditional).info
-
-
-def open_adapter(
-    path: Path, config: DiTConfig, ignore: Sequence[str] = (), unconditional: DiTConfig | None = None
-) -> AdapterFile:
-    """As `read_adapter`, with the keys of each update."""
-    return check_adapter(read_header(path), both_configs(config, unconditional), ignore)
+    return check_adapter(read_header(path), both_configs(config, unconditional), ignore).info
 
 
 def both_configs(config: DiTConfig, unconditional: DiTConfig | None) -> Configs:
@@ -77,7 +74,7 @@ def both_configs(config: DiTConfig, unconditional: DiTConfig | None) -> Configs:
 
 
 def check_adapter(header: Header, configs: Configs, ignore: Sequence[str]) -> AdapterFile:
-    """As `open_adapter`, of a header that was read."""
+    """As `read_adapter`, of a header that was read, with the keys of each update."""
     keys = dict(_parsed(header, ignore))
     alphas = DeclaredAlphas.read(header)
     updates = {place: _update(header, found, alphas) for place, found in _places(header, keys)}
@@ -143,7 +140,7 @@ def _check_shapes(header: Header, update: Update, place: Place, config: DiTConfi
             raise header.error(key, f"shape {header.tensors[key].shape}, expected {wanted}")
     if update.alpha and header.tensors[update.alpha].shape not in ((), (1,)):
         raise header.error(update.alpha, f"shape {header.tensors[update.alpha].shape}, expected a scalar")
-    for key in filter(None, (update.down, update.up, update.alpha)):
+    for key in update.keys:
         if header.tensors[key].dtype not in _DTYPES:
             raise header.error(key, f"dtype {header.tensors[key].dtype}, expected {' or '.join(_DTYPES)}")
 

@@ -1,6 +1,7 @@
 """The header of a safetensors file, read without the weights. Torch-free."""
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from engine.config.files import require_file, unreadable
 from engine.errors import CheckpointError
 
 MAX_HEADER_BYTES = 16 << 20
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _TRIGGERS = ("modelspec.trigger_phrase", "trigger_words", "trigger_word", "trigger_phrase")
 _MAX_TRIGGERS, _MAX_TRIGGER = 20, 200
 
@@ -46,6 +48,15 @@ class Header:
         """An error that names the file and the key."""
         return AdapterError(f"{self.path}: {key}: {problem}")
 
+    def in_file_order(self) -> list[tuple[str, StoredTensor]]:
+        """The tensors by key, in the order of their data."""
+        return sorted(self.tensors.items(), key=lambda item: item[1].data_offsets)
+
+    @property
+    def data_begin(self) -> int:
+        """The first byte of the tensors in the file."""
+        return self.bytes - max((tensor.data_offsets[1] for tensor in self.tensors.values()), default=0)
+
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """The words that trainers recommend in prompts."""
@@ -73,8 +84,10 @@ def header_of(path: Path, content: bytes) -> Header:
 
 def _read(path: Path, stream: BinaryIO, size: int) -> Header:
     length = int.from_bytes(stream.read(8), "little")
-    if length > min(size - 8, MAX_HEADER_BYTES):
+    if length > size - 8:
         raise AdapterError(f"{path}: not a safetensors file")
+    if length > MAX_HEADER_BYTES:
+        raise AdapterError(f"{path}: a header of {length} bytes, at most {MAX_HEADER_BYTES}")
     return _parse(path, stream.read(length), size)
 
 
@@ -87,7 +100,22 @@ def _parse(path: Path, header: bytes, size: int) -> Header:
         problem = error.errors(include_url=False)[0]
         key = str(problem["loc"][0]) if problem["loc"] else "header"
         raise AdapterError(f"{path}: {key}: {problem['msg']}") from error
-    end = 8 + len(header) + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    checked = Header(path, tensors, metadata, size)
+    end = 8 + len(header) + _data_bytes(checked)
     if end != size:
         raise AdapterError(f"{path}: {size} bytes, but the header describes {end}")
-    return Header(path, tensors, metadata, size)
+    return checked
+
+
+def _data_bytes(header: Header) -> int:
+    """The bytes of all tensors. Raises AdapterError unless they follow each other in the file."""
+    end = 0
+    for key, tensor in header.in_file_order():
+        begin, after = tensor.data_offsets
+        if begin != end:
+            raise header.error(key, f"begins at byte {begin} of the data, expected {end}")
+        expected = begin + math.prod(tensor.shape) * _BYTES.get(tensor.dtype, 0)
+        if after != expected and tensor.dtype in _BYTES:
+            raise header.error(key, f"ends at byte {after} of the data, expected {expected}")
+        end = after
+    return end

@@ -14,9 +14,16 @@ from engine.adapters.adapter_file import AdapterFile, Configs, Update, check_ada
 from engine.adapters.adapter_header import AdapterError, Header, header_of
 from engine.adapters.adapter_keys import PIECES, Matrix, Part, Place
 from engine.config.files import unreadable
-from engine.models.low_rank import Blocks, Factors
+from engine.errors import AdapterFailedError, AdapterUnavailableError, EngineError
+from engine.kernels.low_rank import Factors
+from engine.models.low_rank import Blocks
+from engine.request import AdapterUse
 
 _Group = tuple[Part, int, Matrix]
+
+
+class AdapterGoneError(AdapterError):
+    """The file cannot be read, or is not the one that was asked for."""
 
 
 def load_adapter(
@@ -24,18 +31,35 @@ def load_adapter(
 ) -> Adapter:
     """Read an adapter into the host's memory, in `dtype`, with its alphas in the factors.
 
-    Raises AdapterError if the file does not fit the transformers, holds NaN or infinity, or if the SHA-256 of
-    its bytes is not `digest`.
+    Raises AdapterError if the file does not fit the transformers or holds NaN or infinity; AdapterGoneError
+    if it cannot be read, or if the SHA-256 of its bytes is not `digest`.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise AdapterError(str(unreadable(path, error))) from error
+        raise AdapterGoneError(str(unreadable(path, error))) from error
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise AdapterError(f"{path}: the file has changed")
+        raise AdapterGoneError(f"{path}: the file has changed")
     header = header_of(path, content)
     file = check_adapter(header, configs, ignore)
     return _Reader(header, file, safetensors.torch.load(content), dtype).adapter(configs)
+
+
+def failure(use: AdapterUse, error: Exception) -> EngineError:
+    """Why a request that uses an adapter fails if loading it raised `error`. Names no folder."""
+    if isinstance(error, AdapterGoneError):
+        return AdapterUnavailableError(
+            f"The file of the adapter `{use.name}` was replaced or removed after the request was accepted"
+        )
+    return AdapterFailedError(f"The adapter `{use.name}` cannot be loaded: {_reason(use, error)}")
+
+
+def _reason(use: AdapterUse, error: Exception) -> str:
+    if isinstance(error, AdapterError):
+        return str(error).replace(f"{Path(use.path).parent}/", "")
+    return (
+        "out of memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else type(error).__name__
+    )
 
 
 class _Reader:

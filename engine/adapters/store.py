@@ -14,10 +14,10 @@ from engine.adapters.adapter import Adapter, pinned, sent
 from engine.adapters.adapter_file import Configs, both_configs
 from engine.adapters.adapter_header import AdapterError
 from engine.adapters.adapter_keys import Part
-from engine.adapters.loading import load_adapter
+from engine.adapters.loading import failure, load_adapter
 from engine.checkpoint.loader import Pipeline
 from engine.config.options import EngineOptions
-from engine.errors import OptionError
+from engine.errors import AdaptersTooLargeError, EngineError, OptionError
 from engine.request import AdapterUse
 
 # Adapters that are read, or wait for memory, at a time.
@@ -88,16 +88,17 @@ class AdapterStore:
         """Whether an adapter of these was read, and the memory is taken by others that are in use."""
         return any(use.digest in self._read for use in uses)
 
-    def error(self, uses: Sequence[AdapterUse]) -> Exception | None:
+    def error(self, uses: Sequence[AdapterUse]) -> EngineError | None:
         """Why these adapters of one request cannot be loaded, if they cannot."""
         for use in uses:
             if use.digest in self._errors:
-                return self._errors[use.digest]
+                return failure(use, self._errors[use.digest])
         needed = sum(self._size(digest) for digest in {use.digest for use in uses})
-        if needed > self.max_bytes:
-            names = ", ".join(use.name for use in uses)
-            return AdapterError(f"{names}: {needed} bytes, of {self.max_bytes} in --adapter-memory-gb")
-        return None
+        if needed <= self.max_bytes:
+            return None
+        names = ", ".join(f"`{use.name}`" for use in uses)
+        limit = f"at most {self.max_bytes} (--adapter-memory-gb)"
+        return AdaptersTooLargeError(f"The adapters {names} take {needed} bytes of memory; {limit}")
 
     def update(self, wanted: Sequence[AdapterUse], in_use: Collection[str]) -> None:
         """Load the adapters that requests wait for, in their order, and drop what none waits for.

@@ -157,7 +157,7 @@ class EngineClient:
     async def generate(self, request: EngineRequest) -> AsyncGenerator[RequestOutput, None]:
         """Yield the request's outputs, RequestDone last. Closing the generator early aborts the request.
 
-        Raises DeadlineExceededError, GenerationError, WorkerCrashedError or EngineDeadError.
+        Raises EngineError.
         """
         if self._death:
             raise self._death.copy()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.client.worker_supervisor import WorkerSupervisor
 from engine.cost import CostModel
-from engine.errors import DeadlineExceededError, GenerationError, WorkerCrashedError
+from engine.errors import DeadlineExceededError, WorkerCrashedError
 from engine.messages import ImageDone, PreviewReady, RequestDone, RequestFailed, RequestOutput, StepDone
 from engine.request import EngineRequest, Priority
 
@@ -61,7 +61,7 @@ class InFlightRequest:
         """Record a message of the worker. A preview that an earlier run has sent is dropped."""
         match message:
             case RequestFailed():
-                self.fail(GenerationError(message.message))
+                self.fail(message.error)
                 return
             case StepDone():
                 self.steps_done[message.image_index] = message.step
@@ -83,7 +83,7 @@ class InFlightRequest:
         self._outputs.put_nowait(error)
 
     async def next_output(self) -> RequestOutput:
-        """Raises DeadlineExceededError, GenerationError, WorkerCrashedError or EngineDeadError."""
+        """Raises EngineError."""
         output = await self._next()
         if isinstance(output, Exception):
             raise output

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from engine.config.part_configs import DiTConfig
 from engine.kernels.attention import Attend
 from engine.kernels.feed_forward import FeedForward
+from engine.kernels.low_rank import LowRank
 from engine.kernels.norm import RMSNorm
 from engine.kernels.packing import Packing, Rows, spread
 from engine.kernels.rotary import NormRotary
@@ -202,6 +203,7 @@ class DiT(nn.Module):
         self.embed_image_indicator = nn.Embedding.from_pretrained(torch.empty(2, width))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
+        self.low_rank = LowRank(width)
         self.parts = PLAIN
 
     @property
@@ -226,7 +228,7 @@ class DiT(nn.Module):
         adaln = F.silu(self.adaln_proj(self.t_embedding(t, self.dtype)))
         offsets = range(len(t) + 1)
         each = (
-            block.modulate(adaln, _block_updates(updates, index, offsets))
+            block.modulate(adaln, self._updates(updates, index, offsets))
             for index, block in enumerate(self._blocks())
         )
         blocks = torch.stack(list(each), dim=1)
@@ -257,9 +259,14 @@ class DiT(nn.Module):
         x = self._embed(latents, text, packing)
         for index, block in enumerate(self._blocks()):
             is_last = index == len(self.layers) - 1
-            update = partial(_block_updates, updates, index)
+            update = partial(self._updates, updates, index)
             x = self._run_block(block, x, modulation.blocks[:, index], rotary, packing, update, is_last)
         return self.final_layer(x, spread(modulation.final, packing.images.samples)).float()
+
+    def _updates(
+        self, updates: BatchUpdates | None, index: int, offsets: Sequence[int]
+    ) -> BlockUpdates | None:
+        return None if updates is None else updates.block(index, offsets, self.low_rank)
 
     def _embed(self, latents: Tensor, text: list[Tensor], packing: Packing) -> Tensor:
         image = self.input_proj(latents.to(self.dtype)) + self.embed_image_indicator.weight[1]
@@ -296,10 +303,6 @@ class DiT(nn.Module):
         if queries is packing.images:  # only the text's keys and values are still needed
             q = packing.image_rows(q)
         return block.attention.attend.packed(q, k, v, queries, packing.tokens)
-
-
-def _block_updates(updates: BatchUpdates | None, index: int, offsets: Sequence[int]) -> BlockUpdates | None:
-    return None if updates is None else updates.block(index, offsets)
 
 
 def position_ids(text_len: int, grid_h: int, grid_w: int, device: torch.device | str = "cpu") -> Tensor:

@@ -4,7 +4,7 @@ The updates are products beside those of the matrices, so the weights may be sto
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
@@ -12,27 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Factors:
-    """The update of a matrix in which P projections are stacked: `down` (P * R, in), `up` (P, out / P, R).
-
-    If the projections share `down`, P is 1.
-    """
-
-    down: Tensor
-    up: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.down.nbytes + self.up.nbytes
-
-    def add_to(self, outputs: Sequence[Tensor], x: Tensor, scale: float) -> None:
-        """outputs += scale * x (T, in) down^T up^T, in place: one for each projection, (T, out / P)."""
-        low = F.linear(x, self.down).chunk(len(self.up), dim=1)
-        for output, each, up in zip(outputs, low, self.up.unbind(), strict=True):
-            output.addmm_(each, up.t(), alpha=scale)
-
+from engine.kernels.low_rank import Factors, LowRank, Masks, Span
 
 # The updates of one block by the name of the matrix, and those of all blocks.
 Block = Mapping[str, Factors]
@@ -43,20 +23,22 @@ Applied = tuple[tuple[Blocks, float], ...]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BlockUpdates:
-    """The updates of one block, with the rows that each applies to."""
+    """The updates of one block. `spans` have the first row that each applies to, and the first after it."""
 
-    spans: tuple[tuple[slice, Block, float], ...]
+    spans: tuple[tuple[int, int, Block, float], ...]
+    low_rank: LowRank
+    masks: Masks
 
     def add(self, matrix: str, x: Tensor, y: Tensor) -> Tensor:
         """Add the updates of a matrix to its product y = x W^T, in place."""
-        for rows, factors, scale in self._of(matrix):
-            factors.add_to(y[rows].chunk(len(factors.up), dim=1), x[rows], scale)
+        for pieces, spans in self._of(matrix):
+            self.low_rank(y.chunk(pieces, dim=1), x, spans, self.masks)
         return y
 
     def add_each(self, matrix: str, x: Tensor, projections: Sequence[Tensor]) -> None:
         """As `add`, where the products of the stacked projections are separate tensors."""
-        for rows, factors, scale in self._of(matrix):
-            factors.add_to([each[rows] for each in projections], x[rows], scale)
+        for _, spans in self._of(matrix):
+            self.low_rank(projections, x, spans, self.masks)
 
     @classmethod
     def leave_uncompiled(cls) -> None:
@@ -64,10 +46,15 @@ class BlockUpdates:
         for name in ("add", "add_each"):
             setattr(cls, name, torch.compiler.disable(getattr(cls, name)))
 
-    def _of(self, matrix: str) -> Iterator[tuple[slice, Factors, float]]:
-        for rows, block, scale in self.spans:
-            if matrix in block:
-                yield rows, block[matrix], scale
+    def _of(self, matrix: str) -> Iterator[tuple[int, list[Span]]]:
+        """The spans of a matrix, by the number of their projections."""
+        spans = [
+            Span(begin, end, block[matrix], scale)
+            for begin, end, block, scale in self.spans
+            if matrix in block
+        ]
+        for pieces in sorted({span.factors.pieces for span in spans}):
+            yield pieces, [span for span in spans if span.factors.pieces == pieces]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,6 +63,7 @@ class BatchUpdates:
     product."""
 
     spans: tuple[tuple[int, int, Applied], ...]
+    masks: Masks = field(default_factory=Masks)
 
     @classmethod
     def of(cls, samples: Sequence[Applied]) -> "BatchUpdates | None":
@@ -89,16 +77,15 @@ class BatchUpdates:
                 spans.append((first, first + 1 + len(others), applied))
         return cls(tuple(spans))
 
-    def block(self, index: int, offsets: Sequence[int]) -> BlockUpdates:
+    def block(self, index: int, offsets: Sequence[int], low_rank: LowRank) -> BlockUpdates:
         """The updates of a block in a tensor whose samples have these boundaries, as `Rows` has them."""
-        return BlockUpdates(
-            tuple(
-                (slice(offsets[first], offsets[end]), blocks[index], scale)
-                for first, end, applied in self.spans
-                for blocks, scale in applied
-                if blocks[index]
-            )
+        spans = tuple(
+            (offsets[first], offsets[end], blocks[index], scale)
+            for first, end, applied in self.spans
+            for blocks, scale in applied
+            if blocks[index]
         )
+        return BlockUpdates(spans, low_rank, self.masks)
 
 
 def adapted(layer: Any, x: Tensor, updates: BlockUpdates | None) -> Tensor:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.kernels import attention, feed_forward, linear, norm, rotary
+from engine.kernels import attention, feed_forward, linear, low_rank, norm, rotary
 from engine.kernels.attention import Attend, Length
 from engine.kernels.candidates import Candidate, Machine
 from engine.kernels.feed_forward import FeedForward
+from engine.kernels.low_rank import Factors, LowRank, Masks, Span
 from engine.kernels.norm import RMSNorm
 from engine.kernels.rotary import NormRotary
 from engine.quantized import nf4_product
@@ -24,12 +25,15 @@ OPERATIONS: dict[str, tuple[Candidate, ...]] = {
     "causal_attention": attention.CAUSAL_CANDIDATES,
     "feed_forward": feed_forward.CANDIDATES,
     "linear": linear.CANDIDATES,
+    "low_rank": low_rank.CANDIDATES,
     "nf4_linear": nf4_product.CANDIDATES,
     "norm": norm.CANDIDATES,
     "rotary": rotary.CANDIDATES,
 }
 # Keys of the sample on which each length class of attention is measured.
 _KEYS: dict[Length, int] = {"tiny": 80, "short": 310, "medium": 1078, "long": 2304}
+# Samples with different adapters, and their rank.
+_ADAPTED, _RANK = 4, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ def _keys(place: _Place) -> Iterator[str]:
         yield f"norm.{len(layer.weight)}"
     elif isinstance(layer, NormRotary):
         yield f"rotary.{layer.head_dim}"
+    elif isinstance(layer, LowRank):
+        yield f"low_rank.{layer.width}"
     elif isinstance(layer, Attend):
         lengths = dict.fromkeys(map(attention.length_class, range(1, place.shapes.longest + 1)))
         operation = "causal_attention" if layer.causal else "attention"
@@ -131,6 +137,8 @@ def _case(key: str, places: list[_Place], machine: Machine) -> Case:
         keys = min(_KEYS[length], first.shapes.longest)
         candidates, trials = layer.candidates(length), partial(_attention_runs, layer, keys, random)
         kernel = partial(_set_attention, length)
+    elif isinstance(layer, LowRank):
+        candidates, trials = low_rank.CANDIDATES, partial(_low_rank_runs, layer, rows, random)
     elif isinstance(layer, RMSNorm):
         candidates, trials = norm.CANDIDATES, partial(_norm_runs, layer, rows, random)
     elif isinstance(layer, NormRotary):
@@ -179,6 +187,17 @@ def _rotary_runs(
     return [partial(candidate.run, x, weight, eps, angles.float()) for x, weight, eps, angles in inputs]
 
 
+def _low_rank_runs(layer: LowRank, rows: tuple[int, ...], random: _Random, candidate: Candidate) -> list[Run]:
+    width = layer.width
+    factors = [Factors(random(_RANK, width), random(1, width, _RANK)) for _ in range(_ADAPTED)]
+    runs: list[Run] = []
+    for n in rows:
+        spans = [Span(i * n, (i + 1) * n, each, 1.0) for i, each in enumerate(factors)]
+        y, x = (random(_ADAPTED * n, width) for _ in range(2))
+        runs.append(partial(candidate.run, [y], x, spans, Masks()))
+    return runs
+
+
 def _layer_runs(layer: Any, rows: tuple[int, ...], random: _Random, candidate: Candidate) -> list[Run]:
     width = layer.w13.in_features if isinstance(layer, FeedForward) else layer.in_features
     replaced = candidate.run(layer)
@@ -193,7 +212,7 @@ def _set_attention(length: Length, places: list[_Place], candidate: Candidate) -
 
 def _set_kernel(places: list[_Place], candidate: Candidate) -> None:
     for place in places:
-        assert isinstance(place.layer, RMSNorm | NormRotary)
+        assert isinstance(place.layer, RMSNorm | NormRotary | LowRank)
         place.layer.kernel = candidate.run
 
 

@@ -1,17 +1,16 @@
 """Holds requests back until their adapters are in memory, while others run. Torch-free."""
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from engine.messages import FromWorker, RequestFailed
+from engine.errors import EngineError
+from engine.messages import FromWorker
 from engine.request import AdapterUse, EngineRequest, Priority
+from engine.worker.failures import failure
 
 if TYPE_CHECKING:
     from engine.compilation.compilation import Compilation
-
-logger = logging.getLogger(__name__)
 
 
 class Adapters(Protocol):
@@ -21,7 +20,7 @@ class Adapters(Protocol):
     def update(self, wanted: Sequence[AdapterUse], in_use: Collection[str]) -> None: ...
     def is_resident(self, digest: str) -> bool: ...
     def waits_for_memory(self, uses: Sequence[AdapterUse]) -> bool: ...
-    def error(self, uses: Sequence[AdapterUse]) -> Exception | None: ...
+    def error(self, uses: Sequence[AdapterUse]) -> EngineError | None: ...
 
 
 class Core(Protocol):
@@ -111,13 +110,9 @@ class AdapterWait:
         """Pass the request on, or fail it. Returns False if it has to wait."""
         error = self._adapters.error(request.adapters)
         if error is not None:
-            self._fail(request, error)
+            self._emit(failure(request, error))
         elif all(self._adapters.is_resident(use.digest) for use in request.adapters):
             self._core.add(request)
         else:
             return False
         return True
-
-    def _fail(self, request: EngineRequest, error: Exception) -> None:
-        logger.error("request %s failed", request.request_id, exc_info=error)
-        self._emit(RequestFailed(request.request_id, f"{type(error).__name__}: {error}"))

@@ -1,6 +1,5 @@
 """EngineCore: takes requests, runs one unit of work at a time, and emits outputs."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -13,7 +12,6 @@ from engine.messages import (
     ImageDone,
     PreviewReady,
     RequestDone,
-    RequestFailed,
     StepDone,
     UnitDone,
     UnitKind,
@@ -26,12 +24,11 @@ from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.units import Decode, Denoise, Encode, Unit, request_ids
 from engine.worker.batch_tasks import begin_decode, begin_encode
 from engine.worker.calibration import Calibration
+from engine.worker.failures import failure
 from engine.worker.runner_port import Runner
 
 M = TypeVar("M", RequestState, SampleState)
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 
 class EngineCore:
@@ -240,10 +237,8 @@ class EngineCore:
 
     def _fail(self, state: RequestState, error: Exception) -> None:
         self._raise_if_fatal(error)
-        request_id = state.request.request_id
-        logger.error("request %s failed", request_id, exc_info=error)
-        self._scheduler.remove(request_id)
-        self._emit(RequestFailed(request_id, f"{type(error).__name__}: {error}"))
+        self._scheduler.remove(state.request.request_id)
+        self._emit(failure(state.request, error))
 
     def _raise_if_fatal(self, error: Exception) -> None:
         if self._runner.device.is_fatal(error):

@@ -45,7 +45,7 @@ class Catalog:
 
     def offered_to(self, key: str) -> Offer:
         """The adapters that the API key of this name may use."""
-        return Offer({each.name: each for each in self._adapters.values() if each.is_offered_to(key)})
+        return Offer(self._adapters, key)
 
     def path(self, digest: str) -> Path | None:
         """The file with this SHA-256."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from engine.config.files import list_files, read_as
+from engine.config.files import read_as, unreadable
 from engine.config.model_config import DeclaredPreset
 from engine.errors import CheckpointError
 from server.hub.repository import SCHEME
@@ -35,12 +35,6 @@ class AdapterSettings(BaseModel, extra="forbid", strict=True, frozen=True):
     preset: DeclaredPreset | None = None
     keys: list[Text] | None = None
     trigger_words: Annotated[list[Text], Field(max_length=100)] | None = None
-
-    @classmethod
-    def of(cls, folder: Path) -> "AdapterSettings":
-        """Those in a folder, if it has any. Raises CheckpointError."""
-        file = folder / SETTINGS_FILE
-        return read_as(cls, file) if os.path.lexists(file) else cls()
 
 
 class _Entry(AdapterSettings, frozen=True):
@@ -68,7 +62,7 @@ class Declaration:
     """An adapter by its name. `source` is a file, a folder, or `hf://owner/name[@revision]`.
 
     `settings` take precedence over those in the folder. `file` selects one of several safetensors files.
-    `error` says why the adapter cannot be used.
+    Files outside of `root`, if it is given, are refused. `error` says why the adapter cannot be used.
     """
 
     name: str
@@ -76,6 +70,7 @@ class Declaration:
     settings: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
     error: str | None = None
+    root: Path | None = None
 
 
 def declarations(source: Path) -> list[Declaration]:
@@ -97,9 +92,9 @@ def _in_file(file: Path) -> Iterator[Declaration]:
 def _in_folder(folder: Path) -> Iterator[Declaration]:
     found: dict[str, list[Path]] = {}
     for path in _candidates(folder):
-        found.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
+        found.setdefault(_shown(path).removesuffix(SUFFIX), []).append(path)
     for name, paths in found.items():
-        yield Declaration(name, str(paths[0]), error=_problem(name, paths))
+        yield Declaration(name, str(paths[0]), error=_problem(name, paths), root=folder)
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -107,13 +102,38 @@ def _candidates(folder: Path) -> list[Path]:
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise CheckpointError(f"{folder}: {error.strerror}") from None
-    return [path for path in paths if path.name.endswith(SUFFIX) or list_files(path, SUFFIX)]
+        raise unreadable(folder, error) from None
+    return [path for path in paths if path.name.endswith(SUFFIX) or _is_adapter(path)]
+
+
+def _is_adapter(path: Path) -> bool:
+    """Whether it is a folder with weights. One that cannot be read and is named as an adapter is listed with
+    the error; `lost+found` is not."""
+    try:
+        return bool(weights_in(path))
+    except CheckpointError:
+        return NAME.fullmatch(path.name) is not None
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The safetensors files in a folder, sorted; none if there is no such folder. Raises CheckpointError."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    return [folder / name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
 
 
 def _problem(name: str, paths: list[Path]) -> str | None:
     if len(paths) > 1:
-        return f"{' and '.join(path.name for path in paths)} have the same name"
+        return f"{' and '.join(map(_shown, paths))} have the same name"
     if not NAME.fullmatch(name):
-        return f"{paths[0].name}: an adapter is named by 1 to 64 letters, digits, `.`, `_` and `-`"
+        return f"{_shown(paths[0])}: an adapter is named by 1 to 64 letters, digits, `.`, `_` and `-`"
     return None
+
+
+def _shown(path: Path) -> str:
+    """The name of a file, with replacement characters for what is not UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")

@@ -12,15 +12,16 @@ RETRY_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """By name, also those that cannot be used."""
+    """Those of `adapters`, by name, that the API key named `key` may use; also those that cannot be used."""
 
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    key: str = ""
 
     def __iter__(self) -> Iterator[Adapter]:
-        return iter(self.adapters.values())
+        return (adapter for adapter in self.adapters.values() if adapter.is_offered_to(self.key))
 
     def __contains__(self, name: str) -> bool:
-        return name in self.adapters
+        return name in self.adapters and self.adapters[name].is_offered_to(self.key)
 
     @property
     def names(self) -> list[str]:
@@ -29,15 +30,15 @@ class Offer:
 
     def find(self, name: str, param: str) -> Adapter:
         """One that can be used; `param` is the field that names it. Raises ApiError 404 or 503."""
-        adapter = self.adapters.get(name)
-        if adapter is None:
+        if name not in self:
             message = f"Unknown adapter. This key may use: {listed(self.names) or 'none'}."
             raise ApiError(404, "adapter_not_found", message, param=param)
+        adapter = self.adapters[name]
         if adapter.status == "broken":
             message = f"The adapter `{name}` cannot be used: {adapter.error}."
             raise ApiError(404, "adapter_not_found", message, param=param)
         if adapter.status == "loading":
-            message = f"The file of the adapter `{name}` is not complete yet."
+            message = f"The file of the adapter `{name}` is not read yet."
             raise ApiError(503, "adapter_not_ready", message, param=param, retry_after=RETRY_SECONDS)
         return adapter
 

@@ -1,19 +1,20 @@
 """Reads declared adapters. A file that has not changed is not read again."""
 
-import hashlib
+import math
 import os
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.adapters.adapter_file import AdapterError, read_adapter
-from engine.config.files import list_files, unreadable
+from engine.adapters.adapter_file import AdapterError, both_configs, check_adapter
+from engine.adapters.adapter_header import read_header
+from engine.config.files import read_as, unreadable
 from engine.config.model_config import ModelConfig
 from engine.config.part_configs import DiTConfig, read_config
 from engine.errors import CheckpointError
 from server.adapters.adapter import Adapter, Weights
-from server.adapters.declaration import SETTINGS_FILE, SUFFIX, AdapterSettings, Declaration
+from server.adapters.declaration import SETTINGS_FILE, SUFFIX, AdapterSettings, Declaration, weights_in
 from server.adapters.hub_folders import HubFolders
 from server.hub.repository import SCHEME, Repository
 from server.settings.config_error import ConfigError
@@ -22,7 +23,7 @@ from server.settings.config_error import ConfigError
 SETTLE_SECONDS = 1.0
 FOLDERS = re.compile(r"(?<!\S)/\S*/")
 
-Version = tuple[int, int, int]
+Version = tuple[int, int, int, int]
 
 
 class AdapterReader:
@@ -33,14 +34,15 @@ class AdapterReader:
         self._model = model
         self._ignore = ignore
         folders = model.folders
-        self._config = read_config(folders.transformer, DiTConfig)
-        self._unconditional = read_config(folders.unconditional, DiTConfig) if folders.unconditional else None
+        unconditional = read_config(folders.unconditional, DiTConfig) if folders.unconditional else None
+        self._configs = both_configs(read_config(folders.transformer, DiTConfig), unconditional)
         self._hub = HubFolders()
-        self._files: dict[Path, tuple[Version, Weights]] = {}
+        # With the weights, or why the file cannot be used.
+        self._files: dict[Path, tuple[Version, Weights | str]] = {}
 
-    def read(self, declared: Declaration) -> Adapter:
+    def read(self, declared: Declaration, until: float = math.inf) -> Adapter:
         """Blocks while a file is read, but not while it is downloaded. Does not raise: the result says why it
-        cannot be used."""
+        cannot be used. From `until` (time.monotonic()) on, new files are left for the next call."""
         settings = AdapterSettings(**declared.settings)
         try:
             path = self._path(declared)
@@ -48,10 +50,10 @@ class AdapterReader:
                 return Adapter(declared.name, settings)
             settings = _settings(path, declared)
             self._check_preset(settings)
-            weights = self._weights(_selected(path, declared.file))
+            weights = self._weights(_selected(path, declared.file), declared.root, until)
             return Adapter(declared.name, settings, weights)
         except (AdapterError, CheckpointError, ConfigError) as error:
-            return Adapter(declared.name, settings, error=FOLDERS.sub("", str(error)))
+            return Adapter(declared.name, settings, error=_message(error))
 
     def _path(self, declared: Declaration) -> Path | None:
         """None while it is downloaded."""
@@ -68,30 +70,58 @@ class AdapterReader:
         if preset and not self._model.is_guided and any(scale != 1 for scale, _ in preset.guidance_schedule):
             raise CheckpointError("preset: guidance_schedule must be 1: the model runs without guidance")
 
-    def _weights(self, path: Path) -> Weights | None:
+    def _weights(self, path: Path, root: Path | None, until: float) -> Weights | None:
         """None while the file may be incomplete."""
-        try:
-            status = path.stat()
-            if 0 <= time.time() - status.st_mtime < SETTLE_SECONDS:
+        status = _status(path)
+        if 0 <= time.time() - status.st_mtime < SETTLE_SECONDS:
+            return None
+        version = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+        known = self._files.get(path)
+        if known is None or known[0] != version:
+            if time.monotonic() >= until:
                 return None
-            version = status.st_mtime_ns, status.st_size, status.st_ino
-            known = self._files.get(path)
-            if known is None or known[0] != version:
-                known = self._files[path] = version, self._read(path)
-            return known[1]
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-            raise unreadable(path, error) from error
+            known = self._files[path] = version, self._read(path, root)
+        if isinstance(known[1], str):
+            raise AdapterError(known[1])
+        return known[1]
 
-    def _read(self, path: Path) -> Weights:
-        info = read_adapter(path, self._config, self._ignore, self._unconditional)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Weights(path.absolute(), digest, info)
+    def _read(self, path: Path, root: Path | None) -> Weights | str:
+        from engine.adapters.adapter_digest import digest  # importing numpy takes a tenth of a second
+
+        try:
+            _check_inside(path, root)
+            header = read_header(path)
+            file = check_adapter(header, self._configs, self._ignore)
+            return Weights(path.absolute(), digest(header, file), file.info)
+        except (AdapterError, CheckpointError) as error:
+            return str(error)
+
+
+def _message(error: Exception) -> str:
+    """Without folders, and with `?` for what is not UTF-8 in names of files."""
+    return FOLDERS.sub("", str(error)).encode("utf-8", "replace").decode()
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise unreadable(path, error) from error
+
+
+def _check_inside(path: Path, root: Path | None) -> None:
+    """Raises CheckpointError if the path leads out of the folder."""
+    if root is not None and not path.resolve().is_relative_to(root.resolve()):
+        raise CheckpointError(f"{path}: a link out of the folder; an adapters file may name such files")
 
 
 def _settings(path: Path, declared: Declaration) -> AdapterSettings:
     """Those of the declaration, and what they leave to the folder. Raises CheckpointError."""
-    return AdapterSettings.of(path).model_copy(update=dict(declared.settings))
+    file = path / SETTINGS_FILE
+    if not os.path.lexists(file):
+        return AdapterSettings(**declared.settings)
+    _check_inside(file, declared.root)
+    return read_as(AdapterSettings, file).model_copy(update=dict(declared.settings))
 
 
 def _selected(path: Path, name: str | None) -> Path:
@@ -100,7 +130,7 @@ def _selected(path: Path, name: str | None) -> Path:
         return path / name
     if not os.path.isdir(path):
         return path
-    files = list_files(path, SUFFIX)
+    files = weights_in(path)
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise CheckpointError(f"{path}: `file` must name one of its safetensors files: {names}")

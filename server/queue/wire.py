@@ -7,6 +7,8 @@ import msgspec
 
 from engine.cost import DeviceSpeed
 from engine.errors import (
+    AdapterFailedError,
+    AdaptersTooLargeError,
     AdapterUnavailableError,
     DeadlineExceededError,
     EngineError,
@@ -22,13 +24,17 @@ from server.queue import names
 # Raise it with every change that an older process would misread; all processes of a fleet need the same.
 VERSION = 3
 
-ErrorKind = Literal["deadline", "generation", "crashed", "version", "adapter"]
+ErrorKind = Literal[
+    "deadline", "generation", "crashed", "version", "adapter", "adapter failed", "adapters too large"
+]
 _ERRORS: Mapping[ErrorKind, type[EngineError]] = {
     "deadline": DeadlineExceededError,
     "generation": GenerationError,
     "crashed": WorkerCrashedError,
     "version": VersionMismatchError,
     "adapter": AdapterUnavailableError,
+    "adapter failed": AdapterFailedError,
+    "adapters too large": AdaptersTooLargeError,
 }
 
 

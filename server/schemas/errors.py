@@ -6,6 +6,8 @@ from typing import Self
 from pydantic import BaseModel
 
 from engine.errors import (
+    AdapterFailedError,
+    AdaptersTooLargeError,
     AdapterUnavailableError,
     DeadlineExceededError,
     EngineDeadError,
@@ -152,6 +154,10 @@ def from_engine(error: EngineError) -> ApiError:
             return ApiError(500, "version_mismatch", f"A worker refused the request: {error}.", retry=False)
         case AdapterUnavailableError():
             return ApiError(503, "adapter_unavailable", f"{error}.", param="adapters")
+        case AdaptersTooLargeError():
+            return invalid(f"{error}.", "adapters", "adapters_too_large")
+        case AdapterFailedError():
+            return ApiError(500, "adapter_failed", f"{error}.", param="adapters", retry=False)
         case GenerationError():
             return ApiError(500, "generation_failed", "The model failed on this request.", retry=False)
         case _:

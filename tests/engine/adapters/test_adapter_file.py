@@ -1,14 +1,23 @@
 """The headers of adapters: formats, and faults that are refused with file and key."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from engine.adapters.adapter_file import AdapterError, AdapterInfo, open_adapter, read_adapter
+from engine.adapters.adapter_file import (
+    AdapterError,
+    AdapterInfo,
+    Update,
+    both_configs,
+    check_adapter,
+    read_adapter,
+)
+from engine.adapters.adapter_header import read_header
+from engine.adapters.adapter_keys import Place
 from engine.config.part_configs import DiTConfig
 from tests.engine.adapters.files import FORMATS, Tensors, comfyui, kohya, peft, write
 
@@ -64,13 +73,17 @@ def test_the_scale_is_alpha_by_rank_as_the_metadata_of_peft_declares_it(tmp_path
     declared = {"transformer.r": 4, "transformer.lora_alpha": 8, "transformer.alpha_pattern": {"to_k": 2}}
     metadata = {"lora_adapter_metadata": json.dumps(declared)}
     file = write(tmp_path / "a.safetensors", peft(CONFIG), metadata)
-    updates = open_adapter(file, CONFIG).updates
+    updates = _updates(file)
     qkv = {place.piece: update for place, update in updates.items() if place.matrix == "qkv"}
     scales = {piece: update.declared_scale for piece, update in qkv.items()}
     assert scales == {0: 2.0, 1: 0.5, 2: 2.0}
     del metadata["lora_adapter_metadata"]
     file = write(tmp_path / "plain.safetensors", peft(CONFIG))
-    assert {update.declared_scale for update in open_adapter(file, CONFIG).updates.values()} == {1.0}
+    assert {update.declared_scale for update in _updates(file).values()} == {1.0}
+
+
+def _updates(file: Path) -> Mapping[Place, Update]:
+    return check_adapter(read_header(file), both_configs(CONFIG, None), ()).updates
 
 
 def _config(**changes: int) -> DiTConfig:
@@ -149,6 +162,16 @@ def test_a_fault_is_refused_with_file_and_key(tmp_path: Path, edit: Edit, key: s
     assert problem in message
 
 
+def stored(*offsets: list[int]) -> bytes:
+    """A file of tensors of two float32 each, at these places."""
+    tensors = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": each}
+        for name, each in zip("ab", offsets, strict=False)
+    }
+    header = json.dumps(tensors).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(max(end for _, end in offsets))
+
+
 def test_keys_that_the_operator_ignores_are_not_read(tmp_path: Path) -> None:
     tensors = peft(CONFIG) | {f"{Q}.dora_scale": torch.zeros(32, 1), "text_encoder.x": torch.zeros(1)}
     file = write(tmp_path / "adapter.safetensors", tensors)
@@ -163,12 +186,17 @@ def test_keys_that_the_operator_ignores_are_not_read(tmp_path: Path) -> None:
         ((5).to_bytes(8, "little") + b"hello", "header"),
         ((12).to_bytes(8, "little") + b'{"a": {"b":1', "header"),
         ((2).to_bytes(8, "little") + b"{}" + b"x", "11 bytes, but the header describes 10"),
+        ((17 << 20).to_bytes(8, "little") + bytes(17 << 20), "a header of 17825792 bytes, at most 16777216"),
+        (stored([0, 8], [4, 12]), "b: begins at byte 4 of the data, expected 8"),
+        (stored([0, 8], [12, 20]), "b: begins at byte 12 of the data, expected 8"),
+        (stored([0, 12]), "a: ends at byte 12 of the data, expected 8"),
+        (stored([0, 4]), "a: ends at byte 4 of the data, expected 8"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     file = tmp_path / "a.safetensors"
     file.write_bytes(content)
-    with pytest.raises(AdapterError, match=problem):
+    with pytest.raises(AdapterError, match=f"^{file}: .*{problem}"):
         read_adapter(file, CONFIG)
 
 

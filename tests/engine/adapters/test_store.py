@@ -3,12 +3,14 @@
 import hashlib
 import select
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from engine.adapters.adapter_header import AdapterError
+from engine.adapters import store as store_module
 from engine.adapters.store import AdapterStore
+from engine.errors import AdapterFailedError, AdaptersTooLargeError, AdapterUnavailableError
 from engine.request import AdapterUse
 from tests.engine.adapters.files import peft, write
 from tests.engine.adapters.test_adapter_file import CONFIG
@@ -69,7 +71,9 @@ def test_adapters_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     while (error := held.error(uses)) is None:
         assert select.select([held], [], [], 30)[0]
         held.update(uses, ())
-    assert str(error) == f"a, bb: {2 * UNIT} bytes, of {held.max_bytes} in --adapter-memory-gb"
+    assert isinstance(error, AdaptersTooLargeError)
+    limit = f"at most {held.max_bytes} (--adapter-memory-gb)"
+    assert str(error) == f"The adapters `a`, `bb` take {2 * UNIT} bytes of memory; {limit}"
 
 
 def test_a_replaced_file_is_another_adapter(tmp_path: Path) -> None:
@@ -77,7 +81,9 @@ def test_a_replaced_file_is_another_adapter(tmp_path: Path) -> None:
     new = use(tmp_path, "a", rank=2)
     load(held, old, new)
     assert residents(held, old, new) == ["a"]
-    assert "a.safetensors: the file has changed" in str(held.error([old]))
+    error = held.error([new, old])
+    assert isinstance(error, AdapterUnavailableError)
+    assert str(error) == "The file of the adapter `a` was replaced or removed after the request was accepted"
     assert held.error([new]) is None
 
 
@@ -86,7 +92,7 @@ def test_a_fault_of_a_file_is_forgotten_with_its_requests(tmp_path: Path) -> Non
     content = Path(broken.path).read_bytes()
     Path(broken.path).unlink()
     load(held, broken)
-    assert isinstance(held.error([broken]), AdapterError)
+    assert isinstance(held.error([broken]), AdapterUnavailableError)
     held.update([], ())
     Path(broken.path).write_bytes(content)
     load(held, broken)
@@ -101,7 +107,28 @@ def test_an_adapter_with_nan_is_refused(tmp_path: Path) -> None:
     nan = AdapterUse("nan", str(file), hashlib.sha256(file.read_bytes()).hexdigest(), 1.0)
     held = store(10)
     load(held, nan)
-    assert str(held.error([nan])) == f"{file}: {key}: NaN or infinity"
+    error = held.error([nan])
+    assert isinstance(error, AdapterFailedError)
+    assert str(error) == f"The adapter `nan` cannot be loaded: nan.safetensors: {key}: NaN or infinity"
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"), [(torch.OutOfMemoryError(), "out of memory"), (OSError("x"), "OSError")]
+)
+def test_a_failed_copy_to_the_device_is_forgotten_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, reason: str
+) -> None:
+    """With the rules of a device that adapters are copied to."""
+    held, wanted = store(4), use(tmp_path, "a")
+    monkeypatch.setattr(held, "_is_host", False)
+    monkeypatch.setattr(store_module, "pinned", lambda adapter: adapter)
+    monkeypatch.setattr(store_module, "sent", Mock(side_effect=raised))
+    load(held, wanted)
+    assert str(held.error([wanted])) == f"The adapter `a` cannot be loaded: {reason}"
+    monkeypatch.setattr(store_module, "sent", lambda adapter, devices: adapter)
+    held.update([], ())
+    load(held, wanted)
+    assert residents(held, wanted) == ["a"]
 
 
 @pytest.mark.parametrize("wanted", [0, 5])

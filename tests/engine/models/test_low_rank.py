@@ -7,7 +7,8 @@ from torch import Tensor
 
 from engine.kernels.candidates import Candidate, Machine
 from engine.kernels.feed_forward import CANDIDATES, FeedForward
-from engine.models.low_rank import BatchUpdates, Factors, adapted
+from engine.kernels.low_rank import Factors, LowRank, Masks, Span, by_span, stacked
+from engine.models.low_rank import BatchUpdates, adapted
 
 WIDTH, HIDDEN, RANK = 32, 2080, 3
 OFFSETS = (0, 5, 6, 13, 20)
@@ -39,7 +40,7 @@ def test_a_feed_forward_layer_of_any_form(candidate: Candidate) -> None:
     batch = BatchUpdates.of(applied)
     assert batch is not None
     x = torch.randn(OFFSETS[-1], WIDTH)
-    actual = adapted(candidate.run(plain), x, batch.block(0, OFFSETS))
+    actual = adapted(candidate.run(plain), x, batch.block(0, OFFSETS, LowRank(WIDTH)))
     for start, end, sample in zip(OFFSETS, OFFSETS[1:], applied, strict=False):
         w13, w2 = plain.w13.weight.clone(), plain.w2.weight.clone()
         for block, scale in sample:
@@ -54,9 +55,45 @@ def test_neighbours_with_the_same_adapters_share_a_product() -> None:
     blocks = (block,)
     batch = BatchUpdates.of([((blocks, 1.0),), ((blocks, 1.0),), ((blocks, 0.5),), ()])
     assert batch is not None
-    spans = batch.block(0, OFFSETS).spans
-    assert spans == ((slice(0, 6), block, 1.0), (slice(6, 13), block, 0.5))
+    spans = batch.block(0, OFFSETS, LowRank(WIDTH)).spans
+    assert spans == ((0, 6, block, 1.0), (6, 13, block, 0.5))
 
 
 def test_without_adapters_there_is_nothing_to_update() -> None:
     assert BatchUpdates.of([(), ()]) is None
+
+
+def random_factors(rank: int, pieces: int) -> Factors:
+    return Factors(torch.randn(pieces * rank, WIDTH), torch.randn(pieces, 3 * WIDTH // pieces, rank))
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@torch.inference_mode()
+def test_stacked_products_equal_those_one_by_one(pieces: int) -> None:
+    """Of three adapters of different ranks, two of which overlap, with rows that none changes."""
+    torch.manual_seed(0)
+    x, y = torch.randn(20, WIDTH), torch.randn(20, 3 * WIDTH)
+    bounds = ((2, 9, 0.5), (9, 15, -2.0), (5, 12, 1.0))
+    spans = [
+        Span(begin, end, random_factors(rank, pieces), scale)
+        for rank, (begin, end, scale) in enumerate(bounds, start=2)
+    ]
+    expected, actual, masks = y.clone(), y.clone(), Masks()
+    by_span(expected.chunk(pieces, dim=1), x, spans, masks)
+    for _ in range(2):  # the second time with the mask of the first
+        actual.copy_(y)
+        stacked(actual.chunk(pieces, dim=1), x, spans, masks)
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(actual[15:], y[15:])
+    assert (actual - y).abs().max() > 1
+
+
+def test_stacked_products_are_for_small_ranks() -> None:
+    layer, used = LowRank(WIDTH), []
+    layer.kernel = lambda outputs, x, spans, masks: used.append(len(spans))
+    x, y = torch.randn(4, WIDTH), torch.zeros(4, WIDTH)
+    for ranks in ((64, 64), (64, 65)):
+        each = [Factors(torch.randn(rank, WIDTH), torch.randn(1, WIDTH, rank)) for rank in ranks]
+        layer([y], x, [Span(2 * i, 2 * i + 2, made, 1.0) for i, made in enumerate(each)], Masks())
+    assert used == [2]
+    assert y.abs().amax(dim=1).min() > 0

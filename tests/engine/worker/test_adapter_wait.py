@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from engine.errors import AdapterFailedError, EngineError
 from engine.messages import ImageDone, RequestFailed
 from engine.request import AdapterUse, EngineRequest
 from engine.worker.adapter_wait import AdapterWait
@@ -30,9 +31,9 @@ class FakeAdapters:
     def waits_for_memory(self, uses: Sequence[AdapterUse]) -> bool:
         return any(use.digest in self.blocked for use in uses)
 
-    def error(self, uses: Sequence[AdapterUse]) -> Exception | None:
+    def error(self, uses: Sequence[AdapterUse]) -> EngineError | None:
         broken = [use.name for use in uses if use.digest in self.broken]
-        return ValueError(broken[0]) if broken else None
+        return AdapterFailedError(broken[0]) if broken else None
 
 
 class Waiting:
@@ -94,7 +95,8 @@ def test_only_the_request_of_a_broken_adapter_fails() -> None:
     for each in (using("broken", "a", "b"), using("whole", "a")):
         waiting.core.add(each)
     assert waiting.run() == ["whole"]
-    assert waiting.engine.of(RequestFailed) == [RequestFailed("broken", "ValueError: b")]
+    (failed,) = waiting.engine.of(RequestFailed)
+    assert (failed.request_id, type(failed.error), str(failed.error)) == ("broken", AdapterFailedError, "b")
 
 
 def test_an_aborted_request_is_forgotten_and_a_promoted_one_keeps_its_priority() -> None:

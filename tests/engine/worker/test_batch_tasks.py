@@ -196,7 +196,7 @@ def test_only_the_failing_member_of_a_batch_fails(stage: str, error: Exception) 
     tested.add(*several(5))
     tested.run()
     assert tested.ids(RequestFailed) == ["3"]
-    assert tested.of(RequestFailed)[0].message == f"{type(error).__name__}: {error}"
+    assert str(tested.of(RequestFailed)[0].error) == f"{type(error).__name__}: {error}"
     assert sorted(tested.ids(RequestDone)) == ["0", "1", "2", "4"]
     batches = tested.runner.encodes if stage == "encode" else tested.runner.decodes
     assert batches == [names(5), *([name] for name in names(5))], "then one by one"

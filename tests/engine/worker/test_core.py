@@ -43,7 +43,7 @@ def test_only_the_failing_member_of_a_batch_fails(error: Exception, name: str) -
     engine.runner.before_step = failing(name, error)
     engine.run()
     assert engine.ids(RequestFailed) == [name]
-    assert engine.of(RequestFailed)[0].message == f"{type(error).__name__}: {error}"
+    assert str(engine.of(RequestFailed)[0].error) == f"{type(error).__name__}: {error}"
     assert sorted(engine.ids(RequestDone)) == sorted({*"01234567"} - {name})
     assert engine.scheduler.num_running == 0
 

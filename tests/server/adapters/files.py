@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from engine.config.part_configs import DiTConfig, read_config
-from tests.engine.adapters.files import peft
+from tests.engine.adapters.files import Tensors, peft
 from tests.server.fake_engine import DEMO
 
 DIT = read_config(DEMO / "transformer", DiTConfig)
@@ -18,15 +18,22 @@ SLOW = {"num_inference_steps": 3, "guidance_schedule": [[2.0, 3]], "mu": 0.5, "s
 
 def write_adapter(file: Path, seed: int = 0, rank: int = 2, **metadata: str) -> Path:
     """Replace the file atomically by one that was written long ago."""
+    return write_tensors(file, peft(DIT, rank, seed), metadata)
+
+
+def write_tensors(file: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
+    """The same with these tensors."""
     file.parent.mkdir(exist_ok=True)
     fresh = file.with_name(f".{file.name}")
-    save_file(peft(DIT, rank, seed), fresh, metadata)
+    save_file(tensors, fresh, metadata)
     return _place(fresh, file)
 
 
-def write_broken(file: Path) -> Path:
+def write_broken(file: Path, content: bytes = b"no header", size: int = 0) -> Path:
+    """A file of at least `size` bytes, with a hole after the content."""
     fresh = file.with_name(f".{file.name}")
-    fresh.write_bytes(b"no header")
+    fresh.write_bytes(content)
+    os.truncate(fresh, max(size, len(content)))
     return _place(fresh, file)
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from server.generation import metadata
-from tests.server.adapters.files import FAST, SLOW, write_adapter, write_broken, write_settings
+from tests.server.adapters.files import FAST, SLOW, write_adapter, write_settings
+from tests.server.adapters.hostile import REASONS, write_hostile
 from tests.server.process import ServerProcess
 from tests.server.routes.test_errors import check
 
@@ -27,11 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, preset) in enumerate({"fast": FAST, "slow": SLOW}.items(), start=3):
         write_adapter(folder / name / f"{name}.safetensors", seed)
         write_settings(folder / name, preset=preset)
-    write_broken(folder / "broken.safetensors")
-    for file in ("two/a", "two/b", "odd/a", "bad name", "same", "same/a"):
-        write_adapter(folder / f"{file}.safetensors")
-    write_settings(folder / "odd", scale=3)
-    (folder / "README.md").write_text("not an adapter")
+    write_hostile(folder, tmp_path_factory.mktemp("elsewhere"))
     return folder
 
 
@@ -109,24 +107,16 @@ def test_the_lists(server: ServerProcess) -> None:
     check(server.http.get("/v1/models/fake-model:none"), 404, "model_not_found", "model")
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("broken", "broken.safetensors: "),
-        ("two", "two: `file` must name one of its safetensors files: a.safetensors, b.safetensors"),
-        ("odd", "ideoserve.json: scale: Input should be less than or equal to 2"),
-        ("bad name", "bad name.safetensors: an adapter is named by 1 to 64 letters"),
-        ("same", "same and same.safetensors have the same name"),
-    ],
-)
-def test_what_is_broken_is_said(server: ServerProcess, folder: Path, name: str, reason: str) -> None:
-    adapter = listed(server)[name]
-    assert adapter["status"] == "broken"
-    assert adapter["error"].startswith(reason)
-    assert str(folder) not in adapter["error"]
-    error = check(server.create(adapters=[{"name": name}]), 404, "adapter_not_found", "adapters")
-    assert reason in error["message"]
-    assert server.log_lines(message="adapter cannot be used", adapter=name, level="error")
+def test_what_is_broken_is_said(server: ServerProcess, folder: Path) -> None:
+    adapters = listed(server)
+    assert {name for name, adapter in adapters.items() if adapter["status"] == "broken"} == REASONS.keys()
+    for name, reason in REASONS.items():
+        assert adapters[name]["error"].startswith(reason)
+        assert str(folder.parent) not in adapters[name]["error"]
+        error = check(server.create(adapters=[{"name": name}]), 404, "adapter_not_found", "adapters")
+        assert reason in error["message"]
+        assert server.log_lines(message="adapter cannot be used", adapter=name, level="error")
+    assert "a secret" not in json.dumps(adapters)
 
 
 MODELS = ("fake-model", "dall-e-3", *(f"fake-model:{name}" for name in ("fast", "pixel", "slow", "tarot")))
