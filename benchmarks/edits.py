@@ -1,11 +1,14 @@
 """Measure what edits with the demo model change and what they keep: `python -m benchmarks.edits`.
 
-Image to image: drawn red circles, in any place and on any background, become blue by prompt. At each strength
-the table has the share of images that show a blue thing, a circle, on the same background, in the same place
-(intersection over union at least 0.8), and all of these.
+Image to image: drawn red circles, in any place and on any background, become blue by prompt: a sentence that
+names no place, or a caption with the box of the circle. At each strength the table has the share of images
+that show a blue thing, a circle, on the same background, in the same place (intersection over union at least
+0.8), and all of these.
 
 Inpainting: a letter is painted into a masked corner beside a drawn shape. `kept`: every pixel outside the
 mask equals the source's.
+
+With --json FILE, a stopped run continues.
 """
 
 import argparse
@@ -40,7 +43,15 @@ CORNERS = [
     (left, top, left + SIDE // 2, top + SIDE // 2) for left in (0, SIDE // 2) for top in (0, SIDE // 2)
 ]
 RIGHT = dict.fromkeys(("blue", "circle", "background", "place", "all"), "10.0%")
-RECOLOURED = {"preset": "<13", "strength": "8.2f", "pairs": "5d", **RIGHT, "place, mean": "11.2f"}
+PROMPTS = ("sentence", "caption")
+RECOLOURED = {
+    "preset": "<13",
+    "prompt": "<9",
+    "strength": "8.2f",
+    "pairs": "5d",
+    **RIGHT,
+    "place, mean": "11.2f",
+}
 PAINTED = {"preset": "<13", "images": "6d", "kept": "6.0%", "letter": "6.0%", "colour": "6.0%"}
 Corner = tuple[int, int, int, int]
 
@@ -94,8 +105,12 @@ def circles(count: int) -> list[Scene]:
     return [Scene(SIDE, SIDE, rng.choice(backgrounds), fit_box(circle, box, SIDE, SIDE)) for box in boxes]
 
 
-def make_blue(scene: Scene, strength: float) -> Edit:
-    return Edit(draw_scene(scene), f"a blue circle on a {scene.background} background", strength)
+def make_blue(scene: Scene, prompt: str, strength: float, index: int) -> Edit:
+    text = f"a blue circle on a {scene.background} background"
+    if prompt == "caption":
+        assert scene.element.bbox
+        text = caption("shape", "circle", "blue", scene.background, scene.element.bbox, index)
+    return Edit(draw_scene(scene), text, strength)
 
 
 def overlap(before: Image.Image, after: Image.Image) -> float:
@@ -120,10 +135,10 @@ def judge_circle(scene: Scene, edit: Edit, image: Image.Image) -> dict[str, floa
     return {**right, "all": all(right.values()), "place, mean": place}
 
 
-def recolour(editor: Editor, strength: float, pairs: int) -> dict[str, float]:
+def recolour(editor: Editor, prompt: str, strength: float, pairs: int) -> dict[str, float]:
     """The mean of each judgement."""
     scenes = circles(pairs)
-    edits = [make_blue(scene, strength) for scene in scenes]
+    edits = [make_blue(scene, prompt, strength, index) for index, scene in enumerate(scenes)]
     judged = [judge_circle(*each) for each in zip(scenes, edits, editor.run(edits), strict=True)]
     return {name: statistics.fmean(each[name] for each in judged) for name in judged[0]}
 
@@ -170,18 +185,22 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--preset", default="V4_DEFAULT_20")
-    parser.add_argument("--strengths", type=several(float), default=[0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
+    parser.add_argument("--strengths", type=several(float), default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    parser.add_argument("--prompts", type=several(str), default=PROMPTS, help=f"of {', '.join(PROMPTS)}")
     parser.add_argument("--pairs", type=int, default=100, help="circles for each strength")
     parser.add_argument("--letters", type=int, default=104)
     add_arguments(parser)
     options = parser.parse_args()
-    report = Report("edits", options, recoloured=RECOLOURED, painted=PAINTED)
+    report = Report("edits", options, resume=True, recoloured=RECOLOURED, painted=PAINTED)
     editor = Editor(options.model, options.preset)
-    for strength in progress(options.strengths, "red circles made blue"):
-        right = recolour(editor, strength, options.pairs)
-        report.add("recoloured", preset=options.preset, strength=strength, pairs=options.pairs, **right)
-    right = paint_letters(editor, options.letters)
-    report.add("painted", preset=options.preset, images=options.letters, **right)
+    asked = [(prompt, strength) for prompt in options.prompts for strength in options.strengths]
+    for prompt, strength in progress(asked, "red circles made blue"):
+        settings = {"preset": options.preset, "prompt": prompt, "strength": strength, "pairs": options.pairs}
+        if not report.rows("recoloured", **settings):
+            report.add("recoloured", **settings, **recolour(editor, prompt, strength, options.pairs))
+    settings = {"preset": options.preset, "images": options.letters}
+    if not report.rows("painted", **settings):
+        report.add("painted", **settings, **paint_letters(editor, options.letters))
 
 
 if __name__ == "__main__":
