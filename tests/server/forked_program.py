@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from multiprocessing import resource_tracker
+from multiprocessing import process, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -35,8 +35,9 @@ class ForkedProgram:
         out = Connection(writer, readable=False)
         err = Connection(os.dup(stderr.fileno()), readable=False)
         job = (module, list(arguments), str(cwd), dict(env), out, err)
-        self._process: ForkServerProcess = _context().Process(target=_run, args=job, daemon=True)
+        self._process: ForkServerProcess = _context().Process(target=_run, args=job)
         self._process.start()
+        process._children.discard(self._process)  # type: ignore[attr-defined]  # it may outlive the tests
         for stream in (out, err):
             stream.close()
         self.stdout: IO[str] = os.fdopen(reader)
@@ -97,7 +98,8 @@ def _run(
     module: str, arguments: list[str], cwd: str, env: dict[str, str], out: Connection, err: Connection
 ) -> None:
     """Be the program: nothing of the process that started it is left but what was imported."""
-    _forget_parent()
+    tracker: Any = resource_tracker._resource_tracker
+    tracker._fd = tracker._pid = None  # it tracks its own shared memory
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -111,11 +113,3 @@ def _run(
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()
-
-
-def _forget_parent() -> None:
-    """A program that multiprocessing did not start may have children, and tracks its own shared memory."""
-    current: Any = multiprocessing.current_process()
-    current._config["daemon"] = False
-    tracker: Any = resource_tracker._resource_tracker
-    tracker._fd = tracker._pid = None
