@@ -1,7 +1,6 @@
 """One run of a job."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -48,7 +47,8 @@ class Attempt:
         """The record of the completed job. Raises ApiError, ChangedError or CancelledJobError."""
         subscription = await generations.submit(await self._request())
         try:
-            self._job = await self._jobs.store.update(self._job, self._job.record.started())
+            record = self._job.record.started(self._jobs.clock.now())
+            self._job = await self._jobs.store.update(self._job, record)
             self._jobs.index.put(self._job)
             return await self._follow(subscription)
         finally:
@@ -56,7 +56,8 @@ class Attempt:
 
     async def _request(self) -> GenerationRequest:
         """With the image of an edit. Raises ApiError."""
-        request = self._spec.attempt(self._job.record.attempts + 1)
+        deadline = self._jobs.clock.local(self._spec.deadline)
+        request = self._spec.attempt(self._job.record.attempts + 1, deadline)
         if (source := request.parameters.source) is None:
             return request
         found = await self._jobs.sources.get(self._job.record.submission, source)
@@ -74,7 +75,7 @@ class Attempt:
                 await self._store(event, frame_of(event, parameters, transcript.prompt_tokens), parameters)
         parameters = transcript.parameters(self._spec.request.parameters)
         files = tuple(sorted(self._files, key=lambda file: file.index))
-        return self._job.record.completed(transcript, parameters, files)
+        return self._job.record.completed(self._jobs.clock.now(), transcript, parameters, files)
 
     def _check(self) -> None:
         """Raises CancelledJobError."""
@@ -97,7 +98,7 @@ class Attempt:
 
     async def _put(self, image: ImageFile, parameters: Parameters) -> str:
         """The name of the stored file."""
-        expires = int(time.time() + self._jobs.ttl)
+        expires = int(self._jobs.clock.now() + self._jobs.ttl)
         name = file_name(self._spec.id, image.image_index, expires, parameters.output_format)
         await self._save(name, image.data)
         self._files.append(JobFile(image.image_index, image.seed, name))
@@ -110,7 +111,7 @@ class Attempt:
                 await self._jobs.files.put(name, data)
                 return
             except StoreError:
-                if time.time() > self._spec.deadline:
+                if self._jobs.clock.now() > self._spec.deadline:
                     raise store_unavailable() from None
             await asyncio.sleep(STORE_RETRY_SECONDS)
             await self._keep_alive()

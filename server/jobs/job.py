@@ -1,7 +1,6 @@
 """A job as it is stored: what any server needs to run it, and its state."""
 
 import hashlib
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,9 +28,9 @@ VERSION = 3
 class JobSpec:
     """A valid request of a job, with its seeds and the permissions that its key had at submission.
 
-    `deadline` and `created_at` are in Unix seconds; those of `request` are not used. `device_seconds` is the
-    predicted time on a device, None if none was ready. `digest` is that of the body sent with an
-    Idempotency-Key. `submission` tells apart submissions with one such key, of which one is run.
+    `deadline` and `created_at` are in Unix seconds, by the broker's clock; those of `request` are not used.
+    `device_seconds` is the predicted time on a device, None if none was ready. `digest` is that of the body
+    sent with an Idempotency-Key. `submission` tells apart submissions with one such key, of which one is run.
     """
 
     id: str
@@ -73,10 +72,10 @@ class JobSpec:
         except ValidationError as error:
             raise ValueError(f"the job is invalid at {first_problem(error).path}") from None
 
-    def attempt(self, number: int) -> GenerationRequest:
-        """The request of an attempt, whose id no other attempt has."""
-        left = self.deadline - time.time()
-        return replace(self.request, request_id=f"{self.id}-{number}", deadline=time.monotonic() + left)
+    def attempt(self, number: int, deadline: float) -> GenerationRequest:
+        """The request of an attempt, whose id no other attempt has. `deadline` is that of the job, in seconds
+        of `time.monotonic()`."""
+        return replace(self.request, request_id=f"{self.id}-{number}", deadline=deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,8 @@ class JobFile:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """Times are in Unix seconds. `attempts` counts the times that the job was started. `error`, `usage` and
-    `warnings` are those of the API."""
+    """Times are in Unix seconds, by the broker's clock. `attempts` counts the times that the job was started.
+    `error`, `usage` and `warnings` are those of the API."""
 
     id: str
     owner: str
@@ -154,32 +153,32 @@ class JobRecord:
     def changed_at(self) -> float:
         return self.finished_at or self.started_at or self.created_at
 
-    def started(self) -> "JobRecord":
-        return replace(self, status="running", attempts=self.attempts + 1, started_at=time.time())
+    def started(self, now: float) -> "JobRecord":
+        return replace(self, status="running", attempts=self.attempts + 1, started_at=now)
 
     def requeued(self) -> "JobRecord":
         return replace(self, status="queued")
 
     def completed(
-        self, transcript: Transcript, parameters: Parameters, images: tuple[JobFile, ...]
+        self, now: float, transcript: Transcript, parameters: Parameters, images: tuple[JobFile, ...]
     ) -> "JobRecord":
         """`parameters` are those of the transcript."""
         return replace(
-            self._finished("completed"),
+            self._finished("completed", now),
             images=images,
             revised_prompt=transcript.revised_prompt,
             usage=usage(transcript.prompt_tokens, parameters, len(images)).model_dump(),
             warnings=transcript.warnings,
         )
 
-    def failed(self, error: ApiError) -> "JobRecord":
-        return replace(self._finished("failed"), error=error.body().error.model_dump())
+    def failed(self, now: float, error: ApiError) -> "JobRecord":
+        return replace(self._finished("failed", now), error=error.body().error.model_dump())
 
-    def cancelled(self) -> "JobRecord":
-        return self._finished("cancelled")
+    def cancelled(self, now: float) -> "JobRecord":
+        return self._finished("cancelled", now)
 
-    def _finished(self, status: JobStatus) -> "JobRecord":
-        return replace(self, status=status, finished_at=time.time())
+    def _finished(self, status: JobStatus, now: float) -> "JobRecord":
+        return replace(self, status=status, finished_at=now)
 
     def to_json(self) -> bytes:
         return _RECORD.dump_json(self)

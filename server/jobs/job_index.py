@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nats.js.kv import KeyValue
@@ -69,8 +69,10 @@ class IndexedJob:
 class JobIndex:
     """Follows the bucket; changes by this server count at once."""
 
-    def __init__(self, ttl: float) -> None:
+    def __init__(self, ttl: float, now: Callable[[], float]) -> None:
+        """`now` is the clock of the records."""
         self._ttl = ttl
+        self._now = now
         self._jobs: dict[str, IndexedJob] = {}  # in the order of their last change
         self._task: asyncio.Task[None] | None = None
 
@@ -123,9 +125,10 @@ class JobIndex:
         self._expire()
         return sum(job.status == status for job in self._jobs.values())
 
-    def overdue(self, now: float) -> list[IndexedJob]:
-        """The jobs that should have been finished before `now`, in Unix seconds."""
-        return [job for job in self._jobs.values() if not job.is_finished and job.deadline < now]
+    def overdue(self, seconds: float) -> list[IndexedJob]:
+        """The jobs that should have been finished so long ago."""
+        before = self._now() - seconds
+        return [job for job in self._jobs.values() if not job.is_finished and job.deadline < before]
 
     def ahead(self, job_id: str) -> list[IndexedJob]:
         """The queued jobs that run before this one."""
@@ -148,7 +151,7 @@ class JobIndex:
 
     def _expire(self) -> None:
         """Forget jobs whose records the broker has deleted, of which it sends no notice."""
-        expired = time.time() - self._ttl - GRACE_SECONDS
+        expired = self._now() - self._ttl - GRACE_SECONDS
         while self._jobs and (oldest := next(iter(self._jobs.values()))).changed_at < expired:
             del self._jobs[oldest.id]
 

@@ -1,6 +1,5 @@
 """Job records in a bucket, and the stream of jobs to run."""
 
-import time
 from typing import NamedTuple
 
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
@@ -81,7 +80,7 @@ class JobStore:
         return StoredJob(JobRecord.from_json(entry.value), entry.revision)
 
     def _is_over(self, record: JobRecord) -> bool:
-        return record.is_finished and record.changed_at + self._ttl < time.time()
+        return record.is_finished and record.changed_at + self._ttl < self._broker.clock.now()
 
     async def create(self, record: JobRecord) -> StoredJob:
         """The stored record of this id: the given one, unless there was one before."""

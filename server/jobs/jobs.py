@@ -59,9 +59,10 @@ class Jobs:
         """`ttl` is in seconds. `on_finished` is called for each job that this server finishes, with its
         outcome and the seconds since its creation."""
         self.broker = broker
+        self.clock = broker.clock
         self.store = JobStore(broker, ttl, max_unfinished)
         self.events = JobEvents(broker, ttl)
-        self.index = JobIndex(ttl)
+        self.index = JobIndex(ttl, broker.clock.now)
         self.files = files
         self.sources = JobSources(broker, ttl)
         self.model = engine.config.model_id
@@ -84,15 +85,15 @@ class Jobs:
     ) -> Job:
         """The job of a request: a new one, unless there is one of its Idempotency-Key. Raises ApiError 400,
         422, 429 or 503."""
-        left = request.deadline - time.monotonic()
+        now, left = self.clock.now(), request.deadline - time.monotonic()
         device_seconds = await self._generations.device_seconds(request)
         if device_seconds is not None and device_seconds > left:
             message = f"This job needs {device_seconds:.1f} seconds; its deadline is in {left:.1f} seconds."
             raise ApiError(429, "deadline_unreachable", message, retry=False)
         spec = JobSpec(
             id=job_id(request.fingerprint),
-            created_at=time.time(),
-            deadline=time.time() + left,
+            created_at=now,
+            deadline=now + left,
             model=self.model,
             request=request,
             device_seconds=device_seconds,
@@ -208,7 +209,7 @@ class Jobs:
         job_logger.info("job", extra={"fields": fields})
 
     async def _cancel(self, job: StoredJob) -> Job:
-        record = job.record.cancelled()
+        record = job.record.cancelled(self.clock.now())
         await self._update(job, record)
         with contextlib.suppress(TimeoutError):  # the server that pulls the job does the rest
             async with asyncio.timeout(SETTLE_SECONDS):

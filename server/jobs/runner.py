@@ -60,14 +60,14 @@ class Runner:
         """Fail the jobs that no server could run until their deadline."""
         while True:
             await asyncio.sleep(OVERDUE_SECONDS)
-            for job in self._jobs.index.overdue(time.time() - OVERDUE_SECONDS):
+            for job in self._jobs.index.overdue(OVERDUE_SECONDS):
                 with contextlib.suppress(ChangedError, nats.errors.Error, OSError, TimeoutError):
                     await self._fail(job.id)
 
     async def _fail(self, job_id: str) -> None:
         job = await self._jobs.store.find(job_id)
         if job is not None and not job.record.is_finished:
-            await self._jobs.finish(job, job.record.failed(_late()))
+            await self._jobs.finish(job, job.record.failed(self._jobs.clock.now(), _late()))
             await self._jobs.store.dequeue(job.record)
 
     async def _pull(self, priority: Priority) -> None:
@@ -174,8 +174,8 @@ class _Delivery:
         """Whether the job needs no run."""
         if job.record.is_finished:  # by a server that died before it acknowledged
             await self._jobs.settle(job.record)
-        elif problem := _problem(job):
-            await self._jobs.finish(job, job.record.failed(problem))
+        elif problem := _problem(job, now := self._jobs.clock.now()):
+            await self._jobs.finish(job, job.record.failed(now, problem))
         else:
             return False
         return True
@@ -188,7 +188,7 @@ class _Delivery:
             if can_retry(error):
                 await self._return(attempt.job, float(error.headers["Retry-After"]))
                 return
-            record = attempt.job.record.failed(error)
+            record = attempt.job.record.failed(self._jobs.clock.now(), error)
         await self._jobs.finish(attempt.job, record)
         await self._message.ack()
 
@@ -207,9 +207,9 @@ def _late() -> ApiError:
     return from_engine(DeadlineExceededError("the deadline of the job passed"))
 
 
-def _problem(job: StoredJob) -> ApiError | None:
+def _problem(job: StoredJob, now: float) -> ApiError | None:
     """Why the job is not run again."""
-    if time.time() > job.record.deadline:
+    if now > job.record.deadline:
         return _late()
     if job.record.attempts >= MAX_ATTEMPTS:
         return from_engine(WorkerCrashedError("the servers that ran the job died"))

@@ -1,7 +1,6 @@
 """`GET /v1/files/{name}`: stored images behind signed URLs, which need no API key."""
 
 import asyncio
-import time
 
 from fastapi import APIRouter, Request, Response
 from starlette.staticfiles import StaticFiles
@@ -26,7 +25,7 @@ async def get_file(
         raise ApiError(404, "not_found", "This server has no stored images.")
     results.links.check(name, expires, signature)
     response = await _file(results.store, name, request)
-    response.headers.update(_headers(name, int(expires) - int(time.time())))
+    response.headers.update(_headers(name, int(expires) - int(results.links.now())))
     return response
 
 

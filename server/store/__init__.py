@@ -35,7 +35,7 @@ def _store(settings: Settings, broker: "Broker | None") -> tuple[Store, Links | 
     if settings.store is None and broker is not None:
         from server.store.broker_store import BrokerStore  # needs the extra queue
 
-        links = Links(_secret(settings))
+        links = Links(_secret(settings), broker.clock.now)
         age = max(settings.job_ttl_seconds, settings.url_ttl_seconds)
         return BrokerStore(broker, links, age, settings.max_store_bytes), links
     folder = FOLDER.fullmatch(settings.store or "")

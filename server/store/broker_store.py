@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import secrets
-import time
 
 import nats.errors
 from nats.js.errors import APIError, KeyWrongLastSequenceError
@@ -54,7 +53,7 @@ class BrokerStore:
 
     async def put(self, name: str, data: bytes) -> None:
         """Waits while the broker is away."""
-        headers = {TTL: str(max(1, names.expiry(name) - int(time.time())))}
+        headers = {TTL: str(max(1, names.expiry(name) - int(self._links.now())))}
         try:
             await self._chunks.put(name, data, headers)
         except APIError as error:

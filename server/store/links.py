@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Callable
 
 from server.schemas.errors import ApiError
 
@@ -13,7 +14,9 @@ PREFIX = "/v1/files/"
 class Links:
     """HMAC-SHA256 over the name and the time, with a random secret if there is none."""
 
-    def __init__(self, secret: bytes | None) -> None:
+    def __init__(self, secret: bytes | None, now: Callable[[], float] = time.time) -> None:
+        """`now` is the clock of all servers, in Unix seconds."""
+        self.now = now
         self._secret = secret or secrets.token_bytes(32)
         self.end_with_process = secret is None
 
@@ -31,7 +34,7 @@ class Links:
         if not hmac.compare_digest(expected.encode(), signature.encode()):
             message = "The signature is not valid for this URL and the current secret of the server."
             raise ApiError(403, "invalid_signature", message, param="signature")
-        if int(expires) <= time.time():
+        if int(expires) <= self.now():
             raise ApiError(403, "url_expired", "This URL has expired.", param="expires")
 
     def _signature(self, name: str, expires: str) -> str:

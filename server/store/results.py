@@ -62,7 +62,7 @@ class Results:
         self, owner: str, image_index: int, output_format: OutputFormat, data: bytes, base_url: str
     ) -> str:
         """Store a file and return its URL, within a bounded time. Raises ApiError 502 or 503."""
-        expires = int(time.time()) + self._url_seconds
+        expires = int(self.links.now() if self.links else time.time()) + self._url_seconds
         name = names.file_name(owner, image_index, expires, output_format)
         return await self._counted(self._publish(name, data, expires, base_url))
 

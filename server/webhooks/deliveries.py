@@ -112,7 +112,7 @@ class Deliveries:
             logger.warning("a webhook was not settled", exc_info=True)
 
     async def _deliver(self, message: Msg) -> None:
-        headers, started = message.headers or {}, time.time()
+        headers, started = message.headers or {}, self._broker.clock.now()
         url = headers.get(URL, "")
         busy = self._busy.get(host_of(url))
         if busy and busy.attempts >= MAX_AT_ONCE_PER_HOST:
@@ -145,7 +145,7 @@ class Deliveries:
         elif due is None:
             await self._give_up(message, error.kind)
         else:
-            await message.nak(max(1 / RETURNS_PER_SECOND, due - time.time()))
+            await message.nak(max(1 / RETURNS_PER_SECOND, due - self._broker.clock.now()))
 
     async def _give_up(self, message: Msg, reason: str) -> None:
         logger.warning("webhook %s is given up: %s", (message.headers or {}).get(ID), reason)

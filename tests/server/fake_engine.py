@@ -231,6 +231,7 @@ class FakeEngine:
             raise ERRORS[word].with_traceback(None)
         if word == "die":
             self._death = EngineDeadError("the worker cannot be started again")
+            self.is_ready = False
             await self.resume()
         if word in ("hold", "linger") and step == 1:
             await self._until_released(request_id)

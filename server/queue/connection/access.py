@@ -96,4 +96,6 @@ def failure(access: Access, error: Exception, problem: Exception | None) -> str:
     if isinstance(error, APIError):
         return f"--queue: {access}: {error.description}"
     reason = getattr(error, "strerror", None) or str(error) or str(problem or "no answer")
+    if "tls" in access.options and ("Connection lost" in reason or "ALERT" in reason):
+        reason += "; it may require a client certificate that it trusts: --queue-tls-certificate-file"
     return f"--queue: {access} cannot be reached: {reason}"

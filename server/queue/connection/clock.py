@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, overload
 
 import nats.errors
 
@@ -41,6 +41,12 @@ class Clock:
     def shared(self, local: float | None) -> float | None:
         """Seconds of `time.monotonic()` as seconds since the epoch."""
         return None if local is None else local + self._known_offset
+
+    @overload
+    def local(self, shared: float) -> float: ...
+
+    @overload
+    def local(self, shared: float | None) -> float | None: ...
 
     def local(self, shared: float | None) -> float | None:
         """Seconds since the epoch as seconds of `time.monotonic()`."""

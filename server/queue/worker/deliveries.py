@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -60,13 +61,25 @@ class Deliveries:
         self._on_change = on_change
         self._held: dict[str, Delivery] = {}
         self._aborted: OrderedDict[str, None] = OrderedDict()
+        self._left = asyncio.Event()
         self._tasks = Tasks()
+        self._yields_until = 0.0
         fleet.on_front_gone(self._on_front_gone)
         broker.on_reconnect(self._drop_deleted)
 
     @property
     def held(self) -> Collection[Delivery]:
         return self._held.values()
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a worker may have died with one of them: it runs alone."""
+        return any(delivery.is_suspect for delivery in self.held)
+
+    @property
+    def is_yielding(self) -> bool:
+        """Whether a request that was given back for another worker may be delivered soon."""
+        return time.monotonic() < self._yields_until
 
     async def start(self) -> None:
         """Call it once the broker is connected."""
@@ -101,10 +114,15 @@ class Deliveries:
             if self._fleet.is_front_gone(names.front_of(work.reply)):
                 await self._notify(names.front_of(work.reply))
         elif work.checkpoint != self._fleet.checkpoint:
-            await message.nak(FOREIGN_BEATS * self._fleet.beat_seconds)
+            await self._yield(message, FOREIGN_BEATS * self._fleet.beat_seconds)
         else:
             return await self._take(message, work)
         return None
+
+    async def _yield(self, message: Msg, seconds: float) -> None:
+        """Let another worker have it, in so many seconds."""
+        self._yields_until = time.monotonic() + 2 * seconds
+        await message.nak(seconds)
 
     def _is_unwanted(self, work: Work) -> bool:
         """Whether nobody waits for it."""
@@ -134,7 +152,7 @@ class Deliveries:
             return self._hold(message, structs.replace(work, request=request))
         deadline = work.submitted + ADAPTER_BEATS * self._fleet.beat_seconds
         if self._fleet.has_adapter(missing.digest) or self._broker.clock.now() < deadline:
-            await message.nak(delay=self._fleet.beat_seconds)
+            await self._yield(message, self._fleet.beat_seconds)
         else:
             await self._fail(message, work, missing)
         return None
@@ -147,7 +165,9 @@ class Deliveries:
         await message.ack()
 
     def _hold(self, message: Msg, work: Work) -> Delivery:
-        delivery = Delivery(message, work, self._engine, self._broker, self._fleet, self._on_change)
+        delivery = Delivery(
+            message, work, self._engine, self._broker, self._fleet, self._on_change, self._until_alone
+        )
         self._held[delivery.work.reply] = delivery
         self.pulled += 1
         delivery.task.add_done_callback(lambda _: self._let_go(delivery))
@@ -161,6 +181,13 @@ class Deliveries:
         if error is not None:  # it is delivered again
             logger.error("%s was not answered", delivery.request.request_id, exc_info=error)
         self._on_change()
+        self._left.set()
+        self._left = asyncio.Event()
+
+    async def _until_alone(self, delivery: Delivery) -> None:
+        """Wait until those before it have ended. None follows a suspect."""
+        while next(iter(self.held)) is not delivery:
+            await self._left.wait()
 
     async def _keep(self) -> None:
         """Keep the broker from delivering again what is held, and drop what a front has left."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 class Delivery:
     """A message of the work stream and the request in it. `on_change` is called when it needs less of the
-    device, `is_begun` set with its first output and `is_generated` with its last."""
+    device, `is_begun` set with its first output and `is_generated` with its last. `is_suspect` unless it is
+    known that no worker died with it."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Delivery:
         broker: Broker,
         fleet: Fleet,
         on_change: Callable[[], None],
+        until_alone: Callable[["Delivery"], Awaitable[None]],
     ) -> None:
         self.message = message
         self.work = work
@@ -52,11 +54,13 @@ class Delivery:
         self._broker = broker
         self._fleet = fleet
         self._on_change = on_change
+        self._until_alone = until_alone
         # Two submissions may have one request id: a job that another front runs again.
         self.request = replace(work.request, request_id=work.reply.rpartition(".")[2])
         self._queue_seconds = max(0.0, broker.clock.now() - work.submitted)
         self._images_left = len(work.request.seeds)
         self.deaths = 0
+        self.is_suspect = self.is_again
         self._results = Results(broker, fleet.id, work.reply)
         self.is_begun = self.is_generated = False
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
@@ -137,6 +141,8 @@ class Delivery:
             await self.message.nak(delay=AGAIN_BEATS * self._fleet.beat_seconds)
             return False
         self.deaths = run.deaths + (run.worker not in ("", self._fleet.id))
+        self.is_suspect = self.deaths > 0
+        self._on_change()
         return True
 
     async def _result(self) -> Done:
@@ -144,6 +150,8 @@ class Delivery:
         if self.deaths >= MAX_DEATHS:
             logger.error("%s is given up: %d workers died with it", self.request.request_id, self.deaths)
             return Done.failed(WorkerCrashedError(f"{self.deaths} workers died while they ran this request"))
+        if self.is_suspect:  # so that no other request dies with it a second time
+            await self._until_alone(self)
         begun = asyncio.create_task(self._results.begin(self.deaths))
         try:
             done = await self._generate()
@@ -160,7 +168,7 @@ class Delivery:
         return done
 
     async def _generate(self) -> Done:
-        request = replace(self.request, is_suspect=self.deaths > 0, source=await self._source())
+        request = replace(self.request, is_suspect=self.is_suspect, source=await self._source())
         self._engine.reserve(request, self._broker.clock.local(self.work.deadline))
         done: Done | None = None
         async with aclosing(self._engine.generate(request)) as outputs:

@@ -123,11 +123,12 @@ class Worker:
     @property
     def _can_pull(self) -> bool:
         is_open = self._broker.is_up and not self._is_draining
-        return is_open and self._capacity.has_room(self._deliveries.held)
+        held = self._deliveries
+        return is_open and not held.has_suspect and self._capacity.has_room(held.held)
 
     async def _pull_one(self) -> None:
         """Take the next request, or wait for one of either priority."""
-        level = min(MAX_LEVEL, round(MAX_LEVEL * self._capacity.load(self._deliveries.held)))
+        level = self._level
         for priority in self._share.order:
             message = await self._pulls[priority].next(level, 0)
             if message is not None:
@@ -141,6 +142,12 @@ class Worker:
             message = poll.result()
             if message is not None:
                 await self._take(message)
+
+    @property
+    def _level(self) -> int:
+        """Of pulls: an idle worker is served first, and one that yields last."""
+        load = 1.0 if self._deliveries.is_yielding else self._capacity.load(self._deliveries.held)
+        return min(MAX_LEVEL, round(MAX_LEVEL * load))
 
     async def _take(self, message: Msg) -> None:
         delivery = await self._deliveries.add(message)

@@ -17,7 +17,7 @@ from server.queue.connection.broker import Broker
 from tests.server import sse
 from tests.server.jobs.job_client import JobClient, Json
 from tests.server.jobs.job_server import MAX_ATTEMPTS
-from tests.server.jobs.test_stored_jobs import spec
+from tests.server.jobs.test_stored_jobs import NOW, spec
 from tests.server.process import until
 from tests.server.queue.nats_server import NatsServer
 
@@ -241,9 +241,9 @@ def test_only_one_change_of_a_revision_is_stored(broker: NatsServer) -> None:
         store = JobStore(connection, 60, 10)
         await store.start()
         first = await store.create(RECORD)
-        assert (await store.create(RECORD.cancelled())) == first
-        running = await store.update(first, RECORD.started())
-        for change in (store.update(first, RECORD.cancelled()), store.delete(first)):
+        assert (await store.create(RECORD.cancelled(NOW))) == first
+        running = await store.update(first, RECORD.started(NOW))
+        for change in (store.update(first, RECORD.cancelled(NOW)), store.delete(first)):
             with pytest.raises(ChangedError):
                 await change
         assert await store.find(RECORD.id) == running

@@ -31,16 +31,20 @@ def test_a_request_runs_where_its_adapter_is(fleet: Fleet, tmp_path: Path, pool:
     ready(*workers, front)
     names = ("red", "blue", "green")
     bodies = {name: [{"name": name, "scale": 0.5}] for name in names}
+    held = [submit(pool, front, prompt="hold: x", adapters=bodies["blue"]) for _ in range(4)]
+    workers[1].wait(running=4)  # so that the first one is served before it
     answers = {name: [submit(pool, front, adapters=bodies[name]) for _ in range(2)] for name in names}
-    for name, path, worker in zip(("red", "blue"), (first, second), workers, strict=False):
+    for name, path, worker, count in zip(("red", "blue"), (first, second), workers, (2, 6), strict=False):
         file = path / f"{name}.safetensors"
         for answer in answers[name]:
             assert answer.result().status_code == 200, answer.result().text
         found = {"path": str(file), "digest": hashlib.sha256(file.read_bytes()).hexdigest(), "scale": 0.5}
-        assert [found.items() <= use.items() for use in uses(worker)] == [True, True]
+        assert [found.items() <= use.items() for use in uses(worker)] == [True] * count
     for answer in answers["green"]:
         message = check(answer.result(), 503, "adapter_unavailable", "adapters")["message"]
         assert message.startswith("No worker has the file of the adapter `green` with SHA-256 ")
+    workers[1].release()
+    assert {each.result().status_code for each in held} == {200}
     write_adapter(both / "new.safetensors", 4)
     until(lambda: front.create(model=f"{fleet.model}:new").status_code == 200)
     assert [use["name"] for use in uses(workers[1])].count("new") == 1

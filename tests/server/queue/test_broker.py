@@ -145,6 +145,23 @@ def test_a_certificate_must_be_trusted(
     check_access(Access.of(read_settings(["--model", "m", "--queue", server.url, *flags])))
 
 
+def test_a_broker_that_requires_a_client_certificate_says_so(start_nats: StartNats, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("localhost", "client", "stranger")}
+    for name, file in files.items():
+        file.write_bytes(self_signed(name))
+    own = f'cert_file: "{files["localhost"]}", key_file: "{files["localhost"]}"'
+    tls = f'tls {{ {own}, ca_file: "{files["client"]}", verify: true }}\n'
+    server = start_nats(JETSTREAM.format(folder=tmp_path) + tls)
+    server.url = f"tls://localhost:{server.port}"
+    flags = ("--queue-tls-ca-file", str(files["localhost"]))
+    shown = ("--queue-tls-certificate-file", str(files["stranger"]))
+    for refused in (flags, (*flags, *shown)):
+        said = "it may require a client certificate that it trusts: --queue-tls-certificate-file"
+        assert said in refusal(server, *refused)
+    shown = ("--queue-tls-certificate-file", str(files["client"]))
+    check_access(Access.of(read_settings(["--model", "m", "--queue", server.url, *flags, *shown])))
+
+
 def test_streams_are_declared_again_and_updated(start_nats: StartNats) -> None:
     access = Access((start_nats().url,))
 

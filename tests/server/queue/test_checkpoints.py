@@ -2,11 +2,12 @@
 
 import io
 import re
+import time
 
 from PIL import Image
 
 from server.generation import metadata
-from tests.server.process import ServerProcess, until
+from tests.server.process import ServerProcess, small, until
 from tests.server.queue.fleet import Fleet, ready
 
 OLD, NEW = "0" * 12, "1" * 12
@@ -51,6 +52,11 @@ def test_clocks_of_hosts_do_not_matter(fleet: Fleet) -> None:
     assert done.status_code == 200
     (queue,) = re.findall(r"queue;dur=([\d.]+)", done.headers["server-timing"])
     assert float(queue) < 100_000
+    image = front.create(response_format="url").json()["data"][0]["url"]
+    assert front.http.get(image.removeprefix(front.url)).status_code == 200
+    job = front.http.post("/v1/jobs", json=small(), headers={"X-Request-Timeout": "100"}).json()
+    assert abs(job["created_at"] - time.time()) < 60
+    until(lambda: front.http.get(f"/v1/jobs/{job['id']}").json()["status"] == "completed")
     late = front.create({"X-Request-Timeout": "0.5"}, prompt="hold: x", num_inference_steps=1)
     assert late.json()["error"]["code"] == "deadline_exceeded"
     worker.wait(running=0)

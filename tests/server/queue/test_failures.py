@@ -21,27 +21,28 @@ REDELIVERED = "ideoserve_queue_redelivered_total"
 DEAD_LETTERS = 'ideoserve_queue_dead_letters_total{{reason="{}"}}'
 
 
-def test_a_killed_worker_s_requests_run_elsewhere_and_crash_the_second_time(
+def test_a_request_that_two_workers_die_with_fails_and_no_other(
     fleet: Fleet, pool: ThreadPoolExecutor
 ) -> None:
     first, front = fleet.worker(), fleet.front()
     ready(first, front)
-    held = submit(pool, front, prompt="hold: x", seed=9)
-    first.wait(running=1)
+    held = {seed: submit(pool, front, prompt="hold: x", seed=seed) for seed in (7, 9)}
+    first.wait(running=2)
     second = fleet.worker()
     ready(second)
     first.process.kill()
     second.wait(running=1)
-    other = submit(pool, front, prompt="hold: x", seed=7)
-    second.wait(running=2)
+    waiting = submit(pool, front, prompt="hold: x", seed=8)
+    until(lambda: fleet.messages(names.WORK) == 3)
+    (running,) = second.state()["running_requests"]
     third = fleet.worker()
     ready(third)
     second.process.kill()
-    crashed = held.result()
+    while not all(each.done() for each in (*held.values(), waiting)):
+        third.release()
+    crashed = held.pop(running["seeds"][0]).result()
     assert (crashed.status_code, crashed.json()["error"]["code"]) == (500, "worker_crashed")
-    third.wait(running=1)
-    third.release()
-    assert other.result().json()["data"][0]["seed"] == 7
+    assert {each.result().status_code for each in (*held.values(), waiting)} == {200}
     until(lambda: third.metric(REDELIVERED) == 2)
     assert third.metric(DEAD_LETTERS.format("worker_crashed")) == 1
     until(lambda: fleet.messages(names.WORK) == 0)
