@@ -35,6 +35,11 @@ class StoredTensor(BaseModel):
     data_offsets: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
+_DECLARED = TypeAdapter(dict[str, dict[str, Any]])
+_METADATA = TypeAdapter(dict[str, str])
+_TENSORS = TypeAdapter(dict[str, StoredTensor])
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """The tensors and the metadata of a file of so many bytes."""
@@ -93,9 +98,9 @@ def _read(path: Path, stream: BinaryIO, size: int) -> Header:
 
 def _parse(path: Path, header: bytes, size: int) -> Header:
     try:
-        declared = TypeAdapter(dict[str, dict[str, Any]]).validate_json(header)
-        metadata = TypeAdapter(dict[str, str]).validate_python(declared.pop("__metadata__", {}))
-        tensors = TypeAdapter(dict[str, StoredTensor]).validate_python(declared)
+        declared = _DECLARED.validate_json(header)
+        metadata = _METADATA.validate_python(declared.pop("__metadata__", {}))
+        tensors = _TENSORS.validate_python(declared)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = str(problem["loc"][0]) if problem["loc"] else "header"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from server.adapters.offer import Offer
 from server.adapters.source import Source
 from server.settings.settings import Settings
 
-POLL_SECONDS = 1.0
+# Between two looks at the files: ten times as long as a look took, within these bounds.
+MIN_PAUSE, MAX_PAUSE = 1.0, 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +63,12 @@ class Catalog:
         return (each.weights for each in self._adapters.values() if each.weights)
 
     async def _watch(self, source: Source) -> None:
+        pause = MIN_PAUSE
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(pause)
+            started = time.monotonic()
             await self._refresh(source)
+            pause = min(MAX_PAUSE, max(MIN_PAUSE, 10 * (time.monotonic() - started)))
 
     async def _refresh(self, source: Source) -> None:
         """If the folder or adapters file cannot be read, all adapters stay as they were."""

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 
 from engine.request import EngineRequest
+from server.adapters import catalog
 from server.adapters.catalog import Catalog
 from server.app import create_app, run
 from server.queue.roles import queue_access
@@ -126,6 +127,7 @@ def set_clock(seconds: float) -> None:
 
 def main() -> int:
     set_clock(float(os.environ.get("FAKE_CLOCK_SECONDS", "0")))
+    catalog.MIN_PAUSE = 0.05  # so that tests need not wait a second for a change of adapters
     settings = read_settings(["--model", "fake", *sys.argv[1:]])
     try:
         with queue_access(settings) as access:

@@ -32,8 +32,7 @@ def test_compiled_blocks_apply_adapters() -> None:
 
     dit.embed_image_indicator.weight.zero_()
     updates = BatchUpdates.of(batch)
-    plain, adapted = velocity(None), velocity(updates)
+    adapted = velocity(updates)
+    assert (adapted - velocity(None)).abs().max() > 0.1
     dit.parts = compile_parts(backend="eager")
     torch.testing.assert_close(velocity(updates), adapted, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(velocity(None), plain, atol=1e-5, rtol=1e-5)
-    assert (adapted - plain).abs().max() > 0.1

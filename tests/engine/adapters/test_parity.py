@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.kernels.candidates import Candidate
+from engine.kernels.low_rank import CANDIDATES
 from engine.request import AdapterUse
 from engine.runner.model_runner import ModelRunner
 from tests.engine import reference
 from tests.engine.adapters import files
 from tests.engine.adapters.uses import Held, begin
 from tests.engine.checkpoints import Checkpoint
-from tests.engine.conftest import Checkpoints, Runners, finish, finish_all, relative, start
+from tests.engine.conftest import finish, finish_all, relative, start
 from tests.engine.reference import Job
 
 JOB = Job('a poster that says "HELLO"', 96, 64, guidance=(7.0, 1.0, 3.0))
@@ -46,10 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, runner: ModelRunner) -> Pat
     return folder
 
 
-def adapted(checkpoint: Checkpoint, folder: Path, *names: str) -> Any:
-    """A copy of the pipeline of diffusers that has loaded these adapters."""
+@pytest.fixture(scope="module")
+def referee(checkpoint: Checkpoint, folder: Path) -> Any:
+    """A copy of the pipeline of diffusers that has loaded an adapter of each format."""
     pipeline = copy.deepcopy(checkpoint.referee)
-    for name in names:
+    for name in files.FORMATS:
         pipeline.load_lora_weights(str(folder), weight_name=f"{name}.safetensors", adapter_name=name)
     return pipeline
 
@@ -59,11 +62,7 @@ def expected(pipeline: Any, job: Job, steps: list[Scales]) -> Tensor:
     features = reference.text_features(pipeline, reference.token_ids(pipeline, job.prompt))
     z, times = reference.noise(job, pipeline.transformer.config.in_channels), reference.schedule(job)
     for step, (weight, scales) in enumerate(zip(job.guidance, steps, strict=True)):
-        if scales:
-            pipeline.enable_lora()
-            pipeline.set_adapters(list(scales), list(scales.values()))
-        else:
-            pipeline.disable_lora()
+        pipeline.transformer.set_adapters(list(scales), list(scales.values()))
         t, s = times[step], times[step + 1]
         conditional = reference.velocity(pipeline.transformer, z, t, features, job.grid)
         unconditional = reference.velocity(pipeline.unconditional_transformer, z, t, None, job.grid)
@@ -73,24 +72,23 @@ def expected(pipeline: Any, job: Job, steps: list[Scales]) -> Tensor:
 
 @pytest.mark.parametrize("name", files.FORMATS)
 def test_each_format(
-    adapting: ModelRunner, checkpoint: Checkpoint, held: Held, folder: Path, name: str
+    adapting: ModelRunner, checkpoint: Checkpoint, referee: Any, held: Held, folder: Path, name: str
 ) -> None:
     use = held.use(adapting, folder / f"{name}.safetensors", scale=0.8)
     latents = finish(adapting, begin(adapting, checkpoint, JOB, use)).latents
-    wanted = expected(adapted(checkpoint, folder, name), JOB, [{name: 0.8}] * 3)
+    wanted = expected(referee, JOB, [{name: 0.8}] * 3)
     assert relative(latents, wanted) < 1e-4
     assert relative(latents, finish(adapting, start(adapting, checkpoint, JOB)).latents) > 0.05
 
 
 def test_two_adapters_with_scales_each_in_some_steps(
-    adapting: ModelRunner, checkpoint: Checkpoint, held: Held, folder: Path
+    adapting: ModelRunner, checkpoint: Checkpoint, referee: Any, held: Held, folder: Path
 ) -> None:
     first = held.use(adapting, folder / "peft.safetensors", 0.7, end=2)
     second = held.use(adapting, folder / "kohya.safetensors", -1.3, first=1)
     latents = finish(adapting, begin(adapting, checkpoint, JOB, first, second)).latents
     steps = [{"peft": 0.7}, {"peft": 0.7, "kohya": -1.3}, {"kohya": -1.3}]
-    wanted = expected(adapted(checkpoint, folder, "peft", "kohya"), JOB, steps)
-    assert relative(latents, wanted) < 1e-4
+    assert relative(latents, expected(referee, JOB, steps)) < 1e-4
 
 
 def test_an_adapter_that_is_saved_with_its_alpha(
@@ -100,7 +98,7 @@ def test_an_adapter_that_is_saved_with_its_alpha(
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    pipeline = copy.deepcopy(checkpoint.referee)
+    pipeline = with_own(checkpoint, "transformer")
     targets = ["to_q", "to_v", "feed_forward.w1"]
     config = LoraConfig(r=4, lora_alpha=2, target_modules=targets, alpha_pattern={"to_v": 6})
     config.init_lora_weights = False
@@ -116,56 +114,51 @@ def test_an_adapter_that_is_saved_with_its_alpha(
     assert relative(latents, reference.sample(pipeline, JOB)) < 1e-4
 
 
-@pytest.mark.parametrize("layout", ["official", "official-fp8", "official-nf4"])
-def test_on_stored_weights_of_each_kind(
-    checkpoints: Checkpoints, runners: Runners, held: Held, folder: Path, layout: str
-) -> None:
-    """The reference has the dequantised weights."""
-    checkpoint = checkpoints(layout)
-    runner = ModelRunner(runners(layout).pipeline, "cpu", adapters=held)
-    use = held.use(runner, folder / "comfyui.safetensors", scale=1.5)
-    latents = finish(runner, begin(runner, checkpoint, JOB, use)).latents
-    wanted = expected(adapted(checkpoint, folder, "comfyui"), JOB, [{"comfyui": 1.5}] * 3)
-    assert relative(latents, wanted) < 1e-4
-
-
 def test_an_adapter_of_the_unconditional_transformer(
     adapting: ModelRunner, checkpoint: Checkpoint, held: Held, tmp_path: Path
 ) -> None:
     tensors = files.peft(adapting.pipeline.unconditional.config, prefix="")
     prefixed = {f"unconditional_transformer.{key}": tensor for key, tensor in tensors.items()}
     use = held.use(adapting, files.write(tmp_path / "unconditional.safetensors", prefixed))
-    pipeline = copy.deepcopy(checkpoint.referee)
+    pipeline = with_own(checkpoint, "unconditional_transformer")
     pipeline.unconditional_transformer.load_lora_adapter(tensors, prefix=None)
     latents = finish(adapting, begin(adapting, checkpoint, JOB, use)).latents
     assert relative(latents, reference.sample(pipeline, JOB)) < 1e-4
 
 
+def with_own(checkpoint: Checkpoint, part: str) -> Any:
+    """The pipeline of diffusers with a copy of one part."""
+    pipeline = copy.copy(checkpoint.referee)
+    setattr(pipeline, part, copy.deepcopy(getattr(pipeline, part)))
+    return pipeline
+
+
 def test_the_conditional_transformer_imitates_the_unconditional_one(
-    runner: ModelRunner, checkpoint: Checkpoint, held: Held, folder: Path
+    runner: ModelRunner, checkpoint: Checkpoint, referee: Any, held: Held, folder: Path
 ) -> None:
     """One set of weights for both passes. An adapter of a request changes the conditional pass only."""
     pipeline = replace(runner.pipeline, unconditional=runner.pipeline.conditional)
     style, imitation = (folder / f"{name}.safetensors" for name in ("peft", "comfyui"))
     held.use(runner, imitation)
     imitating = ModelRunner(pipeline, "cpu", adapters=held, uncond_adapter=held[str(imitation)])
-    referee = adapted(checkpoint, folder, "peft")
-    referee.unconditional_transformer = adapted(checkpoint, folder, "comfyui").transformer
+    both = copy.copy(referee)
+    both.unconditional_transformer = copy.deepcopy(referee.transformer)
+    both.unconditional_transformer.set_adapters(["comfyui"], [1.0])
     use = held.use(runner, style)
     latents = finish(imitating, begin(imitating, checkpoint, JOB, use)).latents
-    assert relative(latents, reference.sample(referee, JOB)) < 1e-4
+    assert relative(latents, expected(both, JOB, [{"peft": 1.0}] * 3)) < 1e-4
 
 
 def test_a_transformer_that_runs_both_passes_is_adapted_in_both(
-    runner: ModelRunner, checkpoint: Checkpoint, held: Held, folder: Path
+    runner: ModelRunner, checkpoint: Checkpoint, referee: Any, held: Held, folder: Path
 ) -> None:
     pipeline = replace(runner.pipeline, unconditional=runner.pipeline.conditional)
     shared = ModelRunner(pipeline, "cpu", adapters=held)
-    referee = adapted(checkpoint, folder, "peft")
-    referee.unconditional_transformer = referee.transformer
+    both = copy.copy(referee)
+    both.unconditional_transformer = referee.transformer
     use = held.use(runner, folder / "peft.safetensors")
     latents = finish(shared, begin(shared, checkpoint, JOB, use)).latents
-    assert relative(latents, reference.sample(referee, JOB)) < 1e-4
+    assert relative(latents, expected(both, JOB, [{"peft": 1.0}] * 3)) < 1e-4
 
 
 def mixed(runner: ModelRunner, held: Held, folder: Path) -> list[tuple[Job, tuple[AdapterUse, ...]]]:
@@ -192,9 +185,16 @@ def mixed(runner: ModelRunner, held: Held, folder: Path) -> list[tuple[Job, tupl
     ]
 
 
+@pytest.mark.parametrize("products", CANDIDATES, ids=lambda candidate: candidate.name)
 def test_a_batch_with_five_adapters_and_none_equals_each_alone(
-    adapting: ModelRunner, checkpoint: Checkpoint, held: Held, folder: Path
+    adapting: ModelRunner,
+    checkpoint: Checkpoint,
+    held: Held,
+    folder: Path,
+    products: Candidate,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(adapting.pipeline.conditional.low_rank, "kernel", products.run)
     jobs = mixed(adapting, held, folder)
     samples = [begin(adapting, checkpoint, job, *uses) for job, uses in jobs]
     adapting.denoise_step(samples[:3])
@@ -205,7 +205,7 @@ def test_a_batch_with_five_adapters_and_none_equals_each_alone(
 
 
 def test_passes_with_adapters_are_not_replayed_from_cuda_graphs(
-    runner: ModelRunner, checkpoint: Checkpoint, held: Held, folder: Path
+    runner: ModelRunner, checkpoint: Checkpoint, referee: Any, held: Held, folder: Path
 ) -> None:
     """A recording of the same shape would leave them out. The unconditional pass is recorded."""
 
@@ -221,6 +221,5 @@ def test_passes_with_adapters_are_not_replayed_from_cuda_graphs(
     assert len(recorded) == 2
     latents = finish(recording, begin(recording, checkpoint, job, use)).latents
     assert len(recorded) == 2
-    wanted = expected(adapted(checkpoint, folder, "peft"), job, [{"peft": 1.0}] * 3)
-    assert relative(latents, wanted) < 1e-4
+    assert relative(latents, expected(referee, job, [{"peft": 1.0}] * 3)) < 1e-4
     assert relative(latents, plain) > 0.05

@@ -110,7 +110,8 @@ def pipeline(checkpoint: Checkpoint, folder: Path) -> Any:
 
 def loaded(checkpoint: Checkpoint, file: Path) -> Any:
     """The pipeline with an adapter on its conditional transformer. diffusers ignores DoRA scales."""
-    made = copy.deepcopy(checkpoint.referee)
+    made = copy.copy(checkpoint.referee)
+    made.transformer = copy.deepcopy(made.transformer)
     made.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=file.stem)
     return made
 

@@ -1,5 +1,8 @@
 """Each stage of the engine compared with modules of diffusers, on random weights in float32."""
 
+import copy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,8 @@ from engine.models.dit import DiT
 from engine.runner.model_runner import ModelRunner
 from engine.runner.sampling import initial_noise, time_schedule
 from tests.engine import reference
+from tests.engine.adapters.files import comfyui, write
+from tests.engine.adapters.uses import Held, begin
 from tests.engine.checkpoints import Checkpoint
 from tests.engine.conftest import Checkpoints, Runners, finish, finish_all, load_runner, relative, rgb, start
 from tests.engine.reference import Job
@@ -223,3 +228,19 @@ def _prompt_of(checkpoint: Checkpoint, tokens: int) -> str:
 
 def _distance(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).abs().max())
+
+
+@pytest.mark.parametrize("layout", ["official", "official-fp8", "official-nf4"])
+def test_an_adapter_on_stored_weights_of_each_kind(
+    checkpoints: Checkpoints, runners: Runners, tmp_path: Path, layout: str
+) -> None:
+    """The reference has the dequantised weights, and one loaded adapter."""
+    checkpoint, held, job = checkpoints(layout), Held(), Job(PROMPT, 96, 64, guidance=(7.0, 1.0, 3.0))
+    runner = ModelRunner(runners(layout).pipeline, "cpu", adapters=held)
+    file = write(tmp_path / "a.safetensors", comfyui(runner.pipeline.conditional.config))
+    latents = finish(runner, begin(runner, checkpoint, job, held.use(runner, file, scale=1.5))).latents
+    referee = copy.copy(checkpoint.referee)
+    referee.transformer = copy.deepcopy(referee.transformer)
+    referee.load_lora_weights(str(tmp_path), weight_name=file.name, adapter_name="a")
+    referee.set_adapters(["a"], [1.5])
+    assert relative(latents, reference.sample(referee, job)) < 1e-4

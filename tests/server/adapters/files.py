@@ -12,6 +12,7 @@ from tests.engine.adapters.files import Tensors, peft
 from tests.server.fake_engine import DEMO
 
 DIT = read_config(DEMO / "transformer", DiTConfig)
+LONG_AGO = (1_700_000_000, 1_700_000_000)
 FAST = {"num_inference_steps": 4, "guidance_schedule": [[1.0, 4]], "mu": 0.0, "std": 1.0}
 SLOW = {"num_inference_steps": 3, "guidance_schedule": [[2.0, 3]], "mu": 0.5, "std": 1.5}
 
@@ -50,6 +51,6 @@ def write_list(file: Path, *entries: dict[str, Any]) -> None:
 
 
 def _place(fresh: Path, file: Path) -> Path:
-    os.utime(fresh, (1_700_000_000, 1_700_000_000))
+    os.utime(fresh, LONG_AGO)
     os.replace(fresh, file)
     return file

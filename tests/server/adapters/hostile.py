@@ -7,7 +7,14 @@ from pathlib import Path
 import torch
 
 from tests.engine.adapters.files import Tensors, peft
-from tests.server.adapters.files import DIT, write_adapter, write_broken, write_settings, write_tensors
+from tests.server.adapters.files import (
+    DIT,
+    LONG_AGO,
+    write_adapter,
+    write_broken,
+    write_settings,
+    write_tensors,
+)
 
 KEY = "transformer.layers.0.attention.to_q"
 GIB = 1 << 30
@@ -49,6 +56,7 @@ def write_hostile(folder: Path, elsewhere: Path) -> None:
     write_broken(folder / "truncated.safetensors", whole.read_bytes()[:-8])
     write_broken(folder / "header.safetensors", GIB.to_bytes(8, "little"), size=GIB + 8)
     os.mkfifo(folder / "pipe.safetensors")
+    os.utime(folder / "pipe.safetensors", LONG_AGO)
     (folder / "dangling.safetensors").symlink_to(folder / "none")
     (folder / "loop").symlink_to(folder / "loop")
     (folder / "outside.safetensors").symlink_to(whole)

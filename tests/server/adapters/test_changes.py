@@ -70,6 +70,18 @@ def test_a_file_is_not_read_while_it_is_written(tmp_path: Path) -> None:
     assert (source.read(before)["a"].error or "").startswith("a.safetensors: ")
 
 
+def test_a_file_is_read_once_and_within_the_time_of_a_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = write_adapter(tmp_path / "a.safetensors"), write_broken(tmp_path / "b.safetensors")
+    reader, declared = AdapterReader(CONFIG), [Declaration(file.stem, str(file)) for file in (whole, broken)]
+    assert [reader.read(each, until=0.0).status for each in declared] == ["loading", "loading"]
+    read = [reader.read(each) for each in declared]
+    assert [adapter.status for adapter in read] == ["ready", "broken"]
+    monkeypatch.setattr("server.adapters.reader.read_header", None)
+    assert [reader.read(each, until=0.0) for each in declared] == read
+
+
 def test_a_preset_with_guidance_needs_a_guided_model(tmp_path: Path) -> None:
     write_adapter(tmp_path / "a" / "a.safetensors")
     write_settings(tmp_path / "a", preset=SLOW)
