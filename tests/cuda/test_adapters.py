@@ -13,6 +13,7 @@ from engine.adapters.store import AdapterStore
 from engine.checkpoint.loader import load_pipeline
 from engine.config.options import EngineOptions
 from engine.config.part_folders import PartFolders
+from engine.kernels.low_rank import Kernel, by_span, stacked
 from engine.request import AdapterUse
 from engine.runner.model_runner import ModelRunner
 from tests.engine.adapters import files
@@ -45,12 +46,12 @@ def load(store: AdapterStore, wanted: list[AdapterUse]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "dtype", "compiled", "tolerance"),
+    ("layout", "dtype", "compiled", "products", "tolerance"),
     [
-        ("diffusers", torch.float32, False, 1e-4),
-        ("diffusers", torch.bfloat16, True, 0.05),
-        ("official-fp8", torch.bfloat16, False, 0.05),
-        ("official-nf4", torch.bfloat16, True, 0.05),
+        ("diffusers", torch.float32, False, stacked, 1e-4),
+        ("diffusers", torch.bfloat16, True, stacked, 0.05),
+        ("official-fp8", torch.bfloat16, False, by_span, 0.05),
+        ("official-nf4", torch.bfloat16, True, by_span, 0.05),
     ],
 )
 def test_a_batch_with_adapters_matches_each_alone_on_the_cpu(
@@ -59,12 +60,14 @@ def test_a_batch_with_adapters_matches_each_alone_on_the_cpu(
     layout: str,
     dtype: torch.dtype,
     compiled: bool,
+    products: Kernel,
     tolerance: float,
 ) -> None:
     checkpoint: Checkpoint = checkpoints(layout)
     folders, held = PartFolders.of(checkpoint.path), Held()
     here = ModelRunner(load_pipeline(folders, "cpu", torch.float32), "cpu", adapters=held)
     pipeline = load_pipeline(folders, CUDA, dtype)
+    pipeline.conditional.low_rank.kernel = products
     store = AdapterStore.of(pipeline, EngineOptions(adapter_memory_gb=0.1))
     there = ModelRunner(pipeline, CUDA, compiled=compiled, adapters=store)
     wanted = uses(tmp_path, here)

@@ -5,6 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from engine.errors import (
+    AdapterFailedError,
+    AdaptersTooLargeError,
+    AdapterUnavailableError,
+    EngineError,
+)
+from server.queue.wire import Done, decode, encode
 from tests.server.adapters.files import write_adapter
 from tests.server.process import ServerProcess, until
 from tests.server.queue.fleet import Fleet, ready, submit
@@ -17,6 +26,13 @@ def folder(path: Path, **seeds: int) -> Path:
     for name, seed in seeds.items():
         write_adapter(path / f"{name}.safetensors", seed)
     return path
+
+
+@pytest.mark.parametrize("kind", [AdapterFailedError, AdaptersTooLargeError, AdapterUnavailableError])
+def test_errors_of_adapters_cross_the_queue(kind: type[EngineError]) -> None:
+    done = decode(encode(Done.failed(kind("The adapter `red` is at fault"))), Done)
+    error = done.exception()
+    assert (type(error), str(error)) == (kind, "The adapter `red` is at fault")
 
 
 def uses(worker: ServerProcess) -> list[dict[str, Any]]:
