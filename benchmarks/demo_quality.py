@@ -4,7 +4,7 @@ All combinations of name, colour and background are held out from training. A re
 images, and their content is recognised from the pixels. Prints a table and writes a contact sheet.
 
 With --precisions, measures the same images in each precision instead, with V4_TURBO_12 in bfloat16, and
-compares them with those of the first.
+compares them with those of the first. Rows that --json holds of the same code and machine are kept.
 """
 
 import argparse
@@ -245,11 +245,12 @@ def measure(report: Report, server: ServerProcess, shapes: int, letters: int, bo
 
 
 def compare(report: Report, options: argparse.Namespace) -> None:
-    """Add a row for each precision."""
+    """Add a row for each precision that the report does not hold yet."""
     asks = plain_asks("shape", options.shapes) + plain_asks("letter", options.letters)
     asks += boxed_asks("shape", options.boxes) + boxed_asks("letter", options.boxes // 2)
-    first: dict[str, float] = {}
-    for name in progress(options.precisions, "demo model"):
+    first = {name: row[name] for row in report.rows("precision")[:1] for name in BARS}
+    missing = [name for name in options.precisions if not report.rows("precision", precision=name)]
+    for name in progress(missing, "demo model"):
         with serving(options.model, "--dtype", "bfloat16", *PRECISIONS[name]) as server:
             right = shares(Painter(server, preset="V4_TURBO_12").paint_all(asks))
         first = first or right
@@ -283,7 +284,8 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, default=Path("demo-quality.png"))
     add_arguments(parser)
     options = parser.parse_args()
-    report = Report("demo-quality", options, quality=QUALITY, latency=LATENCY, precision=PRECISION)
+    resume = bool(options.precisions)
+    report = Report("demo-quality", options, resume, quality=QUALITY, latency=LATENCY, precision=PRECISION)
     if options.precisions:
         compare(report, options)
         return

@@ -27,9 +27,9 @@ from engine.config.part_folders import PartFolders
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT
 from engine.models.resumable import drain
-from engine.precision import PrecisionOptions
+from engine.precision import PrecisionOptions, stays_exact
 from engine.quantized.fp8 import Fp8Linear
-from engine.quantized.fp8_product import Fp8Product, multiply_in_fp8, stays_exact
+from engine.quantized.fp8_product import Fp8Product, multiply_in_fp8
 from engine.quantized.layer import QuantizedLinear
 from engine.request import EngineRequest, SamplingParams
 from engine.runner.model_runner import ModelRunner
@@ -165,9 +165,14 @@ def _products(part: nn.Module) -> Iterator[tuple[str, Fp8Product]]:
 def measure_part(
     report: Report, model: str, title: str, part: Module, outputs: Callable[[Module], Tensor]
 ) -> None:
-    """Add a row for each group of layers."""
+    """Add a row for each group of layers that the report does not hold yet."""
+    missing = [
+        group for group in groups(part) if not report.rows("layers", model=model, part=title, layers=group[0])
+    ]
+    if not missing:
+        return
     exact, total, errors = outputs(part), _weights(part), product_errors(part, outputs)
-    for name, is_exact in progress(list(groups(part)), f"{model}, {title}"):
+    for name, is_exact in progress(missing, f"{model}, {title}"):
         changed = in_fp8(part, is_exact)
         products = dict(_products(changed))
         share = sum(layer.weight.numel() for layer in products.values()) / total

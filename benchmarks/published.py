@@ -22,9 +22,9 @@ from torch import nn
 
 from benchmarks import bench_model
 from benchmarks.load import TEXT
+from benchmarks.plans import published_plan
 from benchmarks.random_checkpoint import write_checkpoint
 from benchmarks.report import ROOT, Report, add_arguments, progress, several
-from benchmarks.roofline import published_plan
 from benchmarks.variants import TURBO, Job, Ours, Theirs, Variant, image_seconds, load_tokenizer, prompt
 from engine.checkpoint.latents import LatentNorm
 from engine.checkpoint.loader import Pipeline
@@ -33,6 +33,7 @@ from engine.memory.plan import MemoryPlan
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
+from engine.precision import PrecisionOptions
 from engine.quantized.fp8_product import multiply_in_fp8
 from engine.quantized.kept import quantized_layers
 from engine.quantized.layer import replace
@@ -42,7 +43,11 @@ from engine.runner.device import choose_device
 GB = 1e9
 BATCHES = (1, 2, 4, 8)
 # fp8 weights, kept and multiplied in each way; the blocks are compiled.
-FP8 = ("ours, fp8 stored", "ours, fp8 widened", "ours, fp8 products")
+FP8 = {
+    "ours, fp8 stored": PrecisionOptions("stored"),
+    "ours, fp8 widened": PrecisionOptions("widened"),
+    "ours, fp8 products": PrecisionOptions(matmul="fp8"),
+}
 VARIANTS = ("ours", "ours, compiled", "ours, graphs", *FP8, "diffusers", "diffusers, compiled")
 IMAGES = {"variant": "<19", "side": "4d", "tokens": "6d", "seconds": "8.3f", "step, ms": "8.1f"}
 IMAGES |= {"once, ms": "8.1f", "GB": "5.1f", "planned, GB": "11.1f", "plan": "5.2f"}
@@ -131,15 +136,15 @@ def fill_embeddings(module: nn.Module) -> None:
             nn.init.normal_(part.weight, std=0.02)
 
 
-def quantize(made: Pipeline, variant: str) -> None:
-    """Quantise the weights layer by layer, and keep and multiply them as the variant says."""
+def quantize(made: Pipeline, precision: PrecisionOptions) -> None:
+    """Quantise the weights to fp8, layer by layer, and keep and multiply them as `precision` says."""
     for part in (made.text_encoder, made.conditional, made.unconditional):
         for name, layer in list(part.named_modules()):
             if can_quantize(layer, "fp8"):
                 replace(part, name, quantized(layer, "fp8"))
-        if variant.endswith("products"):
+        if precision.matmul == "fp8":
             multiply_in_fp8(part)
-        if variant.endswith("widened"):
+        if precision.weights == "widened":
             for layer in quantized_layers(part):
                 layer.widen(torch.bfloat16)
 
@@ -161,7 +166,7 @@ def build(variant: str, sizes: Sizes, device: torch.device) -> Variant:
     if variant.startswith("ours"):  # needs neither diffusers nor transformers
         tokenizer, made = load_tokenizer(ROOT / "models" / "demo"), builder.ours()
         if variant in FP8:
-            quantize(made, variant)
+            quantize(made, FP8[variant])
         recorded = variant.endswith("graphs") and device.type == "cuda"
         return Ours(made, tokenizer, compiled, recorded)
     pipeline = builder.theirs()
@@ -170,12 +175,12 @@ def build(variant: str, sizes: Sizes, device: torch.device) -> Variant:
         return Theirs(pipeline, load_tokenizer(Path(folder)), compiled)
 
 
-def plan_of(sizes: Sizes) -> MemoryPlan:
+def plan_of(sizes: Sizes, variant: str) -> MemoryPlan:
     """The plan of the engine for a checkpoint of these sizes, of which only the headers are written."""
     with TemporaryDirectory() as folder:
         configs = DiTConfig(**sizes.dit), sizes.text, VAEConfig(**sizes.vae)
-        write_checkpoint(Path(folder), "bf16", *configs, full=())
-        return published_plan(Path(folder))
+        write_checkpoint(Path(folder), "fp8" if variant in FP8 else "bf16", *configs, full=())
+        return published_plan(Path(folder), precision=FP8.get(variant, PrecisionOptions()), edits=False)
 
 
 def planned(plan: MemoryPlan | None, job: Job, measured: float | None) -> dict[str, float | None]:
@@ -228,7 +233,7 @@ def measure(options: argparse.Namespace) -> None:
     """Print a row for each job and batch."""
     report = Report("published", options, images=IMAGES, batches=BATCH)
     variant = build(options.variant, SIZES[options.model_size], choose_device(None))
-    plan = plan_of(SIZES[options.model_size]) if isinstance(variant, Ours) else None
+    plan = plan_of(SIZES[options.model_size], options.variant) if isinstance(variant, Ours) else None
     for side, tokens in progress(list(product(options.sizes, options.tokens)), options.variant):
         image(report, options.variant, variant, Job(side, tokens, options.steps), options.rounds, plan)
     sizes = list(product(options.batch_sizes, options.tokens, BATCHES))

@@ -17,6 +17,7 @@ from engine.config.part_configs import DiTConfig, TextConfig, TextEncoderConfig,
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
+from engine.models.vae_encoder import VAEEncoder
 
 Layout = Literal["bf16", "fp8", "nf4"]
 PARTS = ("transformer", "unconditional_transformer", "text_encoder", "vae")
@@ -52,31 +53,32 @@ def write_checkpoint(
     vae: VAEConfig,
     full: Collection[str] = PARTS,
 ) -> None:
-    """Write both transformers, the text encoder and the VAE, with random weights.
+    """Write both transformers, the text encoder and the VAE with its encoder, with random weights.
 
     The files of parts that are not in `full` have their sizes and headers, but no weights, and take no space
     on the disk.
     """
     encoder = TextEncoderConfig(TextConfig(**text))
-    transformer = (DiT, dit, asdict(dit), layout)
-    contents: dict[str, tuple[Any, object, dict[str, Any], Layout]] = {
+    transformer = ([DiT], dit, asdict(dit), layout)
+    contents: dict[str, tuple[list[Any], object, dict[str, Any], Layout]] = {
         "transformer": transformer,
         "unconditional_transformer": transformer,
-        "text_encoder": (TextEncoder, encoder, {"text_config": text}, layout),
-        "vae": (VAE, vae, asdict(vae), "bf16"),
+        "text_encoder": ([TextEncoder], encoder, {"text_config": text}, layout),
+        "vae": ([VAE, VAEEncoder], vae, asdict(vae), "bf16"),
     }
     for part, content in contents.items():
         _write_part(folder / part, *content, is_sparse=part not in full)
 
 
 def _write_part(
-    folder: Path, kind: Any, config: object, declared: dict[str, Any], layout: Layout, is_sparse: bool
+    folder: Path, kinds: list[Any], config: object, declared: dict[str, Any], layout: Layout, is_sparse: bool
 ) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(declared), "utf-8")
     with torch.device("meta"):
-        module = kind(config)
-    _write_file(folder / "model.safetensors", list(_tensors(module, layout)), is_sparse)
+        modules = [kind(config) for kind in kinds]
+    tensors = [stored for module in modules for stored in _tensors(module, layout)]
+    _write_file(folder / "model.safetensors", tensors, is_sparse)
 
 
 def _tensors(module: nn.Module, layout: Layout) -> Iterator[Stored]:

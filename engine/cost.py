@@ -53,7 +53,7 @@ class CostModel:
     token in pixels.
 
     `max_batch_size` and `max_batch_tokens` limit a batch where its fixed cost does not, `max_encode_tokens`
-    and `max_decode_tokens` also an encode and a decode.
+    also an encode of prompts, and `max_decode_tokens` a decode and an encode of source images.
     """
 
     pass_: LinearCost
@@ -146,7 +146,7 @@ class CostModel:
     @property
     def encode_image_tokens(self) -> float:
         """The token budget of an encode of several source images."""
-        return min(self.encode_image.units_at(TASK_SHARE), self.max_batch_tokens)
+        return min(self.encode_image.units_at(TASK_SHARE), self.max_batch_tokens, self.max_decode_tokens)
 
     @property
     def decode_tokens(self) -> float:

@@ -19,6 +19,9 @@ _VARIABLES = {
 _WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+MEMORY = Path("/proc/meminfo")
+# Lines of memory.stat about cached files, which the kernel drops when a group needs its memory.
+_CACHED_V1, _CACHED_V2 = ("total_inactive_file ", "total_active_file "), ("inactive_file ", "active_file ")
 
 
 def set_up_environment() -> None:
@@ -34,11 +37,44 @@ def available_cpus() -> int:
     return max(1, math.ceil(min([affine, *_quotas()])))
 
 
-def memory_limits() -> Iterator[int]:
-    """Bytes that each cgroup of the process, and each group above it, may use; none without a limit."""
+def host_memory() -> int:
+    """Bytes that the process may use: the memory of the machine, or what its cgroups may use."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(limit for _, _, limit in _memory_limits())])
+
+
+def free_memory() -> int:
+    """Bytes that are left of `host_memory`; cached files count as free."""
+    in_groups = (limit - _used(group, is_v1) for group, is_v1, limit in _memory_limits())
+    return max(0, min([_available(), *in_groups]))
+
+
+def _available() -> int:
+    """Of the machine; 0 if it is unknown."""
+    with contextlib.suppress(OSError):
+        for line in MEMORY.read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _memory_limits() -> Iterator[tuple[Path, bool, int]]:
+    """Each cgroup of the process and each group above it that has a limit, with this in bytes; and whether it
+    is of version 1."""
     for group, is_v1 in _groups("memory"):
         with contextlib.suppress(OSError, ValueError):  # no such group, "max"
-            yield int((group / ("memory.limit_in_bytes" if is_v1 else "memory.max")).read_text())
+            limit = (group / ("memory.limit_in_bytes" if is_v1 else "memory.max")).read_text()
+            yield group, is_v1, int(limit)
+
+
+def _used(group: Path, is_v1: bool) -> int:
+    """Bytes that the processes of a group use, without cached files; 0 if they are unknown."""
+    cached = _CACHED_V1 if is_v1 else _CACHED_V2
+    with contextlib.suppress(OSError, ValueError):
+        usage = (group / ("memory.usage_in_bytes" if is_v1 else "memory.current")).read_text()
+        stat = (group / "memory.stat").read_text().splitlines()
+        return int(usage) - sum(int(line.split()[1]) for line in stat if line.startswith(cached))
+    return 0
 
 
 def _quotas() -> Iterator[float]:

@@ -11,8 +11,10 @@ import pytest
 import benchmarks
 from benchmarks import tables, versus
 from benchmarks.bench_model import DITS
+from benchmarks.markdown import markdown
 from benchmarks.products import Attention, Linear, calls, flops
 from benchmarks.report import Report, progress, read
+from benchmarks.table_kinds import BLOCKS
 from benchmarks.variants import Job, Run, image_seconds
 
 FILES = sorted(Path(benchmarks.__path__[0]).glob("*.py"))
@@ -70,7 +72,7 @@ def test_results_of_another_machine_are_not_continued(
 def test_a_page_has_the_tables_of_the_results_files(file: Path) -> None:
     page = file.read_text("utf-8")
     assert tables.current(page) == page, "run python -m benchmarks.tables"
-    assert {name for _, name, _ in tables.BLOCK.findall(page)} <= tables.BLOCKS.keys()
+    assert {name for _, name, _ in tables.BLOCK.findall(page)} <= BLOCKS.keys()
     assert tables.BLOCK.search(page)
 
 
@@ -97,7 +99,7 @@ def test_machines_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_value_that_was_not_measured_leaves_its_cell_empty() -> None:
     rows = [{"a": 1.0, "b": None}, {"a": None, "b": None}]
     columns = [("a", "{a:.1f} s"), ("b", "{b:.1f}"), ("c", "{c}")]
-    assert list(tables.markdown(rows, columns)) == ["| a |", "|---|", "| 1.0 s |", "| |"]
+    assert list(markdown(rows, columns)) == ["| a |", "|---|", "| 1.0 s |", "| |"]
 
 
 def test_the_products_of_a_step() -> None:

@@ -80,6 +80,17 @@ def test_a_published_stage_measures(name: str, tmp_path: Path) -> None:
     assert len(tables["images"]) == (0 if name == "batches" else 1)
 
 
+@pytest.mark.parametrize("variant", ["ours", *published.FP8])
+def test_the_plan_of_a_variant_has_its_weights(variant: str) -> None:
+    sizes = published.SIZES["small"]
+    made = published.Builder(sizes, torch.device("meta")).ours()
+    if variant in published.FP8:
+        published.quantize(made, published.FP8[variant])
+    parts = (made.text_encoder, made.conditional, made.unconditional, made.vae)
+    weights = sum(weight.nbytes for part in parts for weight in part.parameters())
+    assert sum(published.plan_of(sizes, variant).kept.values()) == pytest.approx(weights, rel=0.01)
+
+
 def test_random_models_are_finite() -> None:
     """The engine leaves embeddings uninitialised."""
     made = published.Builder(published.SIZES["small"], torch.device("cpu")).ours()

@@ -24,8 +24,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gb_for(folder: Path, side: int) -> str:
-    """The memory that images of this side take, as a value of the setting."""
-    plan = MemoryPlan.of(ModelConfig.load(folder), EngineOptions(("cpu",)))
+    """The memory that images of this side take, a batch of them in progress, as a value of the setting."""
+    plan = MemoryPlan.of(ModelConfig.load(folder), EngineOptions(("cpu",), max_running=8))
     return f"{plan.peak(side, side) / 1e9:.9f}"
 
 
@@ -78,5 +78,7 @@ def test_a_model_that_cannot_fit_ends_the_server_with_code_2(tiny: Path) -> None
     server = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=180)
     assert server.returncode == 2
     (line,) = [line for line in server.stderr.splitlines() if line.startswith("ideoserve: ")]
-    assert re.match(r"ideoserve: memory: the model takes 0\.\d GB for an image of 8x8, and 0\.2 GB are", line)
+    assert re.match(
+        r"ideoserve: memory: the model takes 0\.\d\d GB for an image of 8x8, and 0\.20 GB are", line
+    )
     assert "listening" not in server.stdout

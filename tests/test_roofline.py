@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import load_rate, roofline
+from benchmarks import load_rate, roofline, work
 from benchmarks.report import read
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT
@@ -16,7 +16,7 @@ from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
 
 PROMPT, SIDE = 300, 1024
-CONFIGS = roofline.PUBLISHED
+CONFIGS = work.PUBLISHED
 
 
 def counted(run: Callable[[], object]) -> int:
@@ -42,23 +42,21 @@ def forward(dit: DiT, prompt: int) -> int:
 
 
 def test_a_step(dit: DiT) -> None:
-    work = roofline.step(CONFIGS, roofline.tokens(SIDE), PROMPT)
-    assert work.flops == pytest.approx(forward(dit, PROMPT) + forward(dit, 0), rel=0.01)
-    assert work.weights == pytest.approx(2 * 8.66e9, rel=0.01), "of the blocks of both transformers"
+    step = work.step(CONFIGS, work.tokens(SIDE), PROMPT)
+    assert step.flops == pytest.approx(forward(dit, PROMPT) + forward(dit, 0), rel=0.01)
+    assert step.weights == pytest.approx(2 * 8.66e9, rel=0.01), "of the blocks of both transformers"
 
 
 def test_an_encode(dit: DiT) -> None:
     with torch.device("meta"):
         encoder = TextEncoder(CONFIGS.text_encoder).requires_grad_(False)
     run = counted(lambda: dit.project_text(encoder([0] * PROMPT)))
-    assert roofline.encode(CONFIGS, PROMPT).flops == pytest.approx(run, rel=0.01)
+    assert work.encode(CONFIGS, PROMPT).flops == pytest.approx(run, rel=0.01)
 
 
 def test_the_modulation(dit: DiT) -> None:
     times = torch.empty(12, device="meta")
-    assert roofline.modulate(CONFIGS, 12).flops == pytest.approx(
-        counted(lambda: dit.modulate(times)), rel=0.01
-    )
+    assert work.modulate(CONFIGS, 12).flops == pytest.approx(counted(lambda: dit.modulate(times)), rel=0.01)
 
 
 @pytest.mark.parametrize("latents", [64, 256])
@@ -67,14 +65,14 @@ def test_a_decode(latents: int) -> None:
         vae, z = VAE(CONFIGS.vae), torch.empty(1, CONFIGS.vae.latent_channels, latents, latents)
     run = counted(lambda: vae.decode(z))
     overlap = 0.03 if latents > 128 else 0.01  # strips compute the rows at their edges twice
-    assert roofline.decode(CONFIGS.vae, latents**2).flops == pytest.approx(run, rel=overlap)
+    assert work.decode(CONFIGS.vae, latents**2).flops == pytest.approx(run, rel=overlap)
 
 
 def test_the_work_of_a_step_at_1024_pixels() -> None:
     """By hand, with all tokens in the last block: 149 TFLOP of matrix products, and 22 of attention."""
-    work = roofline.step(CONFIGS, roofline.tokens(1024), 100)
-    assert work.products / 1e12 == pytest.approx(149, rel=0.05)
-    assert work.others / 1e12 == pytest.approx(22, rel=0.05)
+    step = work.step(CONFIGS, work.tokens(1024), 100)
+    assert step.products / 1e12 == pytest.approx(149, rel=0.05)
+    assert step.others / 1e12 == pytest.approx(22, rel=0.05)
 
 
 def test_no_measurement_beats_its_bound() -> None:

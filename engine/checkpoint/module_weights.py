@@ -13,10 +13,10 @@ from engine.checkpoint.layouts import Sources
 from engine.checkpoint.tensor_reader import in_flight
 from engine.checkpoint.weight_files import WeightFiles
 from engine.errors import CheckpointError
-from engine.precision import Quantization
+from engine.precision import NF4_BLOCK, Quantization
 from engine.quantized.fp8 import Fp8Linear
 from engine.quantized.layer import QuantizedLinear, frozen, replace, scale_fault
-from engine.quantized.nf4 import NF4_BLOCK, NF4Linear
+from engine.quantized.nf4 import NF4Linear
 from engine.quantized.quantize import can_quantize, quantized
 
 NF4_STATE = "quant_state.bitsandbytes__nf4"

@@ -20,8 +20,9 @@ class EngineOptions:
     `kernels`: pinned kernels as (operation or one of its shapes, candidate); the others are measured.
     `cuda_graphs`: on cuda, record small passes and replay them.
     `max_batch_size` (1..64): samples of a step or decode, and prompts of an encode.
-    `max_batch_tokens`: image and prompt tokens of such a batch; `max_encode_tokens` and `max_decode_tokens`
-    limit an encode and a decode further. A single member may have more.
+    `max_batch_tokens`: image and prompt tokens of such a batch; `max_encode_tokens` limits an encode of
+    prompts further, `max_decode_tokens` a decode and an encode of source images. A single member may have
+    more.
     `max_running` (1..1024): samples in memory.
     `edits`: whether to load the VAE encoder, if the checkpoint has one.
     `hang_seconds`: minimum silence after which a worker counts as hung.

@@ -1,10 +1,11 @@
 """The folders of a model's parts: those of a checkpoint, or with another transformer in it. Torch-free."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.errors import CheckpointError
+from engine.config.options import EngineOptions
+from engine.errors import CheckpointError, OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +41,15 @@ def transformer_folder(source: Path) -> Path:
         if os.path.lexists(folder / "config.json"):
             return folder
     raise CheckpointError(f"{source}: neither config.json nor transformer/config.json")
+
+
+def loaded_folders(folders: PartFolders, options: EngineOptions) -> PartFolders:
+    """The folders without the unconditional transformer, if the conditional one runs both passes.
+
+    Raises OptionError.
+    """
+    if options.uncond_adapter is None:
+        return folders
+    if options.uncond_device:
+        raise OptionError("--uncond-adapter: one transformer runs both passes: unset --uncond-device")
+    return replace(folders, unconditional=None)

@@ -8,59 +8,59 @@ from dataclasses import dataclass
 
 from engine.config.part_configs import PartConfigs
 from engine.memory.bounds import MAX_WHOLE_AREA, STRIP_ELEMENTS
-from engine.memory.weights import Keep
+from engine.memory.weights import Kept
 
 FLOAT = 4  # bytes of a float32
 
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """`itemsize` is that of the compute dtype, in bytes. `stored` is the format of the matrices: those that
-    are quantised are dequantised at use.
+    """`itemsize` is that of the compute dtype, in bytes. `blocks` is how the matrices of the transformer's
+    blocks are kept, `projection` how that of the text is.
 
     Sizes are in tokens of all samples together.
     """
 
     configs: PartConfigs
     itemsize: int
-    stored: Keep = "plain"
+    blocks: Kept
+    projection: Kept
 
     def step(self, tokens: int, images: int = 1) -> int:
         """A pass of a transformer, whose tokens include those of the prompts."""
-        return tokens * self.step_token(images) + self.step_matrix()
+        return self._step(images).bytes(tokens)
 
-    def step_matrix(self) -> int:
-        """The largest matrix of a block, dequantised: gate and up."""
-        dit = self.configs.transformer
-        return self._widens * 2 * dit.hidden_size * dit.intermediate_size * self.itemsize
-
-    def step_token(self, images: int) -> int:
-        """Of each token, in the feed-forward network of the last block, or in a norm with rotation."""
-        dit, size = self.configs.transformer, self.itemsize
-        # x three times, attended, its norm, the result; and the modulation of a batch, token by token
-        width = (6 if images == 1 else 9) * dit.hidden_size * size
-        hidden = 2 * dit.intermediate_size
-        products = hidden * (size + FLOAT if self.stored == "fp8" else 2 * size)  # fp8: scaled in float32
-        # x, q, k and v, and six halves of q and k in float32
-        return max(width + products, dit.hidden_size * (4 * size + 6 * FLOAT))
+    def step_limit(self, available: int) -> int:
+        """The most tokens of a batch of images whose step takes so many bytes."""
+        return self._step(images=2).limit(available)
 
     def encode(self, tokens: int) -> int:
         """A run of the text encoder over all prompts, and the projection of its features."""
-        return tokens * self.encode_token() + self.encode_matrix()
+        return self._encode().bytes(tokens)
 
-    def encode_matrix(self) -> int:
-        """The projection of the features, dequantised."""
-        features = self.configs.text_encoder.features_dim
-        return self._widens * features * self.configs.transformer.hidden_size * self.itemsize
+    def encode_limit(self, available: int) -> int:
+        """The most tokens whose encode takes so many bytes."""
+        return self._encode().limit(available)
 
-    def encode_token(self) -> int:
-        """Of each token: the features as the layers leave them and in a row, and in float32."""
-        converted = FLOAT if self.itemsize != FLOAT else 0
-        return self.configs.text_encoder.features_dim * (2 * self.itemsize + converted)
+    def _step(self, images: int) -> "_Passes":
+        """In the feed-forward network of the last block, or in a norm with rotation."""
+        dit, size = self.configs.transformer, self.itemsize
+        hidden = 2 * dit.intermediate_size  # gate and up
+        # x three times, attended, its norm, the result; and the modulation of a batch, token by token
+        width = (6 if images == 1 else 9) * dit.hidden_size * size
+        # Gate and up are scaled in float32, or what is computed of them is beside them.
+        products = hidden * (size + FLOAT if self.blocks.format == "fp8" else 2 * size)
+        # x, q, k and v, and six halves of q and k in float32
+        rotated = dit.hidden_size * (4 * size + 6 * FLOAT)
+        matrix = self.blocks.is_dequantised * dit.hidden_size * hidden * size
+        return _Passes(max(width + products, rotated), width + hidden * size, matrix)
 
-    @property
-    def _widens(self) -> bool:
-        return self.stored != "plain"
+    def _encode(self) -> "_Passes":
+        """The features as the layers leave them and in a row, and in float32; and their norm."""
+        features, size = self.configs.text_encoder.features_dim, self.itemsize
+        converted = FLOAT if size != FLOAT else 0
+        matrix = self.projection.is_dequantised * features * self.configs.transformer.hidden_size * size
+        return _Passes(features * (2 * size + converted), features * (FLOAT + size), matrix)
 
     def paused_encode(self, tokens: int) -> int:
         """An encode between two layers: the features taken so far."""
@@ -82,6 +82,28 @@ class Activations:
         in_strips = int((available - self._strip(most_whole)) / (1.5 * token))
         return max(in_strips, min(available // (3 * token), most_whole))
 
+    def encode_image(self, tokens: int) -> int:
+        """An encode of source images; in strips if they are large."""
+        widest = self._widest_encoded(tokens)
+        return self._pixels(tokens) + (
+            5 * widest if self._is_whole(tokens) else 2 * widest + self._strip(tokens)
+        )
+
+    def paused_encode_image(self, tokens: int) -> int:
+        """An encode of source images between two parts, where it holds most."""
+        widest = self._widest_encoded(tokens)
+        return self._pixels(tokens) + (widest // 4 if self._is_whole(tokens) else 2 * widest)
+
+    def _pixels(self, tokens: int) -> int:
+        """Of source images, in float32 and in the compute dtype."""
+        vae = self.configs.vae
+        return tokens * vae.pixels_per_token**2 * vae.out_channels * (FLOAT + self.itemsize)
+
+    def _widest_encoded(self, tokens: int) -> int:
+        """The largest activation of the encoder: that of the pixels."""
+        vae = self.configs.vae
+        return self.itemsize * tokens * vae.pixels_per_token**2 * vae.block_out_channels[0]
+
     def _is_whole(self, tokens: int) -> bool:
         return tokens <= self._most_whole()
 
@@ -101,3 +123,19 @@ class Activations:
 
     def _strip(self, tokens: int) -> int:
         return min(STRIP_ELEMENTS, self._widest(tokens) // self.itemsize) * 2 * (self.itemsize + FLOAT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Passes:
+    """Work with two peaks: of so many bytes per token, or fewer beside a dequantised matrix."""
+
+    token: int
+    token_of_product: int
+    matrix: int
+
+    def bytes(self, tokens: int) -> int:
+        return max(tokens * self.token, tokens * self.token_of_product + self.matrix)
+
+    def limit(self, available: int) -> int:
+        """The most tokens that take so many bytes."""
+        return min(available // self.token, (available - self.matrix) // self.token_of_product)

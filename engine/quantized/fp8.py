@@ -15,7 +15,7 @@ def to_fp8(rows: Tensor) -> tuple[Tensor, Tensor]:
     # torch.compile takes these numbers as constants; it would take a module's as inputs.
     largest, tiny = torch.finfo(torch.float8_e4m3fn).max, torch.finfo(torch.float32).tiny
     scale = (rows.abs().amax(dim=-1, keepdim=True).float() / largest).clamp(min=tiny)
-    return (rows.float() / scale).to(torch.float8_e4m3fn), scale
+    return (rows / scale).to(torch.float8_e4m3fn), scale  # divided in float32
 
 
 class Fp8Linear(QuantizedLinear):
@@ -29,11 +29,10 @@ class Fp8Linear(QuantizedLinear):
         self.weight_scale = frozen(torch.empty(out_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self._values(x.dtype)
         if x.dtype == torch.float32:  # the published arithmetic, bit for bit
-            return F.linear(x, weight, self.bias)
+            return F.linear(x, self._values(x.dtype), self.bias)
         # Scaling the outputs reads and writes far less than scaling the weights, and rounds no more.
-        y = F.linear(x, weight) * self.weight_scale
+        y = F.linear(x, self._values(x.dtype)) * self.weight_scale
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
     def widen(self, dtype: torch.dtype) -> None:
@@ -45,4 +44,4 @@ class Fp8Linear(QuantizedLinear):
         if self.is_widened:
             return self.weight
         weight = self.weight.to(dtype)  # exact: every e4m3 value is one of any wider dtype
-        return weight * self.weight_scale.unsqueeze(1) if dtype == torch.float32 else weight
+        return weight.mul_(self.weight_scale.unsqueeze(1)) if dtype == torch.float32 else weight

@@ -6,25 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from engine.precision import Quantization
+from engine.precision import Quantization, has_fp8_kernel, stays_exact
 from engine.quantized.fp8 import Fp8Linear, to_fp8
 from engine.quantized.layer import replace
-
-# Parts of the names of layers that stay exact, each with the error of the demo model's velocity if these
-# layers alone multiply in fp8, and their share of the weights (`python -m benchmarks.precision`). Each matrix
-# of the blocks causes 1.4 to 2.6% with 7 to 39% of the weights.
-EXACT = (
-    "input_proj",  # 2.9%, 0.3%
-    "llm_cond_proj",  # 0.2%, 6.0%; once per prompt
-    "t_embedding.",  # 0.4%, 1.8%; once per schedule, as the next two
-    "adaln_proj",  # 0.8%, 0.2%
-    "adaln_modulation",  # 0.8%, 6.5%
-    "final_layer.linear",  # 2.5%, 0.3%
-    # 0.8% of the features' 1.9% with 2.8% of the weights, and with random weights 6.6 of 10.1%.
-    "language_model.layers.0.",
-)
-# Both sides of a weight must be multiples of this on CUDA.
-ALIGNMENT = 16
 
 
 class Fp8Product(nn.Module):
@@ -49,7 +33,7 @@ class Fp8Product(nn.Module):
             return self._on_cuda(x8, scale, x.dtype)
         one = torch.ones((), device=x.device)  # torch's CPU kernel takes one scale for all rows
         y = torch._scaled_mm(x8, self.weight.t(), one, one, out_dtype=torch.float32)
-        y = y * scale * self.weight_scale
+        y = y.mul_(scale).mul_(self.weight_scale)
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
     def _on_cuda(self, x8: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -64,20 +48,11 @@ class Fp8Product(nn.Module):
         )
 
 
-def stays_exact(name: str) -> bool:
-    """Whether the layer `name` of a transformer or text encoder is too sensitive for products in fp8."""
-    return any(part in name for part in EXACT)
-
-
 def multiply_in_fp8(part: nn.Module, is_exact: Callable[[str], bool] = stays_exact) -> None:
     """Replace the fp8 layers of a model by products in fp8, except those that `is_exact` names.
 
     Layers that the kernels cannot take stay exact, too.
     """
     for name, layer in list(part.named_modules()):
-        if isinstance(layer, Fp8Linear) and not is_exact(name) and _is_aligned(layer):
+        if isinstance(layer, Fp8Linear) and not is_exact(name) and has_fp8_kernel(*layer.shape):
             replace(part, name, Fp8Product(layer))
-
-
-def _is_aligned(layer: Fp8Linear) -> bool:
-    return layer.in_features % ALIGNMENT == 0 and layer.out_features % ALIGNMENT == 0

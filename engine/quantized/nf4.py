@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.precision import NF4_BLOCK
 from engine.quantized.layer import QuantizedLinear, frozen
 
-NF4_BLOCK = 64
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from engine.precision import Quantization
+from engine.precision import Quantization, is_quantizable
 from engine.quantized.fp8 import Fp8Linear, to_fp8
 from engine.quantized.layer import QuantizedLinear, frozen
-from engine.quantized.nf4 import NF4_BLOCK, NF4_CODE, NF4Linear, quantize_nf4
+from engine.quantized.nf4 import NF4_CODE, NF4Linear, quantize_nf4
 
 # Weights quantised at a time, which need several float32 copies.
 _CHUNK = 1 << 24
@@ -16,7 +16,7 @@ _CHUNK = 1 << 24
 
 def can_quantize(layer: nn.Module, kind: Quantization) -> bool:
     """Whether it is a plain linear layer whose rows consist of whole blocks."""
-    return type(layer) is nn.Linear and (kind == "fp8" or layer.in_features % NF4_BLOCK == 0)
+    return type(layer) is nn.Linear and is_quantizable(layer.in_features, kind)
 
 
 def quantized(linear: nn.Linear, kind: Quantization) -> QuantizedLinear:

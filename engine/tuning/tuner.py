@@ -1,7 +1,7 @@
 """Chooses the kernels of a loaded model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -9,8 +9,7 @@ from engine.checkpoint.loader import Pipeline, load_pipeline
 from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.config.part_configs import PartConfigs
-from engine.config.part_folders import PartFolders
-from engine.errors import OptionError
+from engine.config.part_folders import loaded_folders
 from engine.kernels.candidates import Machine
 from engine.runner.device import Device
 from engine.tuning.arithmetic import choose_arithmetic
@@ -72,18 +71,6 @@ def load_tuned(config: ModelConfig, options: EngineOptions, device: torch.device
     )
     widen_weights(pipeline, options.precision, transformer_rows(pipeline, config), store)
     return pipeline, tune(pipeline, config, options.kernels, store)
-
-
-def loaded_folders(folders: PartFolders, options: EngineOptions) -> PartFolders:
-    """The folders without the unconditional transformer, if the conditional one runs both passes.
-
-    Raises OptionError.
-    """
-    if options.uncond_adapter is None:
-        return folders
-    if options.uncond_device:
-        raise OptionError("--uncond-adapter: one transformer runs both passes: unset --uncond-device")
-    return replace(folders, unconditional=None)
 
 
 def tune(pipeline: Pipeline, config: ModelConfig, pins: Sequence[Pin], store: ChoiceStore) -> Tuning:

@@ -3,11 +3,11 @@
 import copy
 from collections import defaultdict
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from engine.checkpoint.loader import Pipeline
+from engine.environment import free_memory
 from engine.errors import OptionError
 from engine.precision import PrecisionOptions
 from engine.quantized.kept import quantized_layers, widening_bytes
@@ -21,7 +21,6 @@ _SECONDS = 0.1
 # Share of the free memory that widened weights may take. The rest is for activations.
 _MOST = 0.75
 _CHOICES = ["stored", "widened"]
-MEMORY = Path("/proc/meminfo")
 
 
 def check_device(options: PrecisionOptions, device: torch.device, dtype: torch.dtype) -> None:
@@ -88,10 +87,7 @@ def _require(needed: dict[torch.device, int]) -> None:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    for line in MEMORY.read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return free_memory()
 
 
 @torch.inference_mode()

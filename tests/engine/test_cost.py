@@ -46,6 +46,12 @@ def test_images_are_decoded_in_batches() -> None:
         assert cost.request_seconds(wanted) == pytest.approx(COST.request_seconds(wanted) + decodes * 0.010)
 
 
+def test_source_images_have_the_limit_of_decodes() -> None:
+    cost = replace(COST, encode_image=LinearCost(1.0, 0.001), max_batch_tokens=500, max_decode_tokens=50)
+    assert cost.encode_image_tokens == 50
+    assert replace(cost, max_decode_tokens=5000).encode_image_tokens == 500
+
+
 def test_the_cost_has_a_quadratic_part() -> None:
     cost = LinearCost(base=1.0, per_unit=0.1, per_square=0.01)
     assert cost.seconds([10, 20]) == pytest.approx(1 + 3 + 5)

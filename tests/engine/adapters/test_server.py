@@ -17,10 +17,9 @@ from PIL import Image
 
 from engine.adapters.store import AdapterStore
 from engine.config.options import EngineOptions
-from engine.config.part_folders import PartFolders
+from engine.config.part_folders import PartFolders, loaded_folders
 from engine.errors import OptionError
 from engine.runner.model_runner import ModelRunner
-from engine.tuning.tuner import loaded_folders
 from tests.engine import reference
 from tests.engine.adapters.files import Tensors, comfyui, peft, write
 from tests.engine.checkpoints import Checkpoint

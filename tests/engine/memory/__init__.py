@@ -10,12 +10,12 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """`bytes`: the most that tensors made inside the context held at one time."""
+    """`live`: bytes that tensors made inside the context hold. `bytes`: the most that they held at a time."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
-        self._live = 0
+        self.live = 0
         self._views: Counter[int] = Counter()  # of each storage
 
     def __torch_dispatch__(
@@ -36,16 +36,12 @@ class PeakMemory(TorchDispatchMode):
         if self._views[key] == 0:
             if key in given:  # a view of something older than the context
                 return
-            self._live += size
-            self.bytes = max(self.bytes, self._live)
+            self.live += size
+            self.bytes = max(self.bytes, self.live)
         self._views[key] += 1
         weakref.finalize(tensor, self._drop, key, size)
 
     def _drop(self, key: int, size: int) -> None:
         self._views[key] -= 1
         if self._views[key] == 0:
-            self._live -= size
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+            self.live -= size

@@ -1,7 +1,8 @@
 """Counts what a model of any size takes: its modules are built on `meta` from the headers of its files."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,14 @@ from engine.kernels.packing import Packing
 from engine.models.dit import DiT
 from engine.models.text_encoder import TextEncoder
 from engine.models.vae import VAE
+from engine.models.vae_encoder import VAEEncoder
+from engine.precision import PrecisionOptions, Quantization
+from engine.quantized.fp8 import Fp8Linear
+from engine.quantized.fp8_product import multiply_in_fp8
+from engine.quantized.kept import quantized_layers
+from engine.quantized.layer import QuantizedLinear, replace
+from engine.quantized.nf4 import NF4Linear
+from engine.quantized.quantize import can_quantize
 from tests.engine.memory import PeakMemory
 
 
@@ -30,21 +39,58 @@ class Fused(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def weights(folders: PartFolders, dtype: torch.dtype) -> int:
-    """Bytes of all weights in memory, by the modules that the loader would fill."""
+@dataclass(frozen=True)
+class Models:
+    """The parts of a model on `meta`, as they are kept in memory."""
+
+    encoder: TextEncoder
+    dit: DiT
+    unconditional: DiT
+    vae: VAE
+    vae_encoder: VAEEncoder
+
+    @property
+    def weight_bytes(self) -> int:
+        parts = (getattr(self, field.name) for field in fields(self))
+        return sum(parameter.nbytes for part in parts for parameter in part.parameters())
+
+
+def models(folders: PartFolders, dtype: torch.dtype, precision: PrecisionOptions) -> Models:
+    """Built as the loader does."""
     configs = PartConfigs.read(folders)
-    parts: list[Part[Any]] = [
-        loader._open_dit(folders.transformer, configs.transformer)[0],
+    opened: list[Part[Any]] = [
         loader._open_text_encoder(folders.text_encoder, configs.text_encoder),
-        loader._open_vae(folders.vae, configs.vae),
+        loader._open_dit(folders.transformer, configs.transformer)[0],
+        loader._open_dit(folders.transformer, configs.transformer)[0],
     ]
-    if separate := loader._open_unconditional(folders.unconditional, configs.unconditional):
-        parts.append(separate)
-    return sum(
-        parameter.numel() * part.kept_dtype(name, dtype).itemsize
-        for part in parts
-        for name, parameter in part.module.named_parameters()
+    encoder, dit, unconditional = (_in_precision(_kept(part, dtype), dtype, precision) for part in opened)
+    vae, vae_encoder = (
+        _kept(open_part(folders.vae, configs.vae), dtype)
+        for open_part in (loader._open_vae, loader._open_vae_encoder)
     )
+    return Models(encoder, dit, unconditional, vae, vae_encoder)
+
+
+def _in_precision(part: nn.Module, dtype: torch.dtype, precision: PrecisionOptions) -> nn.Module:
+    if kind := precision.quantize:
+        for name, layer in list(part.named_modules()):
+            if can_quantize(layer, kind):
+                replace(part, name, _quantized(cast(nn.Linear, layer), kind))
+    if precision.matmul == "fp8":
+        multiply_in_fp8(part)
+    if precision.weights == "widened":
+        for each in quantized_layers(part):
+            each.widen(dtype)
+    return part
+
+
+def _quantized(layer: nn.Linear, kind: Quantization) -> QuantizedLinear:
+    """As `engine.quantized.quantize`, without the values."""
+    layer_class = Fp8Linear if kind == "fp8" else NF4Linear
+    with torch.device("meta"):
+        made = layer_class(layer.in_features, layer.out_features, bias=False)
+    made.bias = layer.bias
+    return made
 
 
 def peak(run: Callable[[], object]) -> int:
@@ -78,12 +124,12 @@ def decode(vae: VAE, rows: int, columns: int, images: int = 1) -> int:
     return peak(lambda: vae.decode(z))
 
 
-def models(folders: PartFolders, dtype: torch.dtype) -> tuple[TextEncoder, DiT, VAE]:
-    """The text encoder, the conditional transformer and the VAE on `meta`."""
-    configs = PartConfigs.read(folders)
-    dit = loader._open_dit(folders.transformer, configs.transformer)[0]
-    encoder = loader._open_text_encoder(folders.text_encoder, configs.text_encoder)
-    return _kept(encoder, dtype), _kept(dit, dtype), _kept(loader._open_vae(folders.vae, configs.vae), dtype)
+def encode_image(encoder: VAEEncoder, rows: int, columns: int, images: int = 1) -> tuple[int, int]:
+    """Bytes of the activations of an encode of images of so many pixels, and of those between its parts."""
+    pixels = torch.empty(images, 3, rows, columns, device="meta")
+    with torch.inference_mode(), PeakMemory() as counted:
+        paused = max(counted.live for _ in encoder.encode_parts(pixels))
+    return counted.bytes + pixels.nbytes, paused + pixels.nbytes
 
 
 def _kept(part: Part[Any], dtype: torch.dtype) -> Any:

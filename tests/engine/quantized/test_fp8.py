@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from engine.checkpoint.loader import load_pipeline
 from engine.config.part_folders import PartFolders
 from engine.kernels.norm import RMSNorm
-from engine.precision import PrecisionOptions
+from engine.precision import PrecisionOptions, stays_exact
 from engine.quantized.fp8 import Fp8Linear, to_fp8
-from engine.quantized.fp8_product import Fp8Product, multiply_in_fp8, stays_exact
+from engine.quantized.fp8_product import Fp8Product, multiply_in_fp8
 from engine.quantized.quantize import quantized
 from engine.runner.model_runner import ModelRunner
 from tests.engine import quantisers
@@ -124,13 +124,17 @@ class NormedProduct(nn.Module):
         return y
 
 
-def test_compiled_the_norm_quantises_what_it_writes() -> None:
-    """In one kernel, so that its result is written as e4m3 alone; the other kernel scales the product."""
+def test_compiled_the_norm_quantises_what_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one kernel, so that its result is written as e4m3 alone; the other kernel scales the product.
+
+    The kernels are generated, but not built, which would take most of the time.
+    """
+    from torch._inductor.async_compile import AsyncCompile
     from torch._inductor.utils import run_and_get_code
 
+    monkeypatch.setattr(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None)
     module, x, scale = NormedProduct(), random(9, 64), random(1, 64)
     with torch.inference_mode():
-        compiled, (code,) = run_and_get_code(torch.compile(module, dynamic=True), x, scale)
-        assert relative(compiled, module(x, scale)) < 1e-2
+        _, (code,) = run_and_get_code(torch.compile(module, dynamic=True), x, scale)
     assert code.count("= async_compile.cpp_pybinding(") == 2
     assert re.findall(r"empty_strided_cpu\(\(\w+, 64\), .*torch\.(\w+)\)", code) == ["float8_e4m3fn"]
