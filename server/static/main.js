@@ -9,6 +9,7 @@ import { startJson } from "./caption/json.js";
 import { startValidation } from "./caption/validation.js";
 import { startWhole } from "./caption/whole.js";
 import { $ } from "./dom.js";
+import { offerSource, startSource } from "./edit/source.js";
 import { offerAdapters, startAdapters } from "./form/adapters.js";
 import { startEstimate } from "./form/estimate.js";
 import { startInput } from "./form/input.js";
@@ -24,6 +25,7 @@ startAdapters();
 startStage();
 startGeneration();
 startHistory();
+startSource();
 startCanvas();
 startElements();
 startInspector();
@@ -37,8 +39,10 @@ startEstimate();
 
 async function connect() {
   try {
-    showModel((await call("v1/models")).data[0]);
-    offerAdapters((await call("v1/adapters")).data);
+    const [models, adapters] = await Promise.all([call("v1/models"), call("v1/adapters")]);
+    showModel(models.data[0]);
+    offerSource(models.data[0].edits);
+    offerAdapters(adapters.data);
   } catch (error) {
     $("model").textContent = "not connected";
     say(error.message, true);

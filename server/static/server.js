@@ -9,7 +9,7 @@ export class ServerError extends Error {
   }
 }
 
-/** GET `path`, or POST `body` to it. Returns the parsed response; raises ServerError. */
+/** GET `path`, or POST `body`, as JSON or a form, to it. Returns the parsed response; raises ServerError. */
 export async function call(path, body, signal) {
   return (await send(path, body, signal)).json();
 }
@@ -24,8 +24,9 @@ export async function stream(path, body, signal, handle) {
 }
 
 async function send(path, body, signal) {
-  const post = { method: "POST", body: JSON.stringify(body) };
-  const type = body === undefined ? {} : { "Content-Type": "application/json" };
+  const isForm = body instanceof FormData; // whose type the browser sets
+  const post = { method: "POST", body: isForm ? body : JSON.stringify(body) };
+  const type = body === undefined || isForm ? {} : { "Content-Type": "application/json" };
   const key = $("key").value ? { Authorization: `Bearer ${$("key").value}` } : {};
   const response = await fetch(path, { ...(body === undefined ? {} : post), headers: { ...type, ...key }, signal });
   if (!response.ok) throw new ServerError(response.status, await errorOf(response));

@@ -4,6 +4,7 @@ import { $, element } from "../dom.js";
 const FIELDS = {
   prompt: "prompt", json_prompt: "json", size: "size", width: "size", height: "size", aspect_ratio: "size",
   preset: "preset", seed: "seed", n: "n", output_format: "format", Authorization: "key", adapters: "adapter",
+  image: "source-pick", mask: "mask", strength: "strength", expand: "margin-left",
 };
 
 /** Returns whether there is a visible field for `param`. */

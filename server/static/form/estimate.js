@@ -1,6 +1,7 @@
 // Predicts the time of the request that the form describes.
 import { subscribe } from "../caption/store.js";
 import { $, debounce } from "../dom.js";
+import { hasSource } from "../edit/source.js";
 import { call } from "../server.js";
 import { requestBody } from "./request.js";
 
@@ -23,6 +24,6 @@ async function estimate() {
 /** Empty until the form describes a request. */
 async function predict(signal) {
   const { seconds, ahead_seconds: ahead } = await call("v1/images/estimate", requestBody(), signal);
-  const wait = ahead >= 0.05 ? `, of which ${ahead.toFixed(1)} s for requests before it` : "";
-  return `Takes about ${seconds.toFixed(1)} s${wait}.`;
+  const wait = ahead >= 0.05 ? `, ${ahead.toFixed(1)} s of it waiting` : ""; // short: one line on a phone
+  return `Takes ${hasSource() ? "up to" : "about"} ${seconds.toFixed(1)} s${wait}.`;
 }

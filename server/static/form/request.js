@@ -1,4 +1,4 @@
-// The body of a request, to which each part of the page adds its fields.
+// The body of a request, to which each part of the page adds its fields; with files, as a form.
 
 const parts = [];
 
@@ -20,4 +20,14 @@ export function requestBody() {
   const body = {};
   for (const add of parts) add(body);
   return body;
+}
+
+/** The text of a field in a form. */
+export const textOf = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
+export function formOf(body, files) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(body)) form.append(name, textOf(value));
+  for (const [name, file] of Object.entries(files)) form.append(name, file, file.name);
+  return form;
 }

@@ -2,9 +2,10 @@
 import { setAspect } from "../caption/canvas.js";
 import { $ } from "../dom.js";
 import { InputError, contribute } from "./request.js";
-import { sizes } from "./sizes.js";
+import { ownSize, sizes } from "./sizes.js";
 
 const MAX_SEED = 2 ** 31 - 1;
+let model = null;
 
 export function startSettings() {
   contribute(addSettings);
@@ -12,7 +13,8 @@ export function startSettings() {
 }
 
 /** Offer what the model of `/v1/models` allows. */
-export function showModel(model) {
+export function showModel(served) {
+  model = served;
   $("model").textContent = model.id;
   fill($("size"), sizes(model), model.default_size);
   fill($("preset"), Object.entries(model.presets).map(([name, preset]) => [name, describe(name, preset)]), model.default_preset);
@@ -20,6 +22,22 @@ export function showModel(model) {
   $("four").hidden = model.limits.max_n < 4;
   $("expand").hidden = !model.features.includes("magic_prompt");
   showSize();
+}
+
+/** Offer and choose the size of an image to draw from; null takes the offer back. */
+export function offerOwnSize(image) {
+  const list = $("size"), before = list.querySelector("[data-before]");
+  const isOwn = before?.selected ?? true;
+  const chosen = before?.selected ? before.dataset.before : list.value;
+  before?.remove();
+  if (before) list.value = chosen;
+  if (image) {
+    const size = ownSize(model, image), option = new Option(`${size} (image)`, size, false, isOwn);
+    option.dataset.before = chosen;
+    list.prepend(option);
+  }
+  showSize();
+  $("form").dispatchEvent(new Event("change"));
 }
 
 /** Set the form to the settings of an image; `null` leaves a setting alone. */

@@ -19,3 +19,15 @@ export function sizes(model) {
   offer(fit(2 * width), fit(2 * height), "large");
   return [...found];
 }
+
+/** The size of an image if the model allows it, else its shape at the default area. */
+export function ownSize({ limits, default_size: area }, { width, height }) {
+  const { min_size: low, max_size: high, multiple_of: step, max_aspect_ratio: widest } = limits;
+  const fit = (side) => Math.min(high, Math.max(low, Math.round(side / step) * step));
+  const [short, long] = [Math.min(width, height), Math.max(width, height)];
+  if (fit(width) === width && fit(height) === height && long <= widest * short) return `${width}x${height}`;
+  const ratio = Math.min(long / short, widest);
+  const [x, y] = area.split("x").map(Number);
+  const less = fit(Math.sqrt(x * y / ratio)), more = Math.min(fit(less * ratio), Math.floor(less * widest / step) * step);
+  return width >= height ? `${more}x${less}` : `${less}x${more}`;
+}

@@ -2,6 +2,7 @@
 import { openCaption } from "../caption/files.js";
 import { isObject } from "../caption/document.js";
 import { $ } from "../dom.js";
+import { chooseStrength, hasSource, removeSource, take, takesImages } from "../edit/source.js";
 import { restoreAdapters } from "../form/adapters.js";
 import { useInput } from "../form/input.js";
 import { restoreSettings } from "../form/settings.js";
@@ -37,13 +38,21 @@ function onDrop(event) {
 
 async function restore(file) {
   const facts = readMetadata(await file.arrayBuffer());
-  if (!facts) return say(`${file.name} has no settings of this server.`, true);
+  if (!facts) return takesImages() ? take(file) : say(`${file.name} has no settings of this server.`, true);
   restoreAdapters(facts.adapters ?? []);
   const isOfAdapter = facts.adapters?.some(({ name }) => name === facts.preset);
+  restoreSource(facts.strength);
   restoreSettings({ size: `${facts.width}x${facts.height}`, preset: isOfAdapter ? null : facts.preset, seed: facts.seed });
   const prompt = facts.revised_prompt ?? facts.prompt;
   if (prompt !== undefined) restorePrompt(prompt);
-  say(prompt === undefined ? "Settings restored. The image does not contain its prompt." : "Settings and prompt restored.");
+  const said = prompt === undefined ? "Settings restored. The image does not contain its prompt." : "Settings and prompt restored.";
+  say(facts.strength !== undefined && !hasSource() ? `${said} Choose the image that it was drawn from.` : said);
+}
+
+/** A file records how strongly an image was changed, but not that image. */
+function restoreSource(strength) {
+  if (strength === undefined) removeSource();
+  else chooseStrength(strength);
 }
 
 function restorePrompt(text) {

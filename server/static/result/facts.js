@@ -8,6 +8,8 @@ const ROWS = {
   Size: (picture) => picture.size,
   Preset: (picture) => picture.body.preset,
   Adapters: (picture) => (picture.body.adapters ?? []).map(({ name, scale }) => `${name} ${scale}`).join(", "),
+  Image: ({ files }) => files?.image.name,
+  Strength: ({ files, body }) => files && String(body.strength),
   Prompt: (picture) => picture.alt,
   Time: (picture) => seconds(picture.seconds),
   Stages: (picture) => picture.timings || "…",

@@ -1,7 +1,8 @@
 // Runs a request: sends it, follows its events, stops it.
 import { $ } from "../dom.js";
+import { edit } from "../edit/source.js";
 import { clearErrors, showError } from "../form/errors.js";
-import { requestBody } from "../form/request.js";
+import { formOf, requestBody } from "../form/request.js";
 import { keep, update } from "../history/gallery.js";
 import { stream } from "../server.js";
 import { addResult, beginJob, refresh, say, showPreview } from "./stage.js";
@@ -22,9 +23,11 @@ export function startGeneration() {
 /** `more` replaces fields of the form. */
 async function generate(more = {}) {
   if (running) return;
+  running = new AbortController();
   clearErrors();
   try {
-    await run({ ...requestBody(), ...more });
+    const edited = await edit();
+    await run({ ...requestBody(), ...edited?.fields, ...more }, edited?.files);
   } catch (error) {
     fail(error);
   }
@@ -32,14 +35,14 @@ async function generate(more = {}) {
   setBusy(false);
 }
 
-async function run(body) {
-  running = new AbortController();
+async function run(body, files) {
   setBusy(true);
   say("Waiting…");
-  const job = { body, pictures: [], started: performance.now() };
+  const job = { body, files, pictures: [], started: performance.now() };
   beginJob(job);
   const asked = { ...body, stream: true, partial_images: 3, progress: true };
-  await stream("v1/images", asked, running.signal, (name, data) => EVENTS[name.split(".").at(-1)]?.(job, data));
+  const [path, sent] = files ? ["v1/images/edits", formOf(asked, files)] : ["v1/images", asked];
+  await stream(path, sent, running.signal, (name, data) => EVENTS[name.split(".").at(-1)]?.(job, data));
   if (job.pictures.length < body.n) throw new Error("The stream ended before the last image.");
   say(`Done in ${secondsSince(job.started).toFixed(1)} s.`);
 }
@@ -75,7 +78,7 @@ function onCompleted(job, data) {
   const bytes = Uint8Array.from(atob(data.b64_json), (character) => character.charCodeAt(0));
   const picture = keep({
     blob: new Blob([bytes], { type: `image/${data.output_format}` }),
-    seed: data.seed, format: data.output_format, size: data.size, body: job.body, alt: altOf(job.body),
+    seed: data.seed, format: data.output_format, size: data.size, body: job.body, files: job.files, alt: altOf(job.body),
     revised: data.revised_prompt, seconds: secondsSince(job.started), timings: "", created: Date.now(),
   });
   job.pictures.push(picture);

@@ -1,5 +1,6 @@
 // The result: previews and images of the running request, and one or two images with their facts.
 import { $, download, element } from "../dom.js";
+import { curtain } from "../edit/curtain.js";
 import { curlOf } from "./curl.js";
 import { fillFacts } from "./facts.js";
 import { captionOf, overlay } from "./overlay.js";
@@ -11,6 +12,8 @@ let onShow = () => {};
 
 /** `listener(picture)` is called when a picture is shown. */
 export const whenShown = (listener) => { onShow = listener; };
+
+export const shownPicture = () => shown;
 
 export function startStage() {
   $("again").addEventListener("click", () => { $("seed").value = shown.seed; $("seed").focus(); });
@@ -87,9 +90,21 @@ function describe(picture) {
   shown = picture;
   fillFacts($("list").tBodies[0], [...new Set([pinned, picture])].filter(Boolean));
   $("curl").textContent = curlOf(picture);
+  $("curl-files").replaceChildren(...Object.values(picture.files ?? {}).map(saving));
   $("facts").hidden = false;
   $("overlay-choice").hidden = captionOf(picture) === null;
   onShow(picture);
+}
+
+/** A file that the curl command reads. */
+function saving(file) {
+  const button = element("button", { type: "button", className: "small", textContent: `Save ${file.name}` });
+  button.addEventListener("click", () => {
+    const url = URL.createObjectURL(file);
+    download(url, file.name);
+    setTimeout(() => URL.revokeObjectURL(url));
+  });
+  return button;
 }
 
 function fillPicture(frames) {
@@ -100,7 +115,7 @@ function fillPicture(frames) {
 function frameOf(picture) {
   const boxes = $("overlay").checked && captionOf(picture) ? [overlay(captionOf(picture))] : [];
   const label = pinned ? [element("figcaption", { textContent: `Seed ${picture.seed}, ${picture.body.preset}` })] : [];
-  return element("figure", { className: "frame" }, shotOf(picture.size, imageOf(picture), ...boxes), ...label);
+  return element("figure", { className: "frame" }, shotOf(picture.size, imageOf(picture), ...curtain(picture), ...boxes), ...label);
 }
 
 /** A room of the image's shape. */

@@ -1,11 +1,11 @@
-"""Headless Chromium and a server whose engine paints the boxes of captions."""
+"""Headless Chromium, with a tab for each device, and a server whose engine paints the boxes of captions."""
 
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.server.playground.pages import DESKTOP, connect, open_page
+from tests.server.playground.pages import DESKTOP, PHONE, connect, open_page
 from tests.server.process import HANG, ServerProcess
 
 
@@ -26,14 +26,50 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="package")
+def desktop_tab(browser: Browser) -> Iterator[Page]:
+    """A new tab takes a second of a processor, a page in an old one less than half."""
+    tab = open_page(browser, viewport=DESKTOP)
+    yield tab
+    tab.context.close()
+
+
+@pytest.fixture(scope="package")
+def phone_tab(browser: Browser) -> Iterator[Page]:
+    tab = open_page(browser, **PHONE)
+    yield tab
+    tab.context.close()
+
+
 @pytest.fixture
-def page(browser: Browser, server: ServerProcess) -> Iterator[Page]:
+def page(desktop_tab: Page, server: ServerProcess) -> Iterator[Page]:
     """The playground. Script errors and blocked requests fail the test."""
-    page = open_page(browser, viewport=DESKTOP)
+    yield from _opened(desktop_tab, server)
+
+
+@pytest.fixture
+def phone(phone_tab: Page, server: ServerProcess) -> Iterator[Page]:
+    """The same on a phone."""
+    yield from _opened(phone_tab, server)
+
+
+def _opened(tab: Page, server: ServerProcess) -> Iterator[Page]:
+    """As in a new tab: nothing is left of earlier tests."""
     problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    connect(page, server)
-    yield page
-    page.context.close()
+
+    def note(problem: object) -> None:
+        if getattr(problem, "type", "error") == "error":
+            problems.append(str(problem))
+
+    storage = tab.context.new_cdp_session(tab)
+    storage.send("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})
+    tab.on("pageerror", note)
+    tab.on("console", note)
+    connect(tab, server)
+    yield tab
+    tab.remove_listener("pageerror", note)
+    tab.remove_listener("console", note)
+    tab.unroute_all()
+    tab.emulate_media(color_scheme="null")
+    tab.goto("about:blank")  # ends its requests
     assert problems == []

@@ -33,6 +33,13 @@ def generate(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("Done in")
 
 
+def choose_image(page: Page, data: bytes, name: str = "a.png") -> None:
+    """As the image to draw from."""
+    file: Any = {"name": name, "mimeType": "image/png", "buffer": data}
+    page.locator("#source-file").set_input_files(file)
+    expect(page.get_by_role("status")).to_have_text(f"{name} is the image to draw from.")
+
+
 def screenshot(target: Locator) -> Image.Image:
     return Image.open(io.BytesIO(target.screenshot())).convert("RGB")
 
@@ -50,16 +57,31 @@ def open_builder(page: Page) -> None:
     expect(page.locator("#canvas")).to_be_visible()
 
 
+def place(target: Locator, y: float, x: float) -> tuple[float, float]:
+    """On the screen; `y` and `x` are fractions of the target's sides. Read it just before its use."""
+    target.scroll_into_view_if_needed()
+    room = target.bounding_box()
+    assert room
+    return room["x"] + x * room["width"], room["y"] + y * room["height"]
+
+
 def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
     """On the canvas with the mouse, from and to a place (y, x) in thousandths of its sides."""
-    page.locator("#canvas").scroll_into_view_if_needed()
-    room = page.locator("#canvas").bounding_box()
-    assert room
     for index, (y, x) in enumerate((start, ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), end)):
-        page.mouse.move(room["x"] + x * room["width"] / 1000, room["y"] + y * room["height"] / 1000)
+        page.mouse.move(*place(page.locator("#canvas"), y / 1000, x / 1000))
         if index == 0:
             page.mouse.down()
     page.mouse.up()
+
+
+def touch(target: Locator, *places: tuple[float, float]) -> None:
+    """With a finger, from one place (y, x) to the next, in fractions of the target's sides."""
+    screen = target.page.context.new_cdp_session(target.page)
+    for index, (y, x) in enumerate(places):
+        left, top = place(target, y, x)
+        event = {"type": "touchMove" if index else "touchStart", "touchPoints": [{"x": left, "y": top}]}
+        screen.send("Input.dispatchTouchEvent", event)
+    screen.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 def draw_box(page: Page, box: Box, description: str, colour: str | None = None) -> None:

@@ -1,16 +1,21 @@
 """axe-core finds no violation, on a desktop and on a phone, light and dark."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.server.playground.pages import DESKTOP, PHONE, connect, generate, open_builder, open_page
-from tests.server.process import ServerProcess
+from tests.server.edits.pictures import encoded, halves
+from tests.server.playground.pages import (
+    choose_image,
+    generate,
+    open_builder,
+)
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
+Scheme = Literal["light", "dark"]
 RUN = """axe.run().then(({ violations }) =>
     violations.map((each) => [each.id, ...each.nodes.map((node) => node.html)]))"""
 
@@ -19,17 +24,16 @@ def violations(page: Page) -> Any:
     return page.evaluate(RUN)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"viewport": DESKTOP, "color_scheme": "light"}, {**PHONE, "color_scheme": "dark"}],
-    ids=["desktop", "phone"],
-)
-def test_axe_finds_no_violation(browser: Browser, server: ServerProcess, options: dict[str, Any]) -> None:
-    page = open_page(browser, **options)
-    connect(page, server)
+@pytest.mark.parametrize(("device", "scheme"), [("page", "light"), ("phone", "dark")])
+def test_axe_finds_no_violation(request: pytest.FixtureRequest, device: str, scheme: Scheme) -> None:
+    page: Page = request.getfixturevalue(device)
+    page.emulate_media(color_scheme=scheme)
     page.evaluate(AXE)
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#prompt-error")).to_be_visible()
+    choose_image(page, encoded(halves()))
+    page.get_by_text("Extend the image").click()
+    page.get_by_label("Mask", exact=True).press("Space")
     assert violations(page) == []
     open_builder(page)
     page.get_by_label("Start from a template").select_option("Poster")
@@ -43,7 +47,6 @@ def test_axe_finds_no_violation(browser: Browser, server: ServerProcess, options
     expect(page.get_by_role("status")).to_contain_text("Done in")
     page.get_by_role("button", name="Open the image").first.click()
     assert violations(page) == []
-    page.context.close()
 
 
 def test_axe_finds_what_is_wrong(page: Page) -> None:

@@ -3,21 +3,18 @@
 import json
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.server.playground.pages import (
-    DESKTOP,
-    PHONE,
     caption,
     colour,
-    connect,
     drag,
     draw_box,
     elements,
     generate,
     open_builder,
-    open_page,
     screenshot,
+    touch,
 )
 from tests.server.process import ServerProcess
 
@@ -90,22 +87,23 @@ def test_by_keyboard_alone(page: Page) -> None:
     expect(page.get_by_role("button", name="Add object")).to_be_focused()
 
 
-def test_touch_draws_a_box(browser: Browser, server: ServerProcess) -> None:
-    page = open_page(browser, **PHONE)
-    connect(page, server)
-    open_builder(page)
-    page.locator("#canvas").scroll_into_view_if_needed()
-    room = page.locator("#canvas").bounding_box()
-    assert room
-    touch = page.context.new_cdp_session(page)
-    for kind, part in (("touchStart", 0.2), ("touchMove", 0.5), ("touchMove", 0.8)):
-        point = {"x": room["x"] + part * room["width"], "y": room["y"] + part * room["height"]}
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    assert elements(page)[0]["bbox"] == [200, 200, 800, 800]
-    page.get_by_label("Start from a template").select_option("Poster")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.context.close()
+def test_touch_draws_a_box(phone: Page) -> None:
+    open_builder(phone)
+    touch(phone.locator("#canvas"), (0.2, 0.2), (0.5, 0.5), (0.8, 0.8))
+    assert elements(phone)[0]["bbox"] == [200, 200, 800, 800]
+    phone.get_by_label("Start from a template").select_option("Poster")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_nothing_moves_when_the_estimate_arrives(phone: Page) -> None:
+    held: list[Route] = []
+    phone.route("**/estimate", lambda route: held.append(route))
+    with phone.expect_request("**/estimate"):
+        open_builder(phone)
+    before = phone.locator("#canvas").bounding_box()
+    held[-1].continue_()
+    expect(phone.locator("#estimate")).to_contain_text("Takes about")
+    assert phone.locator("#canvas").bounding_box() == before
 
 
 def test_json_and_builder_follow_each_other(page: Page) -> None:
@@ -121,8 +119,8 @@ def test_json_and_builder_follow_each_other(page: Page) -> None:
     page.locator("#elements .pick").click()
     page.get_by_label("Description of the element").fill("a dog")
     assert elements(page) == [{**element, "desc": "a dog"}], "an edit replaces what is not valid"
-    page.get_by_label("Right").fill("700")
-    page.get_by_label("Right").press("Enter")
+    page.get_by_label("Right", exact=True).fill("700")
+    page.get_by_label("Right", exact=True).press("Enter")
     page.locator("#inspector").get_by_text("Text", exact=True).click()
     page.get_by_label("Text in the image").fill("WOOF")
     assert list(elements(page)[0]) == ["type", "bbox", "text", "desc", "mood"]
@@ -219,9 +217,7 @@ def test_templates_import_and_export(page: Page, tmp_path: Path) -> None:
     assert caption(page) == poster
 
 
-def test_the_boxes_are_laid_over_the_image(browser: Browser, server: ServerProcess) -> None:
-    page = open_page(browser, viewport=DESKTOP)
-    connect(page, server)
+def test_the_boxes_are_laid_over_the_image(page: Page) -> None:
     open_builder(page)
     draw_box(page, (250, 250, 750, 750), "a block", RED)
     generate(page)
@@ -232,4 +228,3 @@ def test_the_boxes_are_laid_over_the_image(browser: Browser, server: ServerProce
     assert abs(box["x"] - image["x"] - image["width"] / 4) < 2
     assert abs(box["width"] - image["width"] / 2) < 2
     expect(page.locator(".overlay")).to_have_text("a block")
-    page.context.close()

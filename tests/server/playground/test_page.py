@@ -7,12 +7,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.server.access.test_api_keys import write_keys
-from tests.server.playground.pages import PHONE, colour, connect, generate, open_builder, open_page
+from tests.server.playground.pages import colour, generate, open_builder, open_page
 from tests.server.process import HANG, ServerProcess
 
 Start = Callable[..., ServerProcess]
@@ -105,7 +104,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.locator("#prompt").focus()
     page.keyboard.press("Control+A")
     page.keyboard.type("hold: a")
-    for _ in range(7):
+    for _ in range(8):
         page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "go"
     page.keyboard.press("Enter")
@@ -114,19 +113,15 @@ def test_by_keyboard_alone(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("Stopped.")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone(browser: Browser, server: ServerProcess, scheme: str) -> None:
-    page = open_page(browser, **PHONE, color_scheme=scheme)
-    connect(page, server)
-    page.get_by_role("textbox", name="Prompt").fill("a very-long-word-" * 20)
-    generate(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    small = page.eval_on_selector_all(
+def test_on_a_phone(phone: Page) -> None:
+    phone.get_by_role("textbox", name="Prompt").fill("a very-long-word-" * 20)
+    generate(phone)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    small = phone.eval_on_selector_all(
         "button:not(.box), input:not([type=radio], [type=checkbox]), select",
         "all => all.filter(e => e.offsetHeight && e.offsetHeight < 40).length",
     )
     assert small == 0
-    page.close()
 
 
 def test_errors_of_the_server_are_shown(browser: Browser, start: Start, tmp_path: Path) -> None:

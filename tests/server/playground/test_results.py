@@ -89,7 +89,7 @@ def test_an_image_restores_its_settings(page: Page, server: ServerProcess) -> No
         }""",
         list(other.getvalue()),
     )
-    expect(page.get_by_role("status")).to_have_text("b.png has no settings of this server.")
+    expect(page.get_by_role("status")).to_have_text("b.png is the image to draw from.")
 
 
 def test_estimate_and_place_in_the_queue(page: Page, server: ServerProcess) -> None:
