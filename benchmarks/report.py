@@ -1,7 +1,7 @@
 """Results of a benchmark: a table on stdout, rows in a JSON file, progress on stderr.
 
 A results file is `{"benchmark": name, "machine": {...}, "options": {...}, "tables": {name: [row, ...]}}`. It
-is rewritten after every row. `python -m benchmarks.tables` prints the tables of docs/performance.md from
+is rewritten after every row. `python -m benchmarks.tables` prints the tables of the docs from
 such files.
 """
 

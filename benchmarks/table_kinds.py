@@ -203,6 +203,27 @@ def hostile_files(rows: Rows) -> Iterator[str]:
     yield from markdown(rows, columns)
 
 
+def queue_cost(rows: Rows) -> Iterator[str]:
+    columns = [("request", "{request}"), ("server alone", "{alone, us:.0f} µs")]
+    yield from markdown(rows, [*columns, ("front", "{front, us:.0f} µs"), ("ratio", "{ratio:.2f}")])
+
+
+def queue_first(rows: Rows) -> Iterator[str]:
+    columns = [("request", "{server}"), ("median", "{median, ms:.1f} ms"), ("longest", "{worst, ms:.1f} ms")]
+    yield from markdown(rows, columns)
+
+
+def queue_affinity(rows: Rows) -> Iterator[str]:
+    columns = [("side", "{side} px"), ("batch", "{batch}"), ("step", "{ms a step:.0f} ms")]
+    yield from markdown(rows, [*columns, ("of two sizes", "{two sizes:+.0%}")])
+
+
+def fleet_systems(rows: Rows) -> Iterator[str]:
+    names = ("idle, s:.3f", "p50, s:.2f", "p99, s:.2f", "p50 wait, s:.2f", "p99 wait, s:.2f")
+    columns = [("", "{system}"), *((name.partition(",")[0], f"{{{name}}} s") for name in names)]
+    yield from markdown(rows, [*columns, ("answered", "{answered}"), ("refused", "{refused}")])
+
+
 BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "versus images": versus,
     "versus edits": versus_edits,
@@ -224,6 +245,10 @@ BLOCKS: dict[str, Callable[[Rows], Iterator[str]]] = {
     "uploads requests": uploads,
     "uploads rate": upload_rates,
     "uploads files": hostile_files,
+    "queue cost": queue_cost,
+    "queue first": queue_first,
+    "queue affinity": queue_affinity,
+    "fleet fleet": fleet_systems,
     "published images": images,
     "published batches": batches,
 }

@@ -1,4 +1,4 @@
-"""Print the tables of docs/performance.md and docs/precision.md: `python -m benchmarks.tables`.
+"""Print the tables of the pages in docs: `python -m benchmarks.tables`.
 
 Results lie in benchmarks/results/MACHINE/BENCHMARK.json, as `--json` writes them. A page marks the place of
 each table with `<!-- BENCHMARK TABLE -->` and `<!-- end -->`. The command replaces what is between them by
@@ -15,7 +15,7 @@ from benchmarks.table_kinds import BLOCKS
 
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
-PAGES = (DOCS / "performance.md", DOCS / "precision.md")
+PAGES = tuple(DOCS / name for name in ("performance.md", "precision.md", "fleet.md", "scaling.md"))
 PLOTS = DOCS / "images"
 BLOCK = re.compile(r"(<!-- (?P<name>(?!end)[\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -34,7 +34,7 @@ LIMITS = ("--max-backlog-seconds", "3600", "--max-request-seconds", "3600")
 SIZES = ((64, 64), (96, 64), (96, 96))
 PRESETS = ("V4_TURBO_12", "V4_TURBO_12", "V4_TURBO_12", "V4_DEFAULT_20")
 NUM_KINDS = 8
-CONCURRENCY = 16
+CONCURRENCY = 8
 RETRY_SECONDS = 0.2
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 # Streams whose messages are removed once they are dealt with.
@@ -68,7 +68,7 @@ class Fleet:
     def _start(self, role: str, *flags: str, **environment: str) -> ServerProcess:
         queue = ("--queue", self.broker.url, "--role", role)
         environment = {"OMP_NUM_THREADS": "1"} | environment
-        server = ServerProcess(*FLAGS, *queue, *flags, module="server", **environment)
+        server = ServerProcess(*FLAGS, *queue, *flags, module="server.__main__", **environment)
         return self._stack.enter_context(closing(server))
 
     def kill_worker(self) -> None:

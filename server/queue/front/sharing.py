@@ -107,7 +107,8 @@ class FleetSharing:
         return permit
 
     def finish(self, permit: "FleetPermit", transcript: Transcript | None) -> None:
-        self._tasks.spawn(self._finish(permit, transcript))
+        if permit.fingerprint is not None or permit.seat is not None:
+            self._tasks.spawn(self._finish(permit, transcript))
 
     async def _finish(self, permit: "FleetPermit", transcript: Transcript | None) -> None:
         """Try again until the broker has it."""

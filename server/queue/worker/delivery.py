@@ -137,7 +137,7 @@ class Delivery:
             return False
         data = await self._results.last(names.run(self.work.reply))
         run = decode(data, Run) if data else Run(worker="", deaths=0)
-        if not self._fleet.is_settled or self._fleet.holds(run.worker, self.work.reply):
+        if run.worker and (not self._fleet.is_settled or self._fleet.holds(run.worker, self.work.reply)):
             await self.message.nak(delay=AGAIN_BEATS * self._fleet.beat_seconds)
             return False
         self.deaths = run.deaths + (run.worker not in ("", self._fleet.id))

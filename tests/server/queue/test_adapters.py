@@ -50,6 +50,7 @@ def test_a_request_runs_where_its_adapter_is(fleet: Fleet, tmp_path: Path, pool:
     held = [submit(pool, front, prompt="hold: x", adapters=bodies["blue"]) for _ in range(4)]
     workers[1].wait(running=4)  # so that the first one is served before it
     answers = {name: [submit(pool, front, adapters=bodies[name]) for _ in range(2)] for name in names}
+    write_adapter(both / "new.safetensors", 4)
     for name, path, worker, count in zip(("red", "blue"), (first, second), workers, (2, 6), strict=False):
         file = path / f"{name}.safetensors"
         for answer in answers[name]:
@@ -61,6 +62,5 @@ def test_a_request_runs_where_its_adapter_is(fleet: Fleet, tmp_path: Path, pool:
         assert message.startswith("No worker has the file of the adapter `green` with SHA-256 ")
     workers[1].release()
     assert {each.result().status_code for each in held} == {200}
-    write_adapter(both / "new.safetensors", 4)
     until(lambda: front.create(model=f"{fleet.model}:new").status_code == 200)
     assert [use["name"] for use in uses(workers[1])].count("new") == 1
