@@ -24,7 +24,9 @@ def first_problem(error: ValidationError) -> Problem:
 
 
 def message(error: ErrorDetails) -> str:
-    """Pydantic's message without its prefix for errors that a validator raised."""
+    """Pydantic's message without its prefix for errors that a validator raised, or a name of a class."""
+    if error["type"] == "model_type":
+        return "Input should be a valid dictionary"
     return error["msg"].removeprefix("Value error, ")
 
 

@@ -13,7 +13,7 @@ def editor() -> Editor:
 
 
 def test_a_high_strength_follows_the_prompt_and_a_low_one_the_source(editor: Editor) -> None:
-    followed, kept = (recolour(editor, strength, pairs=6) for strength in (0.9, 0.1))
+    followed, kept = (recolour(editor, "sentence", strength, pairs=6) for strength in (0.9, 0.1))
     assert followed["blue"] >= 4 / 6
     assert kept["blue"] == 0
     assert kept["place"] >= 5 / 6
