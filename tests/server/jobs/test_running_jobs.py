@@ -211,11 +211,11 @@ def test_jobs_expire(join: Join, own_broker: NatsServer) -> None:
     jobs = join("--job-ttl-seconds", "2")
     jobs.server.set(seconds_per_step=0)
     job = jobs.ended(jobs.create())
-    until(lambda: jobs.server.http.get(f"/v1/jobs/{job['id']}").status_code == 404)
-    assert jobs.page()["data"] == []
     jobs.server.set(is_ready=False)
     jobs.create()
     assert jobs.server.metric('ideoserve_jobs_unfinished{status="queued"}') == 1
+    until(lambda: jobs.server.http.get(f"/v1/jobs/{job['id']}").status_code == 404)
+    assert job["id"] not in {each["id"] for each in jobs.page()["data"]}
     until(lambda: jobs.server.metric('ideoserve_jobs_unfinished{status="queued"}') == 0)
     until(lambda: stored_messages(own_broker) == {"JOBS": 0, "EVENTS": 0, "FILES": 0, "KV_jobs": 0})
 
