@@ -125,7 +125,8 @@ def groups(part: nn.Module) -> Iterator[tuple[str, Callable[[str], bool]]]:
 
 
 def _is_outside(block: str, name: str) -> bool:
-    return block not in name or stays_exact(name)
+    """Also of a layer that stays exact in every block."""
+    return block not in name or stays_exact(name.replace(block, "layers.1."))
 
 
 def _is_other(kind: str, name: str) -> bool:

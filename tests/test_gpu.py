@@ -47,18 +47,17 @@ def test_all_stages_fit_in_three_leases() -> None:
     assert len({stage.name for stage in gpu.STAGES}) == len(gpu.STAGES)
 
 
-def test_stages_run_on_a_cpu_with_a_tiny_model(tmp_path: Path) -> None:
+def test_a_stage_runs_on_a_cpu(tmp_path: Path) -> None:
     """Of the GPU tests, a small run collects those of the engine."""
-    results = run(tmp_path, "--small", "--stages", "tests-engine,images", "--seconds", "600")
-    assert [result["status"] for result in results.values()] == ["ok", "ok"]
+    results = run(tmp_path, "--small", "--stages", "tests-engine", "--seconds", "600")
+    assert results["tests-engine"]["status"] == "ok"
     assert "tests collected" in results["tests-engine"]["last_line"]
-    (row,) = results["images"]["report"]["tables"]["images"]
-    assert (row["variant"], row["side"]) == ("ours, compiled", 64)
 
 
 @pytest.mark.parametrize(
     "name",
     [
+        "images",
         "batches",
         "graphs",
         "images-plain",
@@ -77,10 +76,12 @@ def test_a_published_stage_measures(name: str, tmp_path: Path) -> None:
         published.measure(published.parser().parse_args(flags))
     tables = read(file)["tables"]
     assert len(tables["batches"]) == (4 if name == "batches" else 0)
-    assert len(tables["images"]) == (0 if name == "batches" else 1)
+    assert [(row["variant"], row["side"]) for row in tables["images"]] == (
+        [] if name == "batches" else [(stage.command[3], 64)]
+    )
 
 
-@pytest.mark.parametrize("variant", ["ours", *published.FP8])
+@pytest.mark.parametrize("variant", ["ours", "ours, fp8 widened", "ours, fp8 products"])
 def test_the_plan_of_a_variant_has_its_weights(variant: str) -> None:
     sizes = published.SIZES["small"]
     made = published.Builder(sizes, torch.device("meta")).ours()

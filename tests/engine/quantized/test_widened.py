@@ -17,7 +17,7 @@ from engine.quantized.quantize import quantized
 from engine.runner.model_runner import ModelRunner
 from engine.tuning import weights
 from engine.tuning.store import ChoiceStore
-from engine.tuning.weights import check_device, widen_weights
+from engine.tuning.weights import check_device, fits, widen_weights
 from tests.engine.conftest import Checkpoints, finish, start
 from tests.engine.reference import Job
 
@@ -104,6 +104,12 @@ def test_widened_weights_that_do_not_fit_are_refused(choose: Choose) -> None:
     with pytest.raises(OptionError) as error:
         choose("widened", free=2e5)
     assert str(error.value).startswith("weights: widened needs 0.0 GB more on cpu, which has room for 0.0 GB")
+
+
+def test_widened_weights_may_take_three_quarters_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "free_memory", lambda: 1000)
+    assert fits(750, CPU)
+    assert not fits(751, CPU)
 
 
 def test_the_largest_layer_is_measured_for_real(
