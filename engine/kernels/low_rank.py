@@ -88,7 +88,9 @@ def stacked(outputs: Sequence[Tensor], x: Tensor, spans: Sequence[Span], masks: 
     pieces = spans[0].factors.pieces
     down = torch.cat([span.factors.down.unflatten(0, (pieces, -1)) for span in spans], dim=1)
     up = torch.cat([span.factors.up for span in spans], dim=2)
-    low = F.linear(x, down.flatten(0, 1)).unflatten(1, (pieces, -1)).mul_(masks.mask(x, spans).unsqueeze(1))
+    mask = masks.mask(x, spans).unsqueeze(1)
+    low = F.linear(x, down.flatten(0, 1)).unflatten(1, (pieces, -1)).mul_(mask)
+    low.masked_fill_(mask == 0, 0.0)  # an overflow in the rows of another span made NaN
     for output, each, factor in zip(outputs, low.unbind(1), up, strict=True):
         output.addmm_(each, factor.t())
 

@@ -93,6 +93,8 @@ class AdapterWait:
         """Pass on what is loaded, then run one unit of work, if there is any."""
         self._advance()
         self._core.step()
+        if self._waiting and not self._core.has_work:
+            self._advance()  # what has ended may have freed memory, and no message may follow
 
     def _advance(self) -> None:
         wanted = [use for request in self._waiting for use in request.adapters]

@@ -130,7 +130,8 @@ def _problem(name: str, paths: list[Path]) -> str | None:
     if len(paths) > 1:
         return f"{' and '.join(map(_shown, paths))} have the same name"
     if not NAME.fullmatch(name):
-        return f"{_shown(paths[0])}: an adapter is named by 1 to 64 letters, digits, `.`, `_` and `-`"
+        rule = "1 to 64 letters, digits, `.`, `_` and `-`, the first a letter or digit"
+        return f"{_shown(paths[0])}: an adapter is named by {rule}"
     return None
 
 

@@ -155,7 +155,7 @@ def compose(
 
     What lies outside the image continues its edge. It is painted with what the mask says or, without one,
     with the transparent pixels of the image. Without either, everything is painted, or only the outside if
-    `keeps_image`. `feather` is the width in pixels of the soft edge that is added around what is painted.
+    `keeps_image`. `feather` is the width in pixels of the soft edge around what is painted in full.
     """
     image = _placed(picture.pixels(place.least), place, Image.Resampling.LANCZOS)
     alpha = _alpha(image)
@@ -234,11 +234,12 @@ def _extended(image: Image.Image, place: Place) -> Image.Image:
 
 
 def _feathered(mask: Image.Image, feather: int) -> Image.Image:
-    """Adds a soft edge outside of what is painted, which itself stays."""
+    """Adds a soft edge outside of what is painted in full. Grey parts stay as they are."""
     if feather < 2:
         return mask
     blur = ImageFilter.BoxBlur(feather / 2)
-    reached = mask.filter(blur).point(lambda value: 255 if value else 0)
+    full = mask.point(lambda value: 255 if value == 255 else 0)
+    reached = full.filter(blur).point(lambda value: 255 if value else 0)
     return ImageChops.lighter(mask, reached.filter(blur))
 
 

@@ -88,6 +88,18 @@ def test_stacked_products_equal_those_one_by_one(pieces: int) -> None:
     assert (actual - y).abs().max() > 1
 
 
+@torch.inference_mode()
+def test_an_overflow_stays_in_the_rows_of_its_adapter() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(9, WIDTH), torch.zeros(9, WIDTH)
+    huge = Factors(torch.full((2, WIDTH), 3e38), torch.ones(1, WIDTH, 2))
+    usual = Factors(torch.randn(2, WIDTH), torch.randn(1, WIDTH, 2))
+    spans = [Span(0, 3, huge, 1.0), Span(3, 6, usual, 1.0)]
+    stacked([y], x, spans, Masks())
+    assert not y[:3].isfinite().any()
+    assert y[3:].isfinite().all()
+
+
 def test_stacked_products_are_for_small_ranks() -> None:
     layer, used = LowRank(WIDTH), []
     layer.kernel = lambda outputs, x, spans, masks: used.append(len(spans))

@@ -89,6 +89,16 @@ def test_requests_do_not_overtake_one_that_waits_for_memory() -> None:
     assert waiting.run() == ["none", "waits", "later"]
 
 
+def test_memory_that_a_request_frees_at_its_end_is_taken_at_once() -> None:
+    """No message follows that would wake the worker."""
+    waiting = Waiting()
+    waiting.adapters.resident, waiting.adapters.blocked = {"a"}, {"b"}
+    for each in (using("runs", "a"), using("waits", "b")):
+        waiting.core.add(each)
+    assert waiting.run() == ["runs"]
+    assert waiting.adapters.updates[-1] == (["b"], set())
+
+
 def test_only_the_request_of_a_broken_adapter_fails() -> None:
     waiting = Waiting()
     waiting.adapters.resident, waiting.adapters.broken = {"a"}, {"b"}

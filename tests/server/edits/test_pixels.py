@@ -117,6 +117,15 @@ def test_feather_adds_a_soft_edge_outside() -> None:
     assert set(fitted(encoded(halves()), mask=mask).info["mask"].tobytes()) == {0, 255}
 
 
+@pytest.mark.parametrize("value", [1, 128, 254])
+def test_feather_leaves_grey_parts_of_a_mask_as_they_are(value: int) -> None:
+    grey = Image.new("L", (SIDE, SIDE), value)
+    assert set(fitted(encoded(halves()), mask=encoded(grey), feather=8).info["mask"].tobytes()) == {value}
+    grey.paste(255, (0, 0, 16, SIDE))
+    found = fitted(encoded(halves()), mask=encoded(grey), feather=8).info["mask"]
+    assert [found.getpixel((x, 32)) for x in (8, 40)] == [255, value]
+
+
 def test_outside_the_image_its_edges_continue_and_are_painted() -> None:
     place = Place((128, 96), (32, 16, 96, 80), (0.0, 0.0, 1.0, 1.0))
     found = fitted(encoded(halves()), place, keeps=True)
