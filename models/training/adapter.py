@@ -17,9 +17,10 @@ from engine.checkpoint.loader import load_pipeline
 from engine.config.part_folders import PartFolders
 from engine.models.resumable import drain
 from engine.models.text_encoder import TextEncoder
-from models.training import dit, pool, text, tokenizer
+from models.training import dit, pool, text
 from models.training.drawing import draw_scene
 from models.training.flow import noise_batch
+from models.training.language import tokenizer
 from models.training.scenes import COLOURS, Scene
 from models.training.vae import TrainedVAE, pixels
 

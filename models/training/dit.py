@@ -38,7 +38,7 @@ UNCONDITIONAL = DiTConfig(
     mrope_section=(6, 5, 5),
 )
 OUTLINE_LAYER = 3  # number of blocks after which the outline is predicted
-OUTLINE_CELLS = 16  # cells of 4 x 4 pixels per token
+OUTLINE_CELLS = 32  # cells of 4 x 4 pixels per token, for each of two elements
 
 
 class Attention(nn.Module):
@@ -149,7 +149,7 @@ class DenseDiT(nn.Module):
         features: Tensor | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the velocity (B, N, C) and the outline's logits (B, N, 16) after OUTLINE_LAYER blocks.
+        """Return the velocity (B, N, C) and the outline's logits (B, N, 32) after OUTLINE_LAYER blocks.
 
         latents (B, N, C), t (B,). features (B, T, F), right-padded, have lengths (B,); None without text.
         """

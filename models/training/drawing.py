@@ -113,6 +113,10 @@ def draw_element(draw: ImageDraw.ImageDraw, element: Element, rgb: RGB) -> None:
     cx, cy, side = (v * OVERSAMPLE for v in (element.cx, element.cy, element.side))
     if element.kind == "letter":
         draw_letter(draw, element.name, cx, cy, side, rgb)
+    elif element.kind == "word":
+        first = cx - (len(element.name) - 1) * side / 2
+        for index, letter in enumerate(element.name):
+            draw_letter(draw, letter, first + index * side, cy, side, rgb)
     else:
         draw_shape(draw, element.name, cx, cy, side / 2, rgb)
 
@@ -122,5 +126,6 @@ def draw_scene(scene: Scene, palette: dict[str, RGB] = COLOURS) -> Image.Image:
     size = scene.width * OVERSAMPLE, scene.height * OVERSAMPLE
     image = Image.new("RGB", size, palette[scene.background])
     draw = ImageDraw.Draw(image)
-    draw_element(draw, scene.element, palette[scene.element.colour])
+    for element in scene.behind:
+        draw_element(draw, element, palette[element.colour])
     return image.reduce(OVERSAMPLE)

@@ -1,15 +1,16 @@
 """Precomputed training data of the DiT, in shards on disk: token ids, latents and outlines."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from models.training import progress, text, tokenizer
+from models.training import progress, text
 from models.training.drawing import draw_scene
+from models.training.language import tokenizer
 from models.training.scenes import COLOURS, Scene
 from models.training.vae import TrainedVAE, pixels
 
@@ -23,20 +24,23 @@ class Bucket:
 
     name: str
     form: str
+    contents: text.Contents
     sizes: tuple[tuple[int, int], ...]  # width, height in pixels
     longest: int  # caption, tokens
     count: int  # samples a batch and process
     shards: int
 
 
+WITH_WORDS = {"single": 0.75, "word": 0.25}
 BUCKETS = (
-    Bucket("tiny", "plain", ((64, 64),), 26, 48, 4),
-    Bucket("small", "plain", ((96, 96),), 26, 32, 10),
-    Bucket("small caption", "structured", ((96, 96),), 72, 18, 8),
-    Bucket("short", "plain", ((128, 128),), 26, 22, 10),
-    Bucket("caption", "structured", ((128, 128),), 72, 15, 10),
-    Bucket("oblong", "plain", ((128, 96), (96, 128)), 26, 26, 2),
-    Bucket("oblong caption", "structured", ((128, 96), (96, 128)), 72, 16, 2),
+    Bucket("tiny", "plain", {"single": 1.0}, ((64, 64),), 30, 48, 4),
+    Bucket("small", "plain", WITH_WORDS, ((96, 96),), 30, 32, 12),
+    Bucket("small caption", "structured", WITH_WORDS, ((96, 96),), 72, 18, 8),
+    Bucket("short", "plain", text.MIXED, ((128, 128),), 30, 22, 20),
+    Bucket("caption", "structured", text.BOXED, ((128, 128),), 72, 15, 10),
+    Bucket("pair caption", "structured", text.PAIRS, ((128, 128),), 104, 12, 8),
+    Bucket("oblong", "plain", WITH_WORDS, ((128, 96), (96, 128)), 30, 26, 2),
+    Bucket("oblong caption", "structured", WITH_WORDS, ((128, 96), (96, 128)), 72, 16, 2),
 )
 LETTERS = 0.6  # fraction of letters: there are more of them than shapes, and they are harder
 
@@ -57,7 +61,18 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def outline(scene: Scene) -> Tensor:
-    """The drawn fraction of each cell of 4 x 4 pixels: uint8 (N, 16), tokens in row-major order."""
+    """The drawn fraction of each cell of 4 x 4 pixels, of the element and then of the other: uint8 (N, 32).
+
+    Tokens are in row-major order.
+    """
+    drawn = [cells_of(replace(scene, element=each, other=None)) for each in scene.elements]
+    if not scene.other:
+        drawn.append(torch.zeros_like(drawn[0]))
+    return torch.cat(drawn, dim=-1)
+
+
+def cells_of(scene: Scene) -> Tensor:
+    """The drawn fraction of the cells of one element: uint8 (N, 16)."""
     drawn = draw_scene(scene, ONE_COLOUR | {scene.background: (0, 0, 0)}).convert("L")
     cells = drawn.resize((scene.width // 4, scene.height // 4), Image.Resampling.BOX)
     flat = torch.frombuffer(bytearray(cells.tobytes()), dtype=torch.uint8)
@@ -74,7 +89,7 @@ def draw_captions(
     scenes: list[Scene] = []
     ids: list[list[int]] = []
     while len(ids) < SHARD:
-        more = [text.random_caption(rng, *size, bucket.form, LETTERS) for _ in range(SHARD)]
+        more = [text.random_caption(rng, *size, bucket.form, LETTERS, bucket.contents) for _ in range(SHARD)]
         for caption, row in zip(more, tokenizer.encode(tok, [c.text for c in more]), strict=True):
             if len(row) <= bucket.longest and len(ids) < SHARD:
                 scenes.append(caption.scene)

@@ -76,10 +76,14 @@ def read_part(pixels: Tensor, mask: Tensor, background: Tensor) -> Part:
     rgb = pixels[core].median(0).values
     near = mask & ((pixels - rgb).norm(dim=-1) < (pixels - background).norm(dim=-1))
     near = near if near.any() else mask
-    ys, xs = near.any(1).nonzero().flatten(), near.any(0).nonzero().flatten()
+    return Part(nearest_colour(rgb), near, box_of(near))
+
+
+def box_of(mask: Tensor) -> tuple[float, float, float, float]:
+    """The box (y0, x0, y1, x1) around a mask (H, W), as fractions of the sides."""
+    ys, xs = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     h, w = mask.shape
-    box = (ys[0].item() / h, xs[0].item() / w, (ys[-1].item() + 1) / h, (xs[-1].item() + 1) / w)
-    return Part(nearest_colour(rgb), near, box)
+    return ys[0].item() / h, xs[0].item() / w, (ys[-1].item() + 1) / h, (xs[-1].item() + 1) / w
 
 
 def read_image(image: Image.Image, whole: bool = True) -> Reading:

@@ -1,4 +1,4 @@
-"""Random training scenes: one element on a background, and its position.
+"""Scenes: elements on a background, their positions, and random scenes of one element.
 
 Elements are aligned to tiles of 16 x 16 pixels, the size of one DiT token. A letter of one size therefore
 has the same few token patterns at every position, which lets so small a model learn it.
@@ -47,14 +47,20 @@ SIZES = {
     "": (0.55, 0.45),
     "big": (0.8, 0.6),
 }
+# fractions of the scenes that are black on white, and on any usual background, which a prompt need not name
+USUAL_COLOURS, USUAL_BACKGROUND = 0.07, 0.15
 DRIFT = 0.2  # fraction of the elements without a place that are one tile off the centre
 TILE = 16
 LEAST_TILES, MOST_TILES = 3, 6  # bounds of an element's side
+WORD_TILES = 2  # side of a word's letters
 
 
 @dataclass(frozen=True)
 class Element:
-    """A drawn element. Centre and side are in pixels; place, size and bbox are as in the caption."""
+    """A drawn shape, letter or word. Centre and side are in pixels; place, size and bbox as in the prompt.
+
+    The side of a word is that of each of its letters.
+    """
 
     kind: str
     name: str
@@ -69,12 +75,37 @@ class Element:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image: width and height in pixels, background colour and element."""
+    """An image: width and height in pixels, background colour and one or two elements.
+
+    `relation` is that of the element to the other: left, right, above, below or inside.
+    """
 
     width: int
     height: int
     background: str
     element: Element
+    other: Element | None = None
+    relation: str = ""
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        """The elements in the order of the caption."""
+        return (self.element, self.other) if self.other else (self.element,)
+
+    @property
+    def behind(self) -> tuple[Element, ...]:
+        """The elements in the order in which they are drawn."""
+        return self.elements[::-1] if self.relation == "inside" else self.elements
+
+
+def usual_colour(background: str) -> str:
+    """The colour of an element whose colour is not named."""
+    return "white" if background == "black" else "black"
+
+
+def usual_background(elements: tuple[Element, ...]) -> str:
+    """The background of elements whose background is not named."""
+    return "black" if any(element.colour == "white" for element in elements) else "white"
 
 
 def held_out(name: str, colour: str, background: str) -> bool:
@@ -132,10 +163,20 @@ def place_single(rng: random.Random, element: Element, width: int, height: int) 
     return stand(element, x * width + dx, y * height + dy, side, width, height)
 
 
+def usual_colours(rng: random.Random, colour: str, background: str) -> tuple[str, str]:
+    """The colour and background of a scene, or in some cases those that a prompt need not name."""
+    chance = rng.random()
+    if chance < USUAL_COLOURS:
+        return "black", "white"
+    if chance < USUAL_BACKGROUND:
+        return colour, "black" if colour == "white" else "white"
+    return colour, background
+
+
 def random_colours(rng: random.Random, name: str, measuring: bool = False) -> tuple[str, str]:
     """A random (colour, background), from the held-out combinations if `measuring`, else from the others."""
     while True:
-        colour, background = rng.sample(list(COLOURS), 2)
+        colour, background = usual_colours(rng, *rng.sample(list(COLOURS), 2))
         if held_out(name, colour, background) == measuring:
             return colour, background
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from models.training import flow, pool, text, tokenizer, vae
+from models.training import flow, pool, text, vae
+from models.training.language import tokenizer
 
 PROCESSES = 2
 

@@ -1,7 +1,8 @@
 """The text model and its pre-training, which makes it understand captions before the DiTs are trained.
 
-A linear map from the taps at the last token has to predict the element's shape or letter, its colour and
-place, and the background. The DiTs then start from features that represent all of these linearly.
+Linear maps from the taps at the last three tokens have to predict the elements' shapes or letters, their
+colours and places, their relation, and the background. The DiTs then start from features that represent all
+of these linearly.
 """
 
 import random
@@ -15,24 +16,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLTextConfig, Qwen3VLTextModel
 
 from engine.config.part_configs import PUBLISHED_TAPS
-from models.training import progress, tokenizer
-from models.training.captions import structured
-from models.training.scenes import (
-    COLOURS,
-    LETTERS,
-    PLACES,
-    SHAPES,
-    SIZES,
-    Scene,
-    random_boxed,
-    random_single,
-)
+from models.training import progress
+from models.training.language import tokenizer
+from models.training.language.captions import structured
+from models.training.language.sentences import plain
+from models.training.pairs import random_boxed_pair, random_pair
+from models.training.questions import ALL, QUESTIONS, answers
+from models.training.scenes import Scene, random_boxed, random_single
 from models.training.speed import compiled
-from models.training.wording import plain
+from models.training.words import random_boxed_word, random_word
 
 HIDDEN = 64
 CONFIG = {
-    "vocab_size": 2048,
+    "vocab_size": tokenizer.MOST,
     "hidden_size": HIDDEN,
     "intermediate_size": 96,
     "num_hidden_layers": 36,
@@ -50,25 +46,33 @@ CONFIG = {
 FEATURES = HIDDEN * len(PUBLISHED_TAPS)
 # Only the tapped layers are trained. The others are identities (zero output projections), which takes a
 # third of the work and is as good for such a small language.
-STEPS = 2400
-EASY_STEPS = 1000  # steps with mostly plain prompts; later ones have mostly structured captions
-# form -> (maximum caption tokens, captions per batch): few shapes, because each one is compiled
-BUCKETS = {"plain": ((26, 64),), "structured": ((72, 40), (72, 40), (96, 28))}
+STEPS = 4000
+EASY = 0.4  # fraction of the steps with mostly plain prompts; later ones have mostly structured captions
 LEARNING_RATE = 2e-3
 SAVE_EVERY = 250
-BINS = 16
-NAMES = (*SHAPES, *LETTERS)
-# question -> number of possible answers
-QUESTIONS = {
-    "name": len(NAMES),
-    "colour": len(COLOURS),
-    "place": len(PLACES) + 2,
-    "size": len(SIZES),
-    "cx": BINS,
-    "cy": BINS,
-    "side": BINS,
-    "background": len(COLOURS),
-}
+Contents = dict[str, float]
+# content of a scene -> its share
+MIXED: Contents = {"single": 0.4, "pair": 0.35, "word": 0.25}
+BOXED: Contents = {"single": 0.7, "word": 0.3}
+PAIRS: Contents = {"pair": 1.0}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Captions of one form up to a length in tokens: few lengths, because each one is compiled."""
+
+    form: str
+    contents: Contents
+    longest: int
+    count: int  # captions per batch
+    shares: tuple[float, float]  # of the steps: the EASY ones, the others
+
+
+BUCKETS = (
+    Bucket("plain", MIXED, 30, 64, (0.65, 0.45)),
+    Bucket("structured", BOXED, 72, 40, (0.25, 0.30)),
+    Bucket("structured", PAIRS, 104, 28, (0.10, 0.25)),
+)
 
 
 @dataclass(frozen=True)
@@ -79,34 +83,25 @@ class Caption:
     scene: Scene
 
 
-def random_caption(rng: random.Random, width: int, height: int, form: str, letters: float) -> Caption:
-    """A scene with a prompt of one form: plain or structured."""
-    boxed = form == "structured" and rng.random() < 0.8
-    scene = (random_boxed if boxed else random_single)(rng, width, height, letters)
+def random_scene(
+    rng: random.Random, width: int, height: int, content: str, boxed: bool, letters: float
+) -> Scene:
+    """A random scene of one element, a pair or a word; `letters` is the share of letters among those."""
+    if content == "pair":
+        return (random_boxed_pair if boxed else random_pair)(rng)
+    if content == "word":
+        return (random_boxed_word if boxed else random_word)(rng, width, height)
+    return (random_boxed if boxed else random_single)(rng, width, height, letters)
+
+
+def random_caption(
+    rng: random.Random, width: int, height: int, form: str, letters: float, contents: Contents | None = None
+) -> Caption:
+    """A scene with a prompt of one form, plain or structured; of one element unless `contents` are given."""
+    (content,) = rng.choices(list(contents), list(contents.values())) if contents else ("single",)
+    boxed = form == "structured" and (content == "pair" or rng.random() < 0.8)
+    scene = random_scene(rng, width, height, content, boxed, letters)
     return Caption((plain if form == "plain" else structured)(rng, scene), scene)
-
-
-def bin_of(fraction: float) -> int:
-    """The bin of a fraction 0..1 among BINS equal ones."""
-    return max(0, min(BINS - 1, int(fraction * BINS)))
-
-
-def answers(scene: Scene) -> list[int]:
-    """The right answer to each question; -1 if it does not apply."""
-    element = scene.element
-    places = ["", "box", *PLACES]
-    geometry = [-1, -1, -1]
-    if element.bbox:
-        y0, x0, y1, x1 = (v / 1000 for v in element.bbox)
-        geometry = [bin_of((x0 + x1) / 2), bin_of((y0 + y1) / 2), bin_of(min(y1 - y0, x1 - x0))]
-    return [
-        NAMES.index(element.name),
-        list(COLOURS).index(element.colour),
-        places.index("box" if element.bbox else element.place),
-        list(SIZES).index(element.size),
-        *geometry,
-        list(COLOURS).index(scene.background),
-    ]
 
 
 def build() -> Qwen3VLTextModel:
@@ -196,13 +191,16 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.head = nn.Linear(FEATURES, sum(QUESTIONS.values()))
+        self.heads = nn.ModuleList(nn.Linear(FEATURES, sum(each.values())) for each in QUESTIONS)
 
     def forward(self, features: Tensor, lengths: Tensor) -> list[Tensor]:
-        """Logits (B, answers) for each question, from the last token."""
-        last = features[torch.arange(len(lengths)), lengths - 1]
-        taken = F.rms_norm(last, (FEATURES,), eps=1e-6)
-        return list(self.head(taken).split(list(QUESTIONS.values()), dim=-1))
+        """Logits (B, answers) for each question, from the tokens after the prompt."""
+        logits: list[Tensor] = []
+        for index, (head, questions) in enumerate(zip(self.heads, QUESTIONS, strict=True)):
+            token = features[torch.arange(len(lengths)), lengths - len(QUESTIONS) + index]
+            taken = F.rms_norm(token, (FEATURES,), eps=1e-6)
+            logits += head(taken).split(list(questions.values()), dim=-1)
+        return logits
 
 
 def reading_loss(logits: list[Tensor], wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,26 +208,26 @@ def reading_loss(logits: list[Tensor], wanted: Tensor) -> tuple[Tensor, Tensor]:
     losses, right = [], []
     for question, scores in enumerate(logits):
         target = wanted[:, question]
-        losses.append(F.cross_entropy(scores, target, ignore_index=-1))
         known = target >= 0
+        total = F.cross_entropy(scores, target, ignore_index=-1, reduction="sum")
+        losses.append(total / known.sum().clamp(min=1))
         right.append((scores.argmax(1) == target)[known].float().mean())
-    return torch.stack(losses).nan_to_num().sum(), torch.stack(right)
+    return torch.stack(losses).sum(), torch.stack(right)
 
 
 def random_batch(
-    rng: random.Random, tok: PreTrainedTokenizerFast, form: str, bucket: tuple[int, int]
+    rng: random.Random, tok: PreTrainedTokenizerFast, bucket: Bucket
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ids (B, L), lengths (B,) and answers (B, questions) of random captions that fit the bucket."""
-    longest, count = bucket
     captions: list[Caption] = []
     ids: list[list[int]] = []
-    while len(ids) < count:
-        more = [random_caption(rng, 128, 128, form, letters=0.5) for _ in range(count)]
+    while len(ids) < bucket.count:
+        more = [random_caption(rng, 128, 128, bucket.form, 0.5, bucket.contents) for _ in range(bucket.count)]
         for caption, row in zip(more, tokenizer.encode(tok, [c.text for c in more]), strict=True):
-            if len(row) <= longest and len(ids) < count:
+            if len(row) <= bucket.longest and len(ids) < bucket.count:
                 captions.append(caption)
                 ids.append(row)
-    return *pad(ids, longest), torch.tensor([answers(c.scene) for c in captions])
+    return *pad(ids, bucket.longest), torch.tensor([answers(c.scene) for c in captions])
 
 
 def learning_rate(step: int) -> float:
@@ -258,14 +256,14 @@ def fit(work: Path, shown: bool = True) -> None:
         rng = random.Random(f"text {step}")
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step)
-        form = "plain" if step % 5 < (3 if step < EASY_STEPS else 1) else "structured"
-        ids, lengths, wanted = random_batch(rng, tok, form, rng.choice(BUCKETS[form]))
+        (bucket,) = rng.choices(BUCKETS, [bucket.shares[step >= EASY * STEPS] for bucket in BUCKETS])
+        ids, lengths, wanted = random_batch(rng, tok, bucket)
         loss, right = reading_loss(reader(text_features(model, ids), lengths), wanted)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
-        bar.step(loss=loss.item(), **dict(zip(QUESTIONS, right.tolist(), strict=True)))
+        bar.step(loss=loss.item(), **dict(zip(ALL, right.tolist(), strict=True)))
         if (step + 1) % SAVE_EVERY == 0:
             state = {"model": both.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             progress.save(partial, state)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from engine.models.vae import AttentionBlock, Decoder, ResnetBlock, Upsample, VAEConfig
 from engine.models.vae_encoder import Downsample, Encoder
-from models.training import progress
+from models.training import pairs, progress
 from models.training.drawing import draw_scene
+from models.training.pairs import random_boxed_pair, random_pair
 from models.training.scenes import COLOURS, RGB, Scene, random_boxed, random_single
+from models.training.words import random_boxed_word, random_word
 
 CONFIG = VAEConfig(
     latent_channels=12, block_out_channels=(12, 24, 48, 64), layers_per_block=1, norm_num_groups=4
@@ -111,9 +113,13 @@ def pixels(image: Image.Image) -> Tensor:
 
 
 def random_scene(rng: random.Random, width: int, height: int) -> Scene:
-    """A random scene, with a letter in 55% of cases."""
-    draw = rng.choice((random_single, random_boxed))
-    return draw(rng, width, height, letters=0.55)
+    """A random scene: a single element in 60% of cases, a word, or two elements if the image has room."""
+    chance = rng.random()
+    if chance < 0.2 and (width, height) == (pairs.SIDE, pairs.SIDE):
+        return rng.choice((random_pair, random_boxed_pair))(rng)
+    if chance < 0.4:
+        return rng.choice((random_word, random_boxed_word))(rng, width, height)
+    return rng.choice((random_single, random_boxed))(rng, width, height, letters=0.55)
 
 
 def random_palette(rng: random.Random) -> dict[str, RGB]:
@@ -124,10 +130,11 @@ def random_palette(rng: random.Random) -> dict[str, RGB]:
 
 
 def crop(rng: random.Random, image: Image.Image, scene: Scene, side: int) -> Image.Image:
-    """A square crop that shows part of the element."""
-    element = scene.element
+    """A square crop that shows part of an element."""
+    element = rng.choice(scene.elements)
     reach = element.side // 2
-    x = element.cx + rng.randint(-reach, reach) - side // 2
+    wide = reach * len(element.name) if element.kind == "word" else reach
+    x = element.cx + rng.randint(-wide, wide) - side // 2
     y = element.cy + rng.randint(-reach, reach) - side // 2
     left, top = max(0, min(image.width - side, x)), max(0, min(image.height - side, y))
     return image.crop((left, top, left + side, top + side))

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from engine.config.model_config import ModelConfig
 from engine.config.part_folders import PartFolders
 from engine.kernels.packing import Packing
 from engine.models.dit import DiT, DiTConfig
-from models.training import captions, dit, pool, scenes, text, tokenizer, vae
+from models.training import dit, pool, scenes, text, vae
 from models.training.drawing import draw_scene
+from models.training.language import captions, tokenizer
+from models.training.pairs import random_boxed_pair
 from models.training.reading import read_image, read_name
 from models.training.scenes import LETTERS, SHAPES, Element, Scene
+from models.training.words import random_boxed_word
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +81,12 @@ def test_an_element_is_drawn_in_its_box() -> None:
 
 def test_captions_follow_the_schema() -> None:
     rng = random.Random(5)
-    for _ in range(200):
-        made = json.loads(captions.structured(rng, scenes.random_boxed(rng, 128, 128, 0.5)))
+    drawn = [random_boxed_pair(rng) for _ in range(100)]
+    drawn += [random_boxed_word(rng, 128, 128) for _ in range(100)]
+    for scene in drawn + [scenes.random_boxed(rng, 128, 128, 0.5) for _ in range(100)]:
+        made = json.loads(captions.structured(rng, scene))
         assert list(made)[-1] == "compositional_deconstruction"
+        assert len(made["compositional_deconstruction"]["elements"]) == len(scene.elements)
         for element in made["compositional_deconstruction"]["elements"]:
             order = ["type", "bbox", "text", "desc", "color_palette"]
             assert list(element) == [key for key in order if key in element]
@@ -103,7 +110,8 @@ def test_prompts_are_encoded_with_the_chat_template(work: Path) -> None:
 
 def test_a_resumed_stage_ends_with_the_same_weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "fast_layer_forward", text.layer_forward)
-    monkeypatch.setattr(text, "BUCKETS", {"plain": ((26, 4),), "structured": ((96, 4),)})
+    small = tuple(replace(bucket, count=4) for bucket in text.BUCKETS)
+    monkeypatch.setattr(text, "BUCKETS", small)
     monkeypatch.setattr(text, "STEPS", 4)
     monkeypatch.setattr(text, "SAVE_EVERY", 2)
     text.fit(work, shown=False)

@@ -4,9 +4,19 @@ import json
 import random
 from typing import Any
 
+from models.training.language.frames import USUAL
+from models.training.language.sentences import fill
+from models.training.language.vocabulary import OPENINGS
+from models.training.language.wording import (
+    described,
+    letter_phrase,
+    phrase,
+    pick_colour,
+    pick_size,
+    place_phrase,
+    word_phrase,
+)
 from models.training.scenes import COLOURS, Element, Scene
-from models.training.vocabulary import GROUNDS, OPENINGS, SIZE_WORDS
-from models.training.wording import article, letter_phrase, phrase, pick_colour, place_phrase, shape_phrase
 
 
 def hexadecimal(colour: str) -> str:
@@ -17,8 +27,10 @@ def hexadecimal(colour: str) -> str:
 def element_desc(rng: random.Random, element: Element) -> str:
     """The `desc` of an element."""
     colour = pick_colour(rng, element.colour)
-    size = rng.choice(SIZE_WORDS[element.size]) + " " if element.size else ""
-    if element.kind == "letter":
+    size = pick_size(rng, element.size)
+    if element.kind == "word":
+        text = word_desc(rng, element, colour)
+    elif element.kind == "letter":
         text = rng.choice(
             (
                 letter_phrase(rng, element, colour, size),
@@ -32,15 +44,21 @@ def element_desc(rng: random.Random, element: Element) -> str:
             )
         )
     else:
-        text = shape_phrase(rng, element, colour, size)
+        text = phrase(rng, element)
     if element.place:
         text += " " + place_phrase(rng, element.place)
     return text[0].upper() + text[1:] if rng.random() < 0.25 else text
 
 
+def word_desc(rng: random.Random, element: Element, colour: str) -> str:
+    """The `desc` of a word."""
+    makes = (f"{colour} text", f"{colour} letters", f"bold {colour} text, sans-serif", f"{colour}")
+    return word_phrase(rng, element) if rng.random() < 0.3 else rng.choice(makes)
+
+
 def element_entry(rng: random.Random, element: Element) -> dict[str, Any]:
     """One entry of `elements`, with its keys in schema order."""
-    as_text = element.kind == "letter" and rng.random() < 0.85
+    as_text = element.kind != "shape" and rng.random() < 0.85
     entry: dict[str, Any] = {"type": "text" if as_text else "obj"}
     if element.bbox:
         entry["bbox"] = list(element.bbox)
@@ -56,7 +74,7 @@ def obj_desc(rng: random.Random, element: Element) -> str:
     """A `desc` that names the element, also if it is a letter."""
     if element.kind == "letter":
         return letter_phrase(rng, element, pick_colour(rng, element.colour), "")
-    return element_desc(rng, element)
+    return word_phrase(rng, element) if element.kind == "word" else element_desc(rng, element)
 
 
 def style(rng: random.Random, scene: Scene) -> dict[str, Any]:
@@ -72,7 +90,8 @@ def style(rng: random.Random, scene: Scene) -> dict[str, Any]:
         made["medium"] = rng.choice(("vector", "digital", "graphic design", "illustration"))
         made["art_style"] = rng.choice(("flat design", "geometric", "minimalism", "vector art"))
     if rng.random() < 0.5:
-        made["color_palette"] = [hexadecimal(c) for c in (scene.background, scene.element.colour)]
+        colours = (scene.background, *(element.colour for element in scene.elements))
+        made["color_palette"] = [hexadecimal(colour) for colour in dict.fromkeys(colours)]
     return made
 
 
@@ -103,10 +122,9 @@ def background_entry(rng: random.Random, scene: Scene) -> str:
 
 def summary(rng: random.Random, scene: Scene) -> str:
     """The `high_level_description` of a caption."""
-    text = phrase(rng, scene.element)
+    text = described(rng, scene)
     if rng.random() < 0.7:
-        colour = pick_colour(rng, scene.background)
-        text += rng.choice(GROUNDS[:12]).format(c=colour, a=article(colour))
+        text = fill(rng, rng.choice(USUAL), text, pick_colour(rng, scene.background))
     if rng.random() < 0.15:
         text = rng.choice(OPENINGS[:5]) + text
     if rng.random() < 0.3:
@@ -117,12 +135,12 @@ def summary(rng: random.Random, scene: Scene) -> str:
 def structured(rng: random.Random, scene: Scene) -> str:
     """A structured caption as the compact JSON that the server passes to the model."""
     made: dict[str, Any] = {}
-    if rng.random() < 0.75:
+    if rng.random() < (0.5 if scene.other else 0.75):
         made["high_level_description"] = summary(rng, scene)
-    if rng.random() < 0.12:
+    if rng.random() < (0.04 if scene.other else 0.12):
         made["style_description"] = style(rng, scene)
     made["compositional_deconstruction"] = {
         "background": background_entry(rng, scene),
-        "elements": [element_entry(rng, scene.element)],
+        "elements": [element_entry(rng, element) for element in scene.elements],
     }
     return json.dumps(made, separators=(",", ":"), ensure_ascii=False)
