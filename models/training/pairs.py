@@ -11,6 +11,7 @@ from models.training.scenes import COLOURS, TILE, Box, Element, Scene, held_out,
 SIDE = 128  # of the images, in pixels: smaller ones have no room for two elements
 LETTERS = 0.15  # fraction of the elements that are letters
 Cell = tuple[int, int, int]  # column, row and side in tiles
+Pair = tuple[Element, Element]
 # relation -> cells of the element and the other
 CELLS: dict[str, tuple[Cell, Cell]] = {
     "left": ((0, 3, 3), (5, 3, 3)),
@@ -34,26 +35,26 @@ def put(element: Element, cell: Cell) -> Element:
     return replace(element, cx=column + side // 2, cy=row + side // 2, side=side)
 
 
-def put_both(first: Element, second: Element, relation: str, column: int = 0, row: int = 0) -> list[Element]:
+def put_both(first: Element, second: Element, relation: str, column: int = 0, row: int = 0) -> Pair:
     """Both elements in the cells of a relation, moved by a number of tiles."""
     low = relation == "inside" and second.name in LOW
-    drops = (row + low, row)
-    cells = zip((first, second), CELLS[relation], drops, strict=True)
-    return [put(element, (x + column, y + drop, side)) for element, (x, y, side), drop in cells]
+    (x, y, side), (other_x, other_y, other_side) = CELLS[relation]
+    return (
+        put(first, (x + column, y + row + low, side)),
+        put(second, (other_x + column, other_y + row, other_side)),
+    )
 
 
-def random_elements(rng: random.Random, relation: str, measuring: bool) -> tuple[list[Element], str]:
+def random_elements(rng: random.Random, relation: str, measuring: bool) -> tuple[Pair, str]:
     """Two elements and a background; both in combinations that are held out if `measuring`, else neither."""
     while True:
-        (*a, colour_a), (*b, colour_b) = (
-            (*random_name(rng, LETTERS), rng.choice(list(COLOURS))) for _ in "ab"
-        )
-        _, background = usual_colours(rng, colour_a, rng.choice(list(COLOURS)))
+        a, b = (Element(*random_name(rng, LETTERS), rng.choice(list(COLOURS))) for _ in "ab")
+        _, background = usual_colours(rng, a.colour, rng.choice(list(COLOURS)))
         inside = relation == "inside"
-        distinct = background not in (colour_a, colour_b) and not (inside and colour_a == colour_b)
-        held = {held_out(a[1], colour_a, background), held_out(b[1], colour_b, background)}
-        if distinct and held == {measuring} and not (inside and b[0] == "letter"):
-            return [Element(*a, colour_a), Element(*b, colour_b)], background
+        distinct = background not in (a.colour, b.colour) and not (inside and a.colour == b.colour)
+        held = {held_out(each.name, each.colour, background) for each in (a, b)}
+        if distinct and held == {measuring} and not (inside and b.kind == "letter"):
+            return (a, b), background
 
 
 def random_pair(rng: random.Random, measuring: bool = False) -> Scene:
@@ -96,6 +97,7 @@ def random_boxed_pair(rng: random.Random, measuring: bool = False) -> Scene:
         cells = random_cells(rng)
         if relation == "above":
             cells = tuple((row, column, side) for column, row, side in cells)  # type: ignore[assignment]
-        placed = [put(element, cell) for element, cell in zip(elements, cells, strict=True)]
-    scene = Scene(SIDE, SIDE, background, *(box_around(rng, each) for each in placed), relation)
+        placed = put(elements[0], cells[0]), put(elements[1], cells[1])
+    element, other = (box_around(rng, each) for each in placed)
+    scene = Scene(SIDE, SIDE, background, element, other, relation)
     return flipped(scene) if relation != "inside" and rng.random() < 0.4 else scene

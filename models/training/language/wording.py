@@ -97,7 +97,11 @@ def shape_phrase(rng: random.Random, element: Element, colour: str, size: str) -
     if not colour:
         return determined(rng, f"{size}{extra}{word}")
     usual = f"{size}{extra}{colour} {word}"
-    makes = (*(usual,) * 10, f"{size}{extra}{word} in {colour}", f"{size}{extra}{word} that is {colour}")
+    makes: tuple[str, ...] = (
+        *(usual,) * 10,
+        f"{size}{extra}{word} in {colour}",
+        f"{size}{extra}{word} that is {colour}",
+    )
     makes += (f"{size}{word} colored {colour}", f"{extra}{colour} {size}{word}", f"{colour} {extra}{word}")
     return determined(rng, rng.choice(makes))
 
@@ -127,6 +131,7 @@ def related(rng: random.Random, scene: Scene, measuring: bool = False) -> str:
     else:
         scene = flipped(scene) if scene.relation in INVERSE and rng.random() < 0.5 else scene
         frame = rng.choice(RELATED.of(measuring))
+    assert scene.other
     parts = (phrase(rng, each) for each in (scene.element, scene.other))
     return frame.format(**dict(zip("ab", parts, strict=True)), r=rng.choice(RELATION_WORDS[scene.relation]))
 
