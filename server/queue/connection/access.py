@@ -96,6 +96,8 @@ def failure(access: Access, error: Exception, problem: Exception | None) -> str:
     if isinstance(error, APIError):
         return f"--queue: {access}: {error.description}"
     reason = getattr(error, "strerror", None) or str(error) or str(problem or "no answer")
-    if "tls" in access.options and ("Connection lost" in reason or "ALERT" in reason):
+    # The server may end the connection before or after it says why.
+    is_refused = any(text in reason for text in ("Connection lost", "ALERT", "reset by peer"))
+    if "tls" in access.options and is_refused:
         reason += "; it may require a client certificate that it trusts: --queue-tls-certificate-file"
     return f"--queue: {access} cannot be reached: {reason}"

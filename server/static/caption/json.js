@@ -4,7 +4,7 @@ import { format, isObject } from "./document.js";
 import { current, replace, subscribe } from "./store.js";
 
 let error = "";
-let isTyping = false;
+let shown = null; // the caption of the text; while that is not valid JSON, the one before
 
 /** Why the text is not a caption; empty if it is one. */
 export const jsonError = () => error;
@@ -12,13 +12,14 @@ export const jsonError = () => error;
 export function startJson() {
   $("json").addEventListener("input", read);
   $("json").addEventListener("blur", () => { if (!error) write(); });
-  subscribe(() => { if (!isTyping) write(); });
+  subscribe(() => { if (current() !== shown) write(); });
   write();
 }
 
 function write() {
   error = "";
-  setValue($("json"), format(current()));
+  shown = current();
+  setValue($("json"), format(shown));
   showError();
 }
 
@@ -27,9 +28,8 @@ function read() {
   error = message;
   showError();
   if (error) return;
-  isTyping = true; // leaves the text as it is typed
+  shown = value; // leaves the text as it is typed
   replace(value, "json");
-  isTyping = false;
 }
 
 function parse(text) {

@@ -144,10 +144,10 @@ def test_after_joining_late_and_when_others_leave(runner: ModelRunner, alone: di
         engine.core.add(each)
     pending = list(WANTED)
     steps = 0
-    while engine.core.has_work:
+    while engine.core.has_work or pending:
         engine.core.step()
         steps += 1
-        if pending and steps % 14 == 0:
+        if pending and (steps % 14 == 0 or not engine.core.has_work):
             engine.core.add(pending.pop())
         if steps == 40:
             engine.core.abort(CROWD[1].request_id)

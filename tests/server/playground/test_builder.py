@@ -128,6 +128,22 @@ def test_json_and_builder_follow_each_other(page: Page) -> None:
     assert elements(page)[0]["text"] == "WOOF"
 
 
+def test_an_answer_of_the_validation_leaves_the_text_as_it_is_typed(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/validate", lambda route: held.append(route))
+    open_builder(page)
+    text = page.get_by_label("Caption (JSON object)")
+    with page.expect_request("**/validate"):
+        text.fill("{}")
+    text.fill("{broken")
+    with page.expect_response("**/validate"):
+        held[-1].continue_()
+    expect(page.locator("#json-faults li")).not_to_have_count(0)
+    expect(page.locator("#json-state")).to_contain_text("Not valid JSON")
+    expect(text).to_have_value("{broken")
+    page.unroute("**/validate")
+
+
 def test_any_json_object_is_shown(page: Page) -> None:
     """The builder reads what people paste, whatever its types."""
     open_builder(page)
