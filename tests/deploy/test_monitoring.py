@@ -127,6 +127,7 @@ def test_the_error_alert_counts_the_documented_failures() -> None:
     # The balancer sends these to another replica; the alert IdeoserveQueueDown tells of a queue that is away.
     retried = {
         "model_not_ready",
+        "adapter_not_ready",
         "server_draining",
         "body_memory_full",
         "upload_memory_full",
