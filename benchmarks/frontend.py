@@ -94,13 +94,14 @@ def cpu_seconds(server: ServerProcess, ask: Callable[[], object], count: int = 5
     """Processor seconds of the server process per request, over one keep-alive connection."""
     for _ in range(50):
         ask()
-    before = _cpu(server.process.pid)
+    before = processor_seconds(server.process.pid)
     for _ in range(count):
         ask()
-    return (_cpu(server.process.pid) - before) / count
+    return (processor_seconds(server.process.pid) - before) / count
 
 
-def _cpu(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
+    """That a process has used so far."""
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -7,7 +7,6 @@ seconds do: run this on an idle machine.
 
 import argparse
 import base64
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.frontend import processor_seconds
 from benchmarks.report import Report, add_arguments, progress
 from tests.server.edits.client import EDITS, decoders, edit, peak_bytes
 from tests.server.edits.pictures import HOSTILE, encoded, noise
@@ -77,10 +77,10 @@ def cpu_seconds(server: ServerProcess, ask: Callable[[], object], count: int = 1
     """Processor seconds of a request in the server and in its decoders."""
     for _ in range(3):
         ask()
-    before = _cpu(server.process.pid), sum(map(_cpu, decoders(server)))
+    before = processor_seconds(server.process.pid), sum(map(processor_seconds, decoders(server)))
     for _ in range(count):
         ask()
-    after = _cpu(server.process.pid), sum(map(_cpu, decoders(server)))
+    after = processor_seconds(server.process.pid), sum(map(processor_seconds, decoders(server)))
     return (after[0] - before[0]) / count, (after[1] - before[1]) / count
 
 
@@ -106,18 +106,18 @@ def cost(name: str) -> dict[str, float]:
     edit(server)
     server.peak_bytes()
     watcher, peaks, spent = ThreadPoolExecutor(1), [0], [0.0]
-    before = {pid: _cpu(pid) for pid in decoders(server)}
+    before = {pid: processor_seconds(pid) for pid in decoders(server)}
     started = time.perf_counter()
     sending = watcher.submit(edit, server, data)
     while not sending.done():
         for pid in decoders(server):
             peaks.append(peak_bytes(pid))
             with suppress(OSError):
-                spent.append(_cpu(pid) - before.get(pid, 0.0))
+                spent.append(processor_seconds(pid) - before.get(pid, 0.0))
         with suppress(TimeoutError):
             sending.result(0.005)
     seconds, answer = time.perf_counter() - started, sending.result()
-    spent += [_cpu(pid) - before.get(pid, 0.0) for pid in decoders(server)]
+    spent += [processor_seconds(pid) - before.get(pid, 0.0) for pid in decoders(server)]
     memory = {"decoder MB": max(peaks) / MEBIBYTE, "server MB": server.peak_bytes() / MEBIBYTE}
     server.close()
     return {
@@ -127,12 +127,6 @@ def cost(name: str) -> dict[str, float]:
         "CPU, s": max(spent),
         **memory,
     }
-
-
-def _cpu(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
