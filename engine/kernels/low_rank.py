@@ -46,25 +46,25 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """For each row of a tensor the scales of the columns of stacked factors; 0 outside of their spans. Shared
-    by the products of a pass."""
+    """For each row of a tensor the scales of the columns of stacked factors, and which scales are 0, such as
+    those outside of their spans. Shared by the products of a pass."""
 
-    _made: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+    _made: dict[tuple[object, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def mask(self, x: Tensor, spans: Sequence[Span]) -> Tensor:
-        """(T, sum of the ranks) in float32, on the device of x (T, in)."""
+    def mask(self, x: Tensor, spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
+        """Both (T, 1, sum of the ranks), in float32 and bool, on the device of x (T, in)."""
         key = len(x), tuple((span.begin, span.end, span.factors.rank, span.scale) for span in spans)
         if key not in self._made:
             self._made[key] = _mask(x, spans)
         return self._made[key]
 
 
-def _mask(x: Tensor, spans: Sequence[Span]) -> Tensor:
+def _mask(x: Tensor, spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
     bounds = list(accumulate((span.factors.rank for span in spans), initial=0))
-    mask = x.new_zeros(len(x), bounds[-1], dtype=torch.float32)  # scales are not rounded to the dtype of x
+    scales = x.new_zeros(len(x), 1, bounds[-1], dtype=torch.float32)  # not rounded to the dtype of x
     for span, (first, last) in zip(spans, pairwise(bounds), strict=True):
-        mask[span.begin : span.end, first:last] = span.scale
-    return mask
+        scales[span.begin : span.end, :, first:last] = span.scale
+    return scales, scales == 0
 
 
 # Adds scale * x down^T up^T to the outputs (T, out / P), one for each projection, in place; x (T, in).
@@ -88,9 +88,9 @@ def stacked(outputs: Sequence[Tensor], x: Tensor, spans: Sequence[Span], masks: 
     pieces = spans[0].factors.pieces
     down = torch.cat([span.factors.down.unflatten(0, (pieces, -1)) for span in spans], dim=1)
     up = torch.cat([span.factors.up for span in spans], dim=2)
-    mask = masks.mask(x, spans).unsqueeze(1)
-    low = F.linear(x, down.flatten(0, 1)).unflatten(1, (pieces, -1)).mul_(mask)
-    low.masked_fill_(mask == 0, 0.0)  # an overflow in the rows of another span made NaN
+    scales, is_zero = masks.mask(x, spans)
+    low = F.linear(x, down.flatten(0, 1)).unflatten(1, (pieces, -1)).mul_(scales)
+    low.masked_fill_(is_zero, 0.0)  # an overflow in the rows of another span made NaN
     for output, each, factor in zip(outputs, low.unbind(1), up, strict=True):
         output.addmm_(each, factor.t())
 
