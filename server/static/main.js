@@ -15,6 +15,7 @@ import { startEstimate } from "./form/estimate.js";
 import { startInput } from "./form/input.js";
 import { showModel, startSettings } from "./form/settings.js";
 import { startHistory } from "./history/gallery.js";
+import { allowRestoring } from "./history/restore.js";
 import { startGeneration } from "./result/generate.js";
 import { say, startStage } from "./result/stage.js";
 import { call } from "./server.js";
@@ -43,6 +44,7 @@ async function connect() {
     showModel(models.data[0]);
     offerSource(models.data[0].edits);
     offerAdapters(adapters.data);
+    allowRestoring();
   } catch (error) {
     $("model").textContent = "not connected";
     say(error.message, true);

@@ -9,6 +9,12 @@ import { restoreSettings } from "../form/settings.js";
 import { say } from "../result/stage.js";
 import { readMetadata } from "./metadata.js";
 
+let allow;
+const isAllowed = new Promise((resolve) => (allow = resolve));
+
+/** Restore files from now on, which wait until the page knows the model and its adapters. */
+export const allowRestoring = () => allow();
+
 export function startRestoring() {
   $("open-image").addEventListener("click", () => $("open-file").click());
   $("open-file").addEventListener("change", () => {
@@ -37,6 +43,7 @@ function onDrop(event) {
 }
 
 async function restore(file) {
+  await isAllowed;
   const facts = readMetadata(await file.arrayBuffer());
   if (!facts) return takesImages() ? take(file) : say(`${file.name} has no settings of this server.`, true);
   restoreAdapters(facts.adapters ?? []);

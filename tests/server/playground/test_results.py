@@ -3,7 +3,7 @@
 import io
 
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.server.playground.pages import caption, colour, draw_box, generate, open_builder
 from tests.server.process import ServerProcess
@@ -69,10 +69,15 @@ def test_an_image_restores_its_settings(page: Page, server: ServerProcess) -> No
     drawn = caption(page)
     body = {"json_prompt": drawn, "size": "192x96", "preset": "V4_TURBO_12", "seed": 77}
     file = server.http.post("/v1/images", json=body, headers={"Accept": "image/png"}).content
-    page.reload()
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    with page.expect_request("**/v1/models"):
+        page.reload()
     page.get_by_label("Image file").set_input_files(
         {"name": "a.png", "mimeType": "image/png", "buffer": file}
     )
+    held[0].continue_()
+    page.unroute("**/v1/models")
     expect(page.get_by_role("status")).to_have_text("Settings and prompt restored.")
     assert caption(page) == drawn
     assert page.locator("#size").input_value() == "192x96"
