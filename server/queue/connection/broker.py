@@ -28,6 +28,8 @@ PING_SECONDS = 5  # two unanswered pings end the connection
 PUBLISH_SECONDS = 5.0
 MIN_PAYLOAD = 1 << 20  # bytes of a message, the default of nats-server
 RETRY_SECONDS = 0.25
+# A stream that is declared while nats-server deletes it never takes a message.
+DELETION_SECONDS = 0.5
 STREAM_NOT_FOUND = 10059
 
 logger = logging.getLogger(__name__)
@@ -102,8 +104,7 @@ class Broker:
 
     def restore(self) -> None:
         """Declare streams, buckets and consumers again, because the server has lost some."""
-        if self._restoring is None or self._restoring.done():
-            self._restoring = self._tasks.spawn(self._restore())
+        self._restore_in(DELETION_SECONDS)
 
     def on_failure(self, error: Exception) -> None:
         """Restore what the server has lost, if that is the reason of a failed request."""
@@ -147,7 +148,8 @@ class Broker:
         """Remove messages soon, without waiting for an answer. If that fails, they expire."""
         if self.is_up:
             request = json.dumps({"filter": subject}).encode()
-            await self._client.publish(f"$JS.API.STREAM.PURGE.{stream.name}", request)
+            with contextlib.suppress(nats.errors.Error):
+                await self._client.publish(f"$JS.API.STREAM.PURGE.{stream.name}", request)
 
     async def declare(self, bucket: Bucket) -> KeyValue:
         """Create a bucket if it is missing, and open it."""
@@ -213,9 +215,14 @@ class Broker:
 
     async def _on_reconnect(self) -> None:
         logger.warning("the connection to the broker is restored")
-        self.restore()
+        self._restore_in(0.0)
 
-    async def _restore(self) -> None:
+    def _restore_in(self, seconds: float) -> None:
+        if self._restoring is None or self._restoring.done():
+            self._restoring = self._tasks.spawn(self._restore(seconds))
+
+    async def _restore(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
         while self._client.is_connected:
             try:
                 async with self._answering():

@@ -6,6 +6,7 @@ import heapq
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import nats.errors
 from nats.js.errors import NotFoundError
 
@@ -13,7 +14,7 @@ from server.queue import names
 from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
 from server.queue.front.submission import Submission
-from server.queue.wire import Work, decode
+from server.queue.wire import VersionError, Work, decode
 
 # A request is looked for after so many beats without a sign of it.
 AUDIT_BEATS = 4
@@ -80,7 +81,7 @@ class Audit:
         try:
             found = await self._broker.jetstream.get_msg(names.WORK.name, sequence)
             return decode(found.data or b"", Work).reply == reply
-        except NotFoundError:
-            return False
+        except (NotFoundError, VersionError, msgspec.MsgspecError):
+            return False  # or the stream is a new one and this is another message
         except (nats.errors.Error, TimeoutError):
             return True  # or does not tell

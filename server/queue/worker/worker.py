@@ -150,6 +150,9 @@ class Worker:
         return min(MAX_LEVEL, round(MAX_LEVEL * load))
 
     async def _take(self, message: Msg) -> None:
+        if self._is_draining:  # which began after the pull
+            await message.nak()
+            return
         delivery = await self._deliveries.add(message)
         if delivery is not None:
             self._share.pulled(delivery.request, self._capacity.cost)

@@ -73,6 +73,26 @@ def test_a_worker_that_drains_finishes_and_pulls_no_more(fleet: Fleet, pool: Thr
     assert second.metric(REDELIVERED) == 0
 
 
+def test_a_worker_that_drains_returns_what_it_pulled_before(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
+    busy, front = fleet.worker("--max-batch-size", "1"), fleet.front()
+    ready(busy, front)
+    held = [submit(pool, front, prompt="hold: x")]
+    busy.wait(running=1)
+    draining = fleet.worker()
+    ready(draining)
+    held.append(submit(pool, front, prompt="hold: x"))
+    draining.wait(running=1)
+    draining.terminate()
+    until(lambda: draining.http.get("/readyz").status_code == 503)
+    waiting = submit(pool, front)
+    until(lambda: fleet.messages(names.WORK) == 3)
+    busy.release()
+    assert waiting.result().status_code == 200
+    assert busy.state()["finished"] == 2
+    draining.release()
+    assert [each.result().status_code for each in held] == [200, 200]
+
+
 def test_a_worker_that_must_end_gives_its_requests_back(fleet: Fleet, pool: ThreadPoolExecutor) -> None:
     first, second, _, held = draining(fleet, pool)
     first.terminate()
