@@ -10,7 +10,7 @@ from PIL import Image
 
 from models.training import pairs, scenes, words
 from models.training.drawing import draw_scene
-from models.training.language import frames, sentences, tables, tokenizer
+from models.training.language import clauses, frames, relations, sentences, tables, tokenizer, wording
 from models.training.language.vocabulary import BACKGROUND_WORDS, COLOUR_WORDS, ENDINGS, OPENINGS, STRANGE
 from models.training.language.wording import described
 from models.training.questions import ALL, QUESTIONS, answers
@@ -131,13 +131,48 @@ def test_prompts_say_what_their_scenes_show() -> None:
                 assert says(read(prompt), scene), prompt
 
 
-def test_prompts_of_two_elements_say_their_relation() -> None:
+def test_prompts_of_two_elements_say_their_relation(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(4)
+    monkeypatch.setattr(wording, "COMPOSED_TWO", 0.0)
     for _ in range(12):
         scene = pairs.random_pair(rng)
         if {element.kind for element in scene.elements} == {"shape"}:
             for prompt in filled(rng, scene):
                 assert says(said_of_shapes(prompt), scene), prompt
+
+
+@pytest.mark.parametrize("relation", ["left", "above", "inside", "right", "below"])
+def test_composed_frames_say_their_relation(relation: str) -> None:
+    rng = random.Random(relation)
+    for _ in range(300):
+        any_relation = relations.compose(rng, relation, is_any=True)
+        assert re.search(r"{a}.*{r} {b}|{r} {b}.*{a}|{b}.*{r} it\b.*{a}|{b}.*{a} {r} it$", any_relation)
+        if relation in frames.TWO:
+            frame = relations.compose(rng, relation, is_any=False)
+            first, second = re.split("|".join(map(re.escape, relations.JOINTS)), frame)
+            of_a, of_b = (first, second) if "{a}" in first else (second, first)
+            assert "{b}" in of_b
+            assert re.search(
+                {"left": "left", "above": "top|upper|above", "inside": r"\bin\b|inside|within"}[relation],
+                of_a,
+            )
+            assert re.fullmatch(
+                {"left": ".*right.*", "above": ".*(bottom|lower|below).*", "inside": "{b}"}[relation], of_b
+            )
+
+
+def test_composed_frames_are_not_those_held_out() -> None:
+    rng = random.Random(5)
+    for group, composed in (
+        (frames.SENTENCES.values(), [clauses.compose(rng)[1] for _ in range(2000)]),
+        ([frames.RELATED], [relations.compose(rng, "left", is_any=True) for _ in range(1000)]),
+        (
+            frames.TWO.values(),
+            [relations.compose(rng, name, is_any=False) for name in frames.TWO for _ in "x" * 300],
+        ),
+    ):
+        held_out = {clauses.words(frame) for each in group for frame in each.held_out}
+        assert not held_out & {clauses.words(frame) for frame in composed}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import random
 
+from models.training.language import clauses
 from models.training.language.frames import SENTENCES, USUAL
 from models.training.language.vocabulary import BACKGROUND_WORDS, ENDINGS, OPENINGS, TEXT_OPENINGS
 from models.training.language.wording import article, described, pick_colour, strange_word
@@ -23,8 +24,11 @@ def fill(rng: random.Random, frame: str, what: str, colour: str) -> str:
 
 def pick_frame(rng: random.Random, measuring: bool = False) -> tuple[str, str]:
     """The kind and the text of a frame."""
-    if not measuring and rng.random() < 0.35:
+    chance = 1.0 if measuring else rng.random()
+    if chance < 0.3:
         return "object first", rng.choice(USUAL)
+    if chance < 0.6:
+        return clauses.compose(rng)
     kind = rng.choice(list(SENTENCES))
     return kind, rng.choice(SENTENCES[kind].of(measuring))
 

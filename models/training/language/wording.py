@@ -3,7 +3,8 @@
 import random
 from string import ascii_lowercase
 
-from models.training.language.frames import BARE_WORDS, RELATED, TWO, WORDS
+from models.training.language import relations
+from models.training.language.frames import BARE_WORDS, RELATED, TWO, WORDS, Frames
 from models.training.language.vocabulary import (
     ADJECTIVES,
     COLOUR_WORDS,
@@ -17,6 +18,8 @@ from models.training.language.vocabulary import (
 )
 from models.training.pairs import INVERSE, flipped
 from models.training.scenes import Element, Scene
+
+COMPOSED_TWO = 0.5  # fraction of composed frames of two elements
 
 
 def article(phrase: str) -> str:
@@ -123,14 +126,21 @@ def word_phrase(rng: random.Random, element: Element, coloured: bool = True, mea
     return frame.format(w=quoted(rng, element.name), k=pick_colour(rng, element.colour))
 
 
+def pick_two(rng: random.Random, relation: str, frames: Frames, measuring: bool) -> str:
+    """A frame of two elements: one of these, or a composed one."""
+    if measuring or rng.random() >= COMPOSED_TWO:
+        return rng.choice(frames.of(measuring))
+    return relations.compose(rng, relation, is_any=frames is RELATED)
+
+
 def related(rng: random.Random, scene: Scene, measuring: bool = False) -> str:
     """A phrase for two elements and their relation."""
     assert scene.other
     if scene.relation in TWO and rng.random() < 0.4:
-        frame = rng.choice(TWO[scene.relation].of(measuring))
+        frame = pick_two(rng, scene.relation, TWO[scene.relation], measuring)
     else:
         scene = flipped(scene) if scene.relation in INVERSE and rng.random() < 0.5 else scene
-        frame = rng.choice(RELATED.of(measuring))
+        frame = pick_two(rng, scene.relation, RELATED, measuring)
     assert scene.other
     parts = (phrase(rng, each) for each in (scene.element, scene.other))
     return frame.format(**dict(zip("ab", parts, strict=True)), r=rng.choice(RELATION_WORDS[scene.relation]))
