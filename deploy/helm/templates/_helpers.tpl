@@ -15,7 +15,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{/* The component that serves the API. */}}
 {{- define "ideoserve.serving" -}}
-{{ empty .Values.queue.url | ternary "worker" "front" }}
+{{ empty (include "ideoserve.queue" .) | ternary "worker" "front" }}
 {{- end }}
 
 {{- define "ideoserve.labels" -}}
@@ -106,12 +106,12 @@ namespace="{{ .Release.Namespace }}",job="{{ include "ideoserve.fullname" . }}"
 
 {{/* Of the pods with devices. */}}
 {{- define "ideoserve.workerSeries" -}}
-{{ include "ideoserve.series" . }}{{ if .Values.queue.url }},component="worker"{{ end }}
+{{ include "ideoserve.series" . }}{{ if include "ideoserve.queue" . }},component="worker"{{ end }}
 {{- end }}
 
 {{/* Of the pods that serve the API. */}}
 {{- define "ideoserve.servingSeries" -}}
-{{ include "ideoserve.series" . }}{{ if .Values.queue.url }},component="front"{{ end }}
+{{ include "ideoserve.series" . }}{{ if include "ideoserve.queue" . }},component="front"{{ end }}
 {{- end }}
 
 {{/* Name of the durable consumer of a priority, as server/queue/names.py makes it. Arguments: root, priority. */}}

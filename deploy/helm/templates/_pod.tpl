@@ -98,7 +98,7 @@ spec:
       env:
         - name: IDEOSERVE_DRAIN_DELAY_SECONDS
           value: {{ .Values.drain.delaySeconds | quote }}
-        {{- range $name, $value := .Values.settings }}
+        {{- range $name, $value := include "ideoserve.settings" . | fromYaml }}
         - name: IDEOSERVE_{{ upper $name }}
           value: {{ kindIs "float64" $value | ternary (toJson $value) $value | quote }}
         {{- end }}
@@ -110,7 +110,7 @@ spec:
         - name: IDEOSERVE_ADAPTERS
           value: /adapters/{{ rest (splitList "/" (trimPrefix "pvc://" .)) | join "/" }}
         {{- end }}
-        {{- with .Values.queue.url }}
+        {{- with include "ideoserve.queue" . }}
         - name: IDEOSERVE_QUEUE
           value: {{ . | quote }}
         - name: IDEOSERVE_ROLE
