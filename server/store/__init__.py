@@ -1,6 +1,8 @@
 """Stored images: files in a folder or bucket behind URLs that expire."""
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,27 +27,30 @@ def from_settings(settings: Settings, listener: Listener, broker: "Broker | None
     requests. Raises ConfigError."""
     if settings.role == "worker" or (settings.store is None and broker is None):
         return None
-    store, links = _store(settings, broker)
+    now = time.time if broker is None else broker.clock.now
+    store, links = _store(settings, broker, now)
     seconds, base = settings.url_ttl_seconds, settings.public_url
-    return Results(store, links, seconds, base, settings.store_sweep, listener)
+    return Results(store, links, now, seconds, base, settings.store_sweep, listener)
 
 
-def _store(settings: Settings, broker: "Broker | None") -> tuple[Store, Links | None]:
-    """With what signs the URLs, if this server serves the files."""
+def _store(
+    settings: Settings, broker: "Broker | None", now: Callable[[], float]
+) -> tuple[Store, Links | None]:
+    """With what signs the URLs, if this server serves the files. `now` is the clock of all servers."""
     if settings.store is None and broker is not None:
         from server.store.broker_store import BrokerStore  # needs the extra queue
 
-        links = Links(_secret(settings), broker.clock.now)
+        links = Links(_secret(settings), now)
         age = max(settings.job_ttl_seconds, settings.url_ttl_seconds)
         return BrokerStore(broker, links, age, settings.max_store_bytes), links
     folder = FOLDER.fullmatch(settings.store or "")
     if folder is None:
-        return _bucket(settings.store or ""), None
-    links = Links(_secret(settings))
+        return _bucket(settings.store or "", now), None
+    links = Links(_secret(settings), now)
     return FolderStore(Path(folder[1]), links, settings.max_store_bytes), links
 
 
-def _bucket(url: str) -> Store:
+def _bucket(url: str, now: Callable[[], float]) -> Store:
     if not BUCKET.fullmatch(url):
         raise ConfigError(
             "--store: must be file:///FOLDER, s3://BUCKET[/PREFIX], gs://BUCKET[/PREFIX] or "
@@ -55,7 +60,7 @@ def _bucket(url: str) -> Store:
         from server.store.bucket_store import BucketStore  # an optional extra
     except ImportError:
         raise ConfigError("--store: buckets need the extra store: pip install ideoserve[store]") from None
-    return BucketStore(url)
+    return BucketStore(url, now)
 
 
 def _secret(settings: Settings) -> bytes | None:

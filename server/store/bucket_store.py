@@ -6,7 +6,7 @@ Credentials and endpoints come from the environment, as the tools of each provid
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
@@ -30,8 +30,9 @@ class BucketStore:
     stored_bytes = 0
     is_full = False
 
-    def __init__(self, url: str) -> None:
-        """Raises ConfigError. The bucket is not called."""
+    def __init__(self, url: str, now: Callable[[], float]) -> None:
+        """`now` is the clock of all servers, in Unix seconds. Raises ConfigError; calls no bucket."""
+        self._now = now
         try:
             store = from_url(url, retry_config={"max_retries": RETRIES})
         except (BaseError, ValueError) as error:
@@ -43,7 +44,7 @@ class BucketStore:
         """Ready at once."""
 
     async def put(self, name: str, data: bytes) -> None:
-        seconds = max(0, names.expiry(name) - int(time.time()))
+        seconds = max(0, names.expiry(name) - int(self._now()))
         attributes = {
             "Content-Type": names.media_type(name),
             "Content-Disposition": f'inline; filename="{names.download_name(name)}"',
@@ -64,6 +65,7 @@ class BucketStore:
         await self._delete([name])
 
     async def url(self, name: str, expires: int) -> str:
+        # The signature begins at the time of this host, so that its end is `expires`.
         left = timedelta(seconds=max(1, expires - int(time.time())))
         with _failures("sign a URL"):
             return await obstore.sign_async(self._store, "GET", name, left)

@@ -32,8 +32,8 @@ class FolderStore:
         self._max_bytes = max_bytes
         try:
             folder.mkdir(exist_ok=True)
-            self._write(f"{PART}{secrets.token_hex(8)}", b"").unlink()
-            self.stored_bytes = self._sweep(0)
+            self._write_time()
+            self.stored_bytes = self._sweep(0, 0)
         except OSError as error:
             raise ConfigError(f"--store: cannot write to {folder}: {error.strerror}") from None
 
@@ -87,16 +87,23 @@ class FolderStore:
 
     async def sweep(self, now: float) -> None:
         try:
-            self.stored_bytes = await asyncio.to_thread(self._sweep, now)
+            self.stored_bytes = await asyncio.to_thread(lambda: self._sweep(now, self._write_time()))
         except OSError as error:
             raise _failed("delete expired images", error) from None
 
-    def _sweep(self, now: float) -> int:
-        """Returns the bytes that are left."""
+    def _write_time(self) -> float:
+        """Now by the clock of the file system, which dates parts, and may differ from that of all servers."""
+        part = self._write(f"{PART}{secrets.token_hex(8)}", b"")
+        written = part.stat().st_mtime
+        part.unlink()
+        return written
+
+    def _sweep(self, now: float, write_time: float) -> int:
+        """Delete images by `now`, and parts by `write_time`. Returns the bytes that are left."""
         left = 0
         for entry in self._files():
             with contextlib.suppress(FileNotFoundError):  # another server has just deleted it
-                if self._end(entry) + GRACE_SECONDS <= now:
+                if _age(entry, now, write_time) >= GRACE_SECONDS:
                     os.unlink(entry)
                 else:
                     left += entry.stat().st_size
@@ -109,8 +116,12 @@ class FolderStore:
                 if names.is_name(entry.name) or entry.name.startswith(PART):
                     yield entry
 
-    def _end(self, entry: os.DirEntry[str]) -> float:
-        return entry.stat().st_mtime if entry.name.startswith(PART) else names.expiry(entry.name)
+
+def _age(entry: os.DirEntry[str], now: float, write_time: float) -> float:
+    """Seconds since an image expired, or since the last write to a part."""
+    if entry.name.startswith(PART):
+        return write_time - entry.stat().st_mtime
+    return now - names.expiry(entry.name)
 
 
 def _failed(action: str, error: OSError) -> StoreError:

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import secrets
-import time
 from collections.abc import Callable
 
 from server.schemas.errors import ApiError
@@ -14,7 +13,7 @@ PREFIX = "/v1/files/"
 class Links:
     """HMAC-SHA256 over the name and the time, with a random secret if there is none."""
 
-    def __init__(self, secret: bytes | None, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, secret: bytes | None, now: Callable[[], float]) -> None:
         """`now` is the clock of all servers, in Unix seconds."""
         self.now = now
         self._secret = secret or secrets.token_bytes(32)

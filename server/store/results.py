@@ -23,14 +23,17 @@ class Results:
         self,
         store: Store,
         links: Links | None,
+        now: Callable[[], float],
         url_seconds: int,
         public_url: str | None,
         sweeps: bool,
         listener: Listener,
     ) -> None:
-        """`links` signs the URLs of a store that this server serves; `public_url` is their base."""
+        """`links` signs the URLs of a store that this server serves; `public_url` is their base. `now` is the
+        clock of all servers, in Unix seconds."""
         self.store = store
         self.links = links
+        self._now = now
         self._url_seconds = url_seconds
         self._public_url = public_url
         self._sweeps = sweeps
@@ -62,7 +65,7 @@ class Results:
         self, owner: str, image_index: int, output_format: OutputFormat, data: bytes, base_url: str
     ) -> str:
         """Store a file and return its URL, within a bounded time. Raises ApiError 502 or 503."""
-        expires = int(self.links.now() if self.links else time.time()) + self._url_seconds
+        expires = int(self._now()) + self._url_seconds
         name = names.file_name(owner, image_index, expires, output_format)
         return await self._counted(self._publish(name, data, expires, base_url))
 
@@ -91,7 +94,7 @@ class Results:
     async def _sweep(self) -> None:
         while True:
             try:
-                await self.store.sweep(time.time())
+                await self.store.sweep(self._now())
             except StoreError:
                 logger.warning("expired images were not deleted; the next attempt follows")
             await asyncio.sleep(self.store.sweep_seconds)

@@ -2,10 +2,15 @@
 
 import base64
 import io
+import os
+import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from server.generation import metadata
@@ -13,6 +18,7 @@ from server.queue import names
 from tests.server.fake_engine import PRECISION
 from tests.server.process import ServerProcess, until
 from tests.server.queue.fleet import Fleet, Pair, ready, stream, submit
+from tests.server.store.test_folder import old
 
 
 def precision(front: ServerProcess) -> object:
@@ -86,6 +92,28 @@ def test_fronts_serve_each_other_s_urls_without_a_store(
             assert file.headers["content-type"] == "image/png"
             assert front.http.get(path + "0").json()["error"]["code"] == "invalid_signature"
     assert "URLs of images end with this process" not in fronts[0].log
+
+
+@pytest.mark.parametrize("seconds", [7200, -7200])
+def test_the_clock_of_a_front_s_host_does_not_matter_for_its_store(
+    pair: Pair, start: Callable[..., ServerProcess], tmp_path: Path, seconds: int
+) -> None:
+    """A front whose clock is wrong by two hours, of images that live for one."""
+    expired, kept = (old(tmp_path, age, str(age)) for age in (3600, -1800))
+    others = [(".part-written", 0.0), (".part-left", 600.0)]
+    for name, age in others:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    front = Fleet(start, pair.fleet.broker, pair.fleet.model).process(
+        "front", "--store", f"file://{tmp_path}", FAKE_CLOCK_SECONDS=str(seconds)
+    )
+    ready(front)
+    url = front.create(response_format="url").json()["data"][0]["url"]
+    until(lambda: not expired.exists() and not (tmp_path / ".part-left").exists())
+    image = front.http.get(url)
+    assert image.status_code == 200
+    assert re.fullmatch(r"private, max-age=3(600|5\d\d), immutable", image.headers["cache-control"])
+    assert (kept.exists(), (tmp_path / ".part-written").exists()) == (True, True)
 
 
 def test_a_request_is_pulled_by_an_idle_worker(fleet: Fleet, pool: ThreadPoolExecutor) -> None:

@@ -46,7 +46,7 @@ def bucket(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Buck
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     fake_s3.objects.clear()
-    return BucketStore("s3://images/made")
+    return BucketStore("s3://images/made", time.time)
 
 
 def test_a_server_with_a_bucket(start: Callable[..., ServerProcess], environment: dict[str, str]) -> None:
@@ -94,7 +94,7 @@ def test_files_of_a_bucket(bucket: BucketStore) -> None:
 
 def test_an_unreachable_bucket(monkeypatch: pytest.MonkeyPatch, bucket: BucketStore) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    gone = BucketStore("s3://images")
+    gone = BucketStore("s3://images", time.time)
     for call in (gone.put(NAME, b""), gone.get(NAME), gone.delete(NAME), gone.sweep(0)):
         with pytest.raises(StoreError):
             asyncio.run(call)
@@ -122,6 +122,15 @@ def test_azure_signs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def presigned(store: str, expected: str) -> dict[str, list[str]]:
     """The query of a URL, without any call of the provider."""
-    url = asyncio.run(BucketStore(store).url(NAME, int(time.time()) + 3600))
+    url = asyncio.run(BucketStore(store, time.time).url(NAME, int(time.time()) + 3600))
     assert url.partition("?")[0] == expected
     return parse_qs(urlsplit(url).query)
+
+
+def test_times_are_those_of_the_fleet_but_a_signature_is_of_this_host(bucket: BucketStore) -> None:
+    behind = BucketStore("s3://images/made", lambda: time.time() - 1800)
+    asyncio.run(behind.put(NAME, b"image"))
+    kept, _ = fake_s3.objects[f"made/{NAME}"]
+    assert re.fullmatch(r"private, max-age=5(400|39\d), immutable", kept["cache-control"])
+    query = parse_qs(urlsplit(asyncio.run(behind.url(NAME, int(time.time()) + 3600))).query)
+    assert query["X-Amz-Expires"] == ["3600"]
