@@ -80,6 +80,10 @@ class Admission:
             raise outlook.refusal()
         self._engine.reserve(request)
 
+    def renew(self, slot: "AdmissionSlot") -> InFlight:
+        """Reserve a request again that the engine has ended."""
+        return self._engine.reserve(slot.request, slot.in_flight.deadline)
+
     def release(self, slot: "AdmissionSlot") -> None:
         self._slots.pop(slot, None)
         self._engine.release(slot.request.request_id)
@@ -136,6 +140,10 @@ class AdmissionSlot:
         """Raises ApiError 429 if the changed request cannot meet its deadline."""
         if request != self.request:
             self.admission.update(request, self.in_flight.deadline)
+
+    def renew(self) -> None:
+        """The request is to be generated again."""
+        self.in_flight = self.admission.renew(self)
 
     def release(self) -> None:
         self.admission.release(self)

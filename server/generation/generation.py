@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -15,11 +16,13 @@ from server.generation.image_encoder import MEDIA_TYPES, PREVIEW_FORMAT, ImageEn
 from server.generation.parameters import Parameters
 from server.generation.processing import Processing
 from server.generation.transcript import (
+    AnsweredError,
     Event,
     ImageFile,
     Preview,
     QueueState,
     Subscription,
+    TakenOverError,
     Timings,
     Transcript,
 )
@@ -41,12 +44,15 @@ class Generation:
         processing: Processing,
         encoder: ImageEncoder,
         parameters: Parameters,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`confirm` is that of the permit to run it, if it needs one."""
         self._engine = engine
         self._slot = slot
         self._processing = processing
         self._encoder = encoder
         self._parameters = parameters
+        self._check_permit = confirm
         self._encoding_seconds = 0.0
         self._subscriptions = 0
         self.transcript = Transcript(slot.request.request_id, parameters.seeds)
@@ -88,6 +94,8 @@ class Generation:
         except asyncio.CancelledError:
             self.transcript.finish(server_stopped())
             raise
+        except AnsweredError as other:
+            self.transcript.adopt(other.transcript)
         except Exception as error:
             self.transcript.finish(self._failure(error))
 
@@ -108,9 +116,26 @@ class Generation:
         self.transcript.prepared(self._parameters, len(token_ids))
 
     async def _generate(self) -> None:
+        """Again if another server took the request over and failed."""
+        while True:
+            await self._confirm()
+            try:
+                await self._receive()
+                return
+            except TakenOverError:
+                self._slot.renew()
+
+    async def _receive(self) -> None:
         async with aclosing(self._engine.generate(self._slot.request)) as outputs:
             async for output in outputs:
-                self.transcript.add(await self._event(output))
+                event = await self._event(output)
+                if isinstance(event, ImageFile):
+                    await self._confirm()
+                self.transcript.add(event)
+
+    async def _confirm(self) -> None:
+        if self._check_permit is not None:
+            await self._check_permit()
 
     async def _event(self, output: RequestOutput) -> Event:
         match output:

@@ -65,7 +65,9 @@ class Generations:
         token_ids = await tokenize(self._engine, request.parameters.prompt.text)
         while not self._can_subscribe(request):
             assert self._sharing is not None
-            entered = await self._sharing.enter(request.caller, request.fingerprint, request.deadline)
+            entered = await self._sharing.enter(
+                request.request_id, request.caller, request.fingerprint, request.deadline
+            )
             if isinstance(entered, Transcript):
                 return Subscription(entered, request.deadline)
             if entered is not None:
@@ -83,7 +85,7 @@ class Generations:
     def _permitted(self, request: GenerationRequest, token_ids: TokenIds, permit: Permit) -> Subscription:
         """Start a generation that finishes the permit."""
         try:
-            generation = self._start(request, token_ids)
+            generation = self._start(request, token_ids, permit)
         except BaseException:
             permit.finish(None)
             raise
@@ -121,7 +123,9 @@ class Generations:
         generation = found or self._start(request, token_ids)
         return generation.subscribe(request.deadline, request.priority)
 
-    def _start(self, request: GenerationRequest, token_ids: TokenIds) -> Generation:
+    def _start(
+        self, request: GenerationRequest, token_ids: TokenIds, permit: Permit | None = None
+    ) -> Generation:
         processing = Processing(
             self._engine,
             self._encoder,
@@ -132,7 +136,8 @@ class Generations:
         parameters = processing.check_previews(request.parameters)
         wanted = _engine_request(request, parameters, token_ids)
         slot = self._admission.admit(wanted, request.caller, request.deadline)
-        generation = Generation(self._engine, slot, processing, self._encoder, parameters)
+        confirm = permit.confirm if permit else None
+        generation = Generation(self._engine, slot, processing, self._encoder, parameters, confirm)
         generation.start()
         if request.fingerprint:
             self._cache.add(request.fingerprint, generation)

@@ -11,6 +11,10 @@ from server.generation.transcript import Transcript
 class Permit(Protocol):
     """The right to run a request. Call `finish` exactly once."""
 
+    async def confirm(self) -> None:
+        """Call it before the request is generated and before each image is sent: if this server was silent,
+        another may have taken it over. Waits for its answer. Raises AnsweredError or ApiError 422."""
+
     def finish(self, transcript: Transcript | None) -> None:
         """Give it back, with the transcript that repeated requests get; None if there is none."""
 
@@ -19,7 +23,7 @@ class Sharing(Protocol):
     """Idempotency keys and concurrency limits that hold over all servers."""
 
     async def enter(
-        self, caller: Caller, fingerprint: Fingerprint | None, deadline: float
+        self, request_id: str, caller: Caller, fingerprint: Fingerprint | None, deadline: float
     ) -> Permit | Transcript | None:
         """Wait until this request may run, or another server has answered it.
 

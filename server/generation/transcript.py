@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from engine.errors import DeadlineExceededError
+from engine.errors import DeadlineExceededError, EngineError
 from engine.messages import StageTimes, StepDone
 from server.generation.parameters import Parameters
 from server.schemas.errors import ApiError, from_engine
@@ -98,6 +98,17 @@ class Transcript:
         self.failure, self.is_done = failure, True
         self._notify()
 
+    def adopt(self, other: "Transcript") -> None:
+        """Finish as another one of the same request did. Images that are there already stay."""
+        self.request_id, self.seeds, self.created = other.request_id, other.seeds, other.created
+        self.prompt_tokens, self.revised_prompt = other.prompt_tokens, other.revised_prompt
+        self.warnings, self.is_prepared = other.warnings, other.is_prepared
+        there = {image.image_index for image in self.images}
+        for event in other.events:
+            if not (isinstance(event, ImageFile) and event.image_index in there):
+                self.events.append(event)
+        self.finish(other.failure)
+
     async def changed(self) -> None:
         """Return at the next change."""
         await self._changed.wait()
@@ -126,6 +137,18 @@ class Transcript:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class TakenOverError(EngineError):
+    """Another server runs the request, because it took this one for dead."""
+
+
+class AnsweredError(EngineError):
+    """Another server has finished the request, with this transcript."""
+
+    def __init__(self, transcript: Transcript) -> None:
+        super().__init__("another server has answered the request")
+        self.transcript = transcript
 
 
 def _nothing() -> None:

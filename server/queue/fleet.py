@@ -26,6 +26,8 @@ BEAT_SECONDS = 1.0
 # A process is gone if this one has received so many of its own announcements since the last of that process.
 # Time without a broker, and time in which this process was stopped, do not count.
 GONE_BEATS = 4
+# After a longer silence of this process, others may have counted so many beats. Their intervals vary.
+SILENT_BEATS = 1.5
 
 News = TypeVar("News", FrontNews, WorkerNews)
 logger = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ class Fleet:
         self._workers: _Members[WorkerNews] = _Members()
         self._fronts: _Members[FrontNews] = _Members()
         self._beats, self._last_beat = 0, 0.0
+        self._heard = self._silent_until = 0.0
+        self._settled_beats = GONE_BEATS
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._updated = asyncio.Event()
@@ -165,7 +169,15 @@ class Fleet:
     @property
     def is_settled(self) -> bool:
         """Whether this process has listened for long enough to know all others."""
-        return self._beats >= GONE_BEATS
+        return self._beats >= self._settled_beats and not self._is_silent
+
+    def was_silent(self, since: float) -> bool:
+        """Whether others may have taken this process for dead after `since`, of `time.monotonic()`."""
+        return self._silent_until >= since or self._is_silent
+
+    @property
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._heard > SILENT_BEATS * self.beat_seconds
 
     async def _announce(self) -> None:
         while True:
@@ -213,6 +225,7 @@ class Fleet:
     def _on_beat(self) -> None:
         """Count at most one beat in an interval."""
         now = time.monotonic()
+        self._on_own(now)
         if now < self._last_beat + self.beat_seconds / 2:
             return
         self._beats, self._last_beat = self._beats + 1, now
@@ -220,6 +233,14 @@ class Fleet:
         for front in self._fronts.forget(self._beats):
             for listener in self._gone_listeners:
                 listener(front)
+
+    def _on_own(self, now: float) -> None:
+        """This process announced itself."""
+        if self._is_silent:
+            self._silent_until = now
+        if now - self._heard > GONE_BEATS * self.beat_seconds:  # others may have started
+            self._settled_beats = self._beats + GONE_BEATS
+        self._heard = now
 
 
 def _kind(news: FrontNews | WorkerNews) -> Literal["front", "worker"]:

@@ -75,14 +75,15 @@ class QueueEngine:
         self.worker = Worker(local, self.broker, self._fleet, adapters) if local else None
         self._submitted: dict[str, Submission] = {}
         self._backlog = FleetBacklog(self._fleet, self._in_flight)
-        self._submissions = Submissions(self.broker, config.model_id, self._fleet)
         self._sharing = FleetSharing(
             self.broker,
+            self._fleet,
             self._backlog,
             Answers(self.broker, settings.idempotency_seconds, settings.idempotency_bytes),
             Claims(self.broker, self._fleet),
             Seats(self.broker, self._fleet),
         )
+        self._submissions = Submissions(self.broker, config.model_id, self._fleet, self._sharing.taken_over)
         if tokenize is not None:
             self._fleet.add(self._backlog.news)
 
@@ -163,9 +164,9 @@ class QueueEngine:
         return EngineDeadError("the broker refuses to restore the connection")
 
     async def enter(
-        self, caller: Caller, fingerprint: Fingerprint | None, deadline: float
+        self, request_id: str, caller: Caller, fingerprint: Fingerprint | None, deadline: float
     ) -> Permit | Transcript | None:
-        return await self._sharing.enter(caller, fingerprint, deadline)
+        return await self._sharing.enter(request_id, caller, fingerprint, deadline)
 
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """Raises PromptTooLongError."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from nats.js.errors import APIError, KeyNotFoundError
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from engine.messages import StageTimes
@@ -53,27 +53,41 @@ class Answers:
             raise ConfigError(f"--idempotency-bytes: {self._max_bytes}: {error.description}") from None
 
     async def put(self, key: str, digest: bytes, transcript: Transcript) -> None:
-        """Store a finished transcript, unless the broker has no room for it."""
+        """Store a finished transcript, unless there is one, or the broker has no room for it."""
         data = b"".join(image.data for image in transcript.images)
         if len(data) > self._max_bytes:
             return
         try:
             for part, start in enumerate(range(0, len(data), PART_BYTES)):
-                await self._bucket.put(f"{key}.{part}", data[start : start + PART_BYTES])
-            await self._bucket.put(key, encode(_answer(digest, transcript)))
+                name = _part(key, transcript.request_id, part)
+                await self._bucket.put(name, data[start : start + PART_BYTES])
+            await self._put_first(key, encode(_answer(digest, transcript)))
         except APIError as error:
             logger.warning("a response is not kept for repeated requests: %s", error.description)
+
+    async def _put_first(self, key: str, answer: bytes) -> None:
+        try:
+            await self._bucket.create(key, answer)
+        except KeyWrongLastSequenceError:
+            if await self.get(key) is None:  # the images of the first are deleted
+                await self._bucket.put(key, answer)
 
     async def get(self, key: str) -> tuple[bytes, Transcript] | None:
         """The digest of the request's body, and the transcript."""
         try:
             answer = decode((await self._bucket.get(key)).value or b"", _Answer)
             size = sum(length for _, _, length in answer.images)
-            parts = [self._bucket.get(f"{key}.{part}") for part in range(-(-size // PART_BYTES))]
-            data = b"".join([entry.value or b"" for entry in await asyncio.gather(*parts)])
+            names = (_part(key, answer.request_id, part) for part in range(-(-size // PART_BYTES)))
+            parts = await asyncio.gather(*map(self._bucket.get, names))
+            data = b"".join(entry.value or b"" for entry in parts)
         except KeyNotFoundError:
             return None
         return answer.digest, _transcript(answer, data)
+
+
+def _part(key: str, request_id: str, part: int) -> str:
+    """The key of a part of the images."""
+    return f"{key}.{request_id}.{part}"
 
 
 def _answer(digest: bytes, transcript: Transcript) -> _Answer:

@@ -1,15 +1,16 @@
-"""Finds requests that the queue has lost."""
+"""Finds requests that the queue has lost, or that other fronts have taken over."""
 
 import asyncio
 import contextlib
 import heapq
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 
 import msgspec
 import nats.errors
 from nats.js.errors import NotFoundError
 
+from server.generation.transcript import TakenOverError
 from server.queue import names
 from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
@@ -20,11 +21,13 @@ from server.queue.wire import VersionError, Work, decode
 AUDIT_BEATS = 4
 # Requests that are looked for in a beat, unless one was lost.
 AUDITED = 20
+FAILURES = (nats.errors.Error, OSError, TimeoutError, msgspec.MsgspecError, VersionError)
 
 
 class Audit:
     """Looks in the work stream for requests that no worker announces, and calls `recover` with those that are
-    not stored: a worker has dropped them, or the stream was deleted."""
+    not stored: a worker has dropped them, or the stream was deleted. Before that, it calls `give_up` with
+    those whose ids `taken_over` returns."""
 
     def __init__(
         self,
@@ -32,11 +35,15 @@ class Audit:
         fleet: Fleet,
         submissions: Mapping[str, Submission],
         recover: Callable[[Submission], Awaitable[None]],
+        taken_over: Callable[[], Awaitable[Set[str]]],
+        give_up: Callable[[Submission, Exception], None],
     ) -> None:
         self._broker = broker
         self._fleet = fleet
         self._submissions = submissions
         self._recover = recover
+        self._taken_over = taken_over
+        self._give_up = give_up
         self._is_any_lost = False
         self._task: asyncio.Task[None] | None = None
 
@@ -55,9 +62,18 @@ class Audit:
         while True:
             await asyncio.sleep(self._fleet.beat_seconds)
             await self._broker.wait_up()
-            for submission in self._due():
-                with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-                    await self._look(submission)
+            with contextlib.suppress(*FAILURES):
+                self._leave(await self._taken_over())
+                for submission in self._due():
+                    with contextlib.suppress(*FAILURES):
+                        await self._look(submission)
+
+    def _leave(self, request_ids: Set[str]) -> None:
+        """To other fronts."""
+        for submission in list(self._submissions.values()):
+            in_flight = submission.in_flight
+            if in_flight.request.request_id in request_ids and not in_flight.is_answered:
+                self._give_up(submission, TakenOverError("another front runs the request"))
 
     def _due(self) -> list[Submission]:
         sent = [each for each in self._submissions.values() if each.is_in_queue]

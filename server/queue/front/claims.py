@@ -37,21 +37,32 @@ class Claims:
         """
         if key in self._own:
             return self._own[key]
-        self._own[key] = Claim(self._fleet.id, digest)
-        other = await self._write(key)
+        self._own[key] = own = Claim(self._fleet.id, digest)
+        other = await self._write(key, own)
         if other is not None:
             del self._own[key]
         return other
 
-    async def _write(self, key: str) -> Claim | None:
+    async def _write(self, key: str, own: Claim) -> Claim | None:
         """Store the claim, unless another front has one. Returns that."""
         while True:
             held, revision = await self._held(key)
             if held is not None and not self._is_free(held):
                 return held
             with contextlib.suppress(KeyWrongLastSequenceError):
-                await self._bucket.update(key, msgspec.msgpack.encode(self._own[key]), revision)
+                await self._bucket.update(key, msgspec.msgpack.encode(own), revision)
                 return None
+
+    async def renew(self, key: str) -> Claim | None:
+        """Claim a key again if this front has lost it. Returns the claim of another request if that runs."""
+        held, _ = await self._held(key)
+        own = self._own.get(key)
+        if own is None or (held is not None and self.is_own(held)):
+            return None
+        other = await self._write(key, own)
+        if key not in self._own:  # released meanwhile
+            await self.release(key)
+        return other
 
     def _is_free(self, claim: Claim) -> bool:
         """Whether its front is gone, or is this one, which did not learn that the claim was stored."""

@@ -13,8 +13,9 @@ from engine.errors import DeadlineExceededError
 from server.access.admission import concurrency_refusal
 from server.access.api_keys import Caller
 from server.generation.idempotency import Fingerprint, check_body
-from server.generation.transcript import Transcript
+from server.generation.transcript import AnsweredError, Transcript
 from server.queue.connection.broker import Broker
+from server.queue.fleet import Fleet
 from server.queue.front.answers import Answers
 from server.queue.front.backlog import FleetBacklog
 from server.queue.front.claims import Claim, Claims
@@ -35,13 +36,21 @@ class FleetSharing:
     """Implements Sharing."""
 
     def __init__(
-        self, broker: Broker, backlog: FleetBacklog, answers: Answers, claims: Claims, seats: Seats
+        self,
+        broker: Broker,
+        fleet: Fleet,
+        backlog: FleetBacklog,
+        answers: Answers,
+        claims: Claims,
+        seats: Seats,
     ) -> None:
         self._broker = broker
+        self._fleet = fleet
         self._backlog = backlog
         self._answers = answers
         self._claims = claims
         self._seats = seats
+        self._permits: dict[str, FleetPermit] = {}  # with claims, by request id
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -54,46 +63,68 @@ class FleetSharing:
         await self._tasks.wait(CLOSE_SECONDS)
 
     async def enter(
-        self, caller: Caller, fingerprint: Fingerprint | None, deadline: float
+        self, request_id: str, caller: Caller, fingerprint: Fingerprint | None, deadline: float
     ) -> "FleetPermit | Transcript | None":
         """As of Sharing."""
+        permit = FleetPermit(self, request_id, fingerprint)
         try:
             if fingerprint is None:
-                return await self._seated(caller, None)
-            return await self._claimed(caller, fingerprint, deadline)
+                return await self._seated(caller, permit)
+            return await self._claimed(caller, permit, fingerprint, deadline)
         except FAILURES as error:
             self._broker.on_failure(error)
             raise queue_unavailable() from error
 
     async def _claimed(
-        self, caller: Caller, fingerprint: Fingerprint, deadline: float
+        self, caller: Caller, permit: "FleetPermit", fingerprint: Fingerprint, deadline: float
     ) -> "FleetPermit | Transcript | None":
         """Wait until the key is free or answered."""
         key = _key(fingerprint)
         while time.monotonic() < deadline:
-            answer = await self._answers.get(key)
+            answer = await self._answer(key, fingerprint)
             if answer is not None:
-                check_body(answer[0], fingerprint.digest)
-                return answer[1]
-            other = await self._claim(key, fingerprint)
+                return answer
+            other = await self._claim(key, permit, fingerprint)
             if other is None:
-                return await self._seated(caller, fingerprint)
+                return await self._first(key, permit, fingerprint) or await self._seated(caller, permit)
             check_body(other.digest, fingerprint.digest)
             await asyncio.sleep(LOOK_SECONDS)
             if self._claims.is_own(other):
                 return None
         raise from_engine(DeadlineExceededError("the deadline passed"))
 
-    async def _claim(self, key: str, fingerprint: Fingerprint) -> Claim | None:
-        try:
-            return await self._claims.claim(key, fingerprint.digest)
-        except BaseException:
-            FleetPermit(self, fingerprint, None).finish(None)
-            raise
+    async def _answer(self, key: str, fingerprint: Fingerprint) -> Transcript | None:
+        """Raises ApiError 422."""
+        answer = await self._answers.get(key)
+        if answer is None:
+            return None
+        check_body(answer[0], fingerprint.digest)
+        return answer[1]
 
-    async def _seated(self, caller: Caller, fingerprint: Fingerprint | None) -> "FleetPermit":
+    async def _claim(self, key: str, permit: "FleetPermit", fingerprint: Fingerprint) -> Claim | None:
+        permit.confirmed = time.monotonic()
+        try:
+            other = await self._claims.claim(key, fingerprint.digest)
+        except BaseException:
+            permit.finish(None)
+            raise
+        if other is None:
+            self._permits[permit.request_id] = permit
+        return other
+
+    async def _first(self, key: str, permit: "FleetPermit", fingerprint: Fingerprint) -> Transcript | None:
+        """The answer of a front that released the key just before it was claimed here."""
+        try:
+            answer = await self._answer(key, fingerprint)
+        except BaseException:
+            permit.finish(None)
+            raise
+        if answer is not None:
+            permit.finish(None)
+        return answer
+
+    async def _seated(self, caller: Caller, permit: "FleetPermit") -> "FleetPermit":
         """Take a seat if the key of the caller is limited. Raises ApiError 429."""
-        permit = FleetPermit(self, fingerprint, None)
         try:
             if caller.max_concurrency is not None:
                 in_flight = await self._seats.take(caller.name, caller.max_concurrency)
@@ -106,7 +137,46 @@ class FleetSharing:
             raise
         return permit
 
+    async def taken_over(self) -> set[str]:
+        """The ids of requests of this front that another one has claimed or answered. Asks the broker only
+        after this front was silent."""
+        return {
+            request_id
+            for request_id, permit in list(self._permits.items())
+            if await self._other(permit) is not None
+        }
+
+    async def confirm(self, permit: "FleetPermit") -> None:
+        """As of Permit."""
+        while (other := await self._other_at_last(permit)) is not None:
+            digest = other.digest if isinstance(other, Claim) else other[0]
+            assert permit.fingerprint is not None
+            check_body(digest, permit.fingerprint.digest)
+            if not isinstance(other, Claim):
+                raise AnsweredError(other[1])
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _other_at_last(self, permit: "FleetPermit") -> Claim | tuple[bytes, Transcript] | None:
+        """As `_other`, once the broker answers."""
+        while True:
+            try:
+                return await self._other(permit)
+            except FAILURES as error:
+                self._broker.on_failure(error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _other(self, permit: "FleetPermit") -> Claim | tuple[bytes, Transcript] | None:
+        """The claim or answer of another front; None if this front still has the claim, or has it again."""
+        if permit.fingerprint is None or not self._fleet.was_silent(permit.confirmed):
+            return None
+        asked, key = time.monotonic(), _key(permit.fingerprint)
+        other = await self._claims.renew(key) or await self._answers.get(key)
+        if other is None:
+            permit.confirmed = asked
+        return other
+
     def finish(self, permit: "FleetPermit", transcript: Transcript | None) -> None:
+        self._permits.pop(permit.request_id, None)
         if permit.fingerprint is not None or permit.seat is not None:
             self._tasks.spawn(self._finish(permit, transcript))
 
@@ -135,11 +205,18 @@ class FleetSharing:
 
 @dataclass(eq=False, slots=True)
 class FleetPermit:
-    """Implements Permit: a claim of an idempotency key, and a seat of an API key."""
+    """Implements Permit: a claim of an idempotency key, and a seat of an API key. The claim was `confirmed`
+    last at this time of `time.monotonic()`."""
 
     sharing: FleetSharing
+    request_id: str
     fingerprint: Fingerprint | None
-    seat: str | None
+    seat: str | None = None
+    confirmed: float = 0.0
+
+    async def confirm(self) -> None:
+        """As of Permit."""
+        await self.sharing.confirm(self)
 
     def finish(self, transcript: Transcript | None) -> None:
         """As of Permit."""

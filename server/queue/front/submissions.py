@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable, Callable, Set
 
 import msgspec
 import nats.errors
@@ -10,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 
 from engine.client.in_flight import InFlightRequest
-from engine.errors import EngineError, GenerationError, VersionMismatchError
+from engine.errors import GenerationError, VersionMismatchError
 from server.queue import names
 from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
@@ -32,13 +33,16 @@ logger = logging.getLogger(__name__)
 class Submissions:
     """The requests of this front that are in the queue or on a worker."""
 
-    def __init__(self, broker: Broker, model_id: str, fleet: Fleet) -> None:
+    def __init__(
+        self, broker: Broker, model_id: str, fleet: Fleet, taken_over: Callable[[], Awaitable[Set[str]]]
+    ) -> None:
+        """`taken_over` returns the ids of requests that other fronts run."""
         self._broker = broker
         self._model_id = model_id
         self._fleet = fleet
         self._front = fleet.id
         self._open: dict[str, Submission] = {}
-        self._audit = Audit(broker, fleet, self._open, self._recover)
+        self._audit = Audit(broker, fleet, self._open, self._recover, taken_over, self._give_up)
         self._over: set[str] = set()
         self._uploads = Uploads(broker, fleet.id)
         self._tasks = Tasks()
@@ -173,7 +177,7 @@ class Submissions:
             self._give_up(submission, GenerationError(f"a result cannot be read: {error}"))
         return True
 
-    def _give_up(self, submission: Submission, error: EngineError) -> None:
+    def _give_up(self, submission: Submission, error: Exception) -> None:
         submission.in_flight.fail(error)
         self._tasks.spawn(self._abort(submission))
 

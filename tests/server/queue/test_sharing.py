@@ -210,9 +210,9 @@ def test_kept_responses_are_bounded_and_the_oldest_go_first(start_nats: Callable
     assert stored <= max_bytes
 
 
-def answered(size: int) -> Transcript:
+def answered(size: int, request_id: str = "img-1") -> Transcript:
     """With one image of so many bytes."""
-    return Transcript("img-1", (1,), events=[ImageFile(0, 1, bytes(size))], is_prepared=True, is_done=True)
+    return Transcript(request_id, (1,), events=[ImageFile(0, 1, bytes(size))], is_prepared=True, is_done=True)
 
 
 def test_more_kept_responses_than_the_broker_can_store_are_refused_at_start(
@@ -230,3 +230,19 @@ def test_more_kept_responses_than_the_broker_can_store_are_refused_at_start(
 
     with pytest.raises(ConfigError, match=r"^--idempotency-bytes: 1099511627776: insufficient storage"):
         asyncio.run(keep())
+
+
+def test_the_first_answer_of_a_key_is_kept(nats_server: NatsServer) -> None:
+    async def keep() -> list[int]:
+        broker = Broker(Access((nats_server.url,)))
+        await broker.connect()
+        answers = Answers(broker, 600, 256 << 20)  # the default, as of the other servers
+        await answers.start()
+        for size in (1000, 2000):
+            await answers.put("first", b"digest", answered(size, f"img-{size}"))
+        kept = await answers.get("first")
+        await broker.close()
+        assert kept
+        return [len(image.data) for image in kept[1].images]
+
+    assert asyncio.run(keep()) == [1000]
