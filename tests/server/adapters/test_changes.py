@@ -118,6 +118,7 @@ def test_an_adapters_file_with_keys_and_a_repository(start: Start, tmp_path: Pat
     assert {name: adapter["status"] for name, adapter in listed(server).items()} == {"fetched": "loading"}
     refused = server.create(adapters=[{"name": "fetched"}])
     check(refused, 503, "adapter_not_ready", "adapters")
+    check(server.http.get("/v1/models/fake-model:fetched"), 503, "adapter_not_ready", "model")
     assert refused.headers["retry-after"] == "5"
     for body in ({"model": "fake-model:secret"}, {"adapters": [{"name": "secret"}]}):
         response = server.create(**body)
@@ -142,7 +143,7 @@ def test_an_adapters_file_with_keys_and_a_repository(start: Start, tmp_path: Pat
     until(lambda: list(listed(server)) == ["secret"])
 
 
-ENTRY = {"name": "a", "source": "x"}
+ENTRY, OTHER = {"name": "a", "source": "x"}, {"name": "b", "source": "x"}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,9 @@ ENTRY = {"name": "a", "source": "x"}
         ({"adapters": [ENTRY | {"scal": 1}]}, "adapters.0.scal: Extra inputs are not permitted"),
         ({"adapters": [ENTRY, ENTRY]}, "two entries have the name 'a'"),
         ({"adapters": [ENTRY | {"name": "a/b"}]}, "adapters.0.name: "),
+        ({"adapters": [ENTRY | {"file": "a/../../o"}]}, "adapters.0.file: 'a/../../o' leads out of `source`"),
+        ({"adapters": [ENTRY | {"file": "/o"}]}, "adapters.0.file: '/o' leads out of `source`"),
+        ({"adapters": [ENTRY, OTHER | {"preset": FAST | {"mu": 11}}]}, "adapters.1.preset.mu: "),
     ],
 )
 def test_an_unusable_adapters_file_ends_the_start(tmp_path: Path, content: Any, reason: str) -> None:
