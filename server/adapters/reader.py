@@ -17,7 +17,7 @@ from server.adapters.adapter import Adapter, Weights
 from server.adapters.declaration import SETTINGS_FILE, SUFFIX, AdapterSettings, Declaration, weights_in
 from server.adapters.hub_folders import HubFolders
 from server.adapters.offer import listed
-from server.hub.repository import SCHEME, Repository
+from server.hub.repository import SCHEME, HubUnavailableError, Repository
 from server.settings.config_error import ConfigError
 
 # A file that was written in this time may be incomplete.
@@ -54,7 +54,8 @@ class AdapterReader:
             weights = self._weights(_selected(path, declared.file), declared.root, until)
             return Adapter(declared.name, settings, weights)
         except (AdapterError, CheckpointError, ConfigError) as error:
-            return Adapter(declared.name, settings, error=_message(error))
+            is_retried = isinstance(error, HubUnavailableError)
+            return Adapter(declared.name, settings, error=_message(error), is_retried=is_retried)
 
     def _path(self, declared: Declaration) -> Path | None:
         """None while it is downloaded."""
