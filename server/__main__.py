@@ -71,7 +71,9 @@ def _app(settings: Settings, access: "Access | None", sources: ModelSources) -> 
         edits=settings.edits == "on",
     )
     checkpoint, transformer = sources.fetch(weights=settings.role != "front")
-    config = ModelConfig.load(checkpoint, settings.model_name, transformer, settings.presets)
+    config = ModelConfig.load(
+        checkpoint, settings.model_name, transformer, settings.presets, settings.uncond_adapter
+    )
     if settings.role == "front":  # which has no device
         return _create(settings, access, config, options)
     plan = MemoryPlan.of(config, options, settings.max_memory_gb)

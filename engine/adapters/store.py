@@ -93,12 +93,14 @@ class AdapterStore:
         for use in uses:
             if use.digest in self._errors:
                 return failure(use, self._errors[use.digest])
-        needed = sum(self._size(digest) for digest in {use.digest for use in uses})
+        sizes = [self._size(digest) for digest in {use.digest for use in uses}]
+        needed = sum(size for size in sizes if size is not None)
         if needed <= self.max_bytes:
             return None
         names = ", ".join(f"`{use.name}`" for use in uses)
+        bound = "at least " if None in sizes else ""
         limit = f"at most {self.max_bytes} (--adapter-memory-gb)"
-        return AdaptersTooLargeError(f"The adapters {names} take {needed} bytes of memory; {limit}")
+        return AdaptersTooLargeError(f"The adapters {names} take {bound}{needed} bytes of memory; {limit}")
 
     def update(self, wanted: Sequence[AdapterUse], in_use: Collection[str]) -> None:
         """Load the adapters that requests wait for, in their order, and drop what none waits for.
@@ -189,10 +191,11 @@ class AdapterStore:
     def _notify(self) -> None:
         os.write(self._waker, b"x")
 
-    def _size(self, digest: str) -> int:
+    def _size(self, digest: str) -> int | None:
+        """Bytes; None if the adapter is not loaded."""
         if digest in self._resident:
             return self._resident[digest][0]
-        return self._read[digest].nbytes if digest in self._read else 0
+        return self._read[digest].nbytes if digest in self._read else None
 
 
 class _Recent:

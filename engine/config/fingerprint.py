@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.config.files import list_files, read_bytes, require_file, unreadable
 from engine.config.tensor_headers import header_bytes, parse_headers
+from engine.errors import CheckpointError
 
 FOLDERS = ("", "scheduler", "text_encoder", "tokenizer", "transformer", "unconditional_transformer", "vae")
 # Bytes of a sample. Each tensor is sampled at its start, at every stride, and at its end.
@@ -14,12 +15,13 @@ SAMPLE_BYTES = 4 << 10
 STRIDE_BYTES = 16 << 20
 
 
-def fingerprint(path: Path, transformer: Path | None = None) -> str:
+def fingerprint(path: Path, transformer: Path | None = None, uncond_adapter: Path | None = None) -> str:
     """12 hex digits over every config, tokenizer and template, and over samples of every tensor; "" without
     weights.
 
     Names, shapes and dtypes of the tensors are included. `transformer` is the folder that replaces the one in
-    `path`. Raises CheckpointError naming the file.
+    `path`, and `uncond_adapter` the file of an adapter that replaces the unconditional one. Raises
+    CheckpointError naming the file.
     """
     folders = {name: path / name for name in FOLDERS}
     if transformer:
@@ -33,7 +35,19 @@ def fingerprint(path: Path, transformer: Path | None = None) -> str:
             for sample in read(file):
                 digest.update(sample)
             has_weights |= suffix == ".safetensors"
-    return digest.hexdigest()[:12] if has_weights else ""
+    if not has_weights:
+        return ""
+    for part in _adapter(uncond_adapter) if uncond_adapter else ():
+        digest.update(part)
+    return digest.hexdigest()[:12]
+
+
+def _adapter(file: Path) -> Iterator[bytes]:
+    try:
+        yield f"uncond_adapter:{require_file(file)}".encode()
+        yield from _samples(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"--uncond-adapter: {error}") from error
 
 
 def _whole(file: Path) -> Iterator[bytes]:

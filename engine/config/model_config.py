@@ -102,12 +102,14 @@ class ModelConfig:
         model_id: str | None = None,
         transformer: Path | None = None,
         presets_file: Path | None = None,
+        uncond_adapter: Path | None = None,
     ) -> "ModelConfig":
         """Read the optional `ideoserve.json` of the checkpoint in `path`, and compute its fingerprint.
 
         `model_id` overrides the checkpoint's id. `transformer` is a folder with another conditional
         transformer; presets in its `ideoserve.json` replace those of the checkpoint, and those of
-        `presets_file` replace both. Raises CheckpointError if a file is missing or malformed.
+        `presets_file` replace both. `uncond_adapter` is the file of an adapter that replaces the
+        unconditional transformer. Raises CheckpointError if a file is missing or malformed.
         """
         index = path / "model_index.json"
         _require_folder(path)
@@ -121,7 +123,7 @@ class ModelConfig:
             folders=folders,
             model_id=model_id or declared.id or _default_id(path),
             created=int(index.stat().st_mtime),
-            fingerprint=fingerprint(path, folders.transformer if transformer else None),
+            fingerprint=fingerprint(path, folders.transformer if transformer else None, uncond_adapter),
             limits=declared.limits,
             default_width=width,
             default_height=height,

@@ -23,16 +23,17 @@ class Weights:
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """An adapter by its name. Without `weights` it cannot be used: `error` says why, or its file is being
-    downloaded or written."""
+    downloaded or written. A download that failed with `error` `is_retried`."""
 
     name: str
     settings: AdapterSettings = field(default_factory=AdapterSettings)
     weights: Weights | None = None
     error: str | None = None
+    is_retried: bool = False
 
     @property
     def status(self) -> Status:
-        if self.error is not None:
+        if self.error is not None and not self.is_retried:
             return "broken"
         return "ready" if self.weights else "loading"
 

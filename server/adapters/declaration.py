@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from engine.config.files import read_as, unreadable
 from engine.config.model_config import DeclaredPreset
@@ -37,13 +37,20 @@ class AdapterSettings(BaseModel, extra="forbid", strict=True, frozen=True):
     trigger_words: Annotated[list[Text], Field(max_length=100)] | None = None
 
 
+def _inside(file: str) -> str:
+    path = PurePath(file)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{file!r} leads out of `source`")
+    return file
+
+
 class _Entry(AdapterSettings, frozen=True):
     """An entry of the adapters file. `source` is a file or folder, relative to the adapters file, or
     `hf://owner/name[@revision]`; `file` selects one of its safetensors files."""
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     source: Annotated[str, Field(min_length=1)]
-    file: Annotated[str, Field(min_length=1)] | None = None
+    file: Annotated[str, Field(min_length=1), AfterValidator(_inside)] | None = None
 
 
 class _AdaptersFile(BaseModel, extra="forbid", strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.errors import CheckpointError
 from server.hub.repository import Repository
 
-RETRY_SECONDS = 60.0
+RETRY_SECONDS = 60
 
 
 class HubFolders:
@@ -17,14 +17,14 @@ class HubFolders:
         self._downloads: dict[tuple[Repository, tuple[str, ...]], _Download] = {}
 
     def folder(self, repository: Repository, files: tuple[str, ...]) -> Path | None:
-        """The folder with the files that match these patterns; None while it is downloaded. Raises
-        CheckpointError if the download failed."""
+        """The folder with the files that match these patterns; None while it is downloaded. Raises the
+        CheckpointError of `download` if that failed."""
         key = repository, files
         download = self._downloads.get(key)
         if download is None or download.is_due:
             download = self._downloads[key] = _Download(repository, files)
-        if download.error is not None:
-            raise CheckpointError(download.error)
+        if (error := download.error) is not None:
+            raise type(error)(str(error))  # raising the same one again would extend its traceback
         return download.folder
 
 
@@ -33,7 +33,7 @@ class _Download:
 
     def __init__(self, repository: Repository, files: tuple[str, ...]) -> None:
         self.folder: Path | None = None
-        self.error: str | None = None
+        self.error: CheckpointError | None = None
         self._ended = 0.0
         threading.Thread(target=self._run, args=(repository, files), daemon=True).start()
 
@@ -49,4 +49,4 @@ class _Download:
             self.folder = download(repository, only=files)
         except CheckpointError as error:
             self._ended = time.monotonic()
-            self.error = str(error)
+            self.error = error

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from server.adapters.adapter import Adapter
+from server.adapters.hub_folders import RETRY_SECONDS as DOWNLOAD_SECONDS
 from server.schemas.errors import ApiError
 
 MAX_LISTED = 50  # in an error message
@@ -38,9 +39,18 @@ class Offer:
             message = f"The adapter `{name}` cannot be used: {adapter.error}."
             raise ApiError(404, "adapter_not_found", message, param=param)
         if adapter.status == "loading":
-            message = f"The file of the adapter `{name}` is not read yet."
-            raise ApiError(503, "adapter_not_ready", message, param=param, retry_after=RETRY_SECONDS)
+            raise _not_ready(adapter, param)
         return adapter
+
+
+def _not_ready(adapter: Adapter, param: str) -> ApiError:
+    message, seconds = f"The file of the adapter `{adapter.name}` is not read yet.", RETRY_SECONDS
+    if adapter.error is not None:
+        message, seconds = (
+            f"The adapter `{adapter.name}` is not downloaded yet: {adapter.error}.",
+            DOWNLOAD_SECONDS,
+        )
+    return ApiError(503, "adapter_not_ready", message, param=param, retry_after=seconds)
 
 
 def listed(names: Sequence[str]) -> str:

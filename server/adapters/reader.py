@@ -16,7 +16,8 @@ from engine.errors import CheckpointError
 from server.adapters.adapter import Adapter, Weights
 from server.adapters.declaration import SETTINGS_FILE, SUFFIX, AdapterSettings, Declaration, weights_in
 from server.adapters.hub_folders import HubFolders
-from server.hub.repository import SCHEME, Repository
+from server.adapters.offer import listed
+from server.hub.repository import SCHEME, HubUnavailableError, Repository
 from server.settings.config_error import ConfigError
 
 # A file that was written in this time may be incomplete.
@@ -53,7 +54,8 @@ class AdapterReader:
             weights = self._weights(_selected(path, declared.file), declared.root, until)
             return Adapter(declared.name, settings, weights)
         except (AdapterError, CheckpointError, ConfigError) as error:
-            return Adapter(declared.name, settings, error=_message(error))
+            is_retried = isinstance(error, HubUnavailableError)
+            return Adapter(declared.name, settings, error=_message(error), is_retried=is_retried)
 
     def _path(self, declared: Declaration) -> Path | None:
         """None while it is downloaded."""
@@ -131,7 +133,10 @@ def _selected(path: Path, name: str | None) -> Path:
     if not os.path.isdir(path):
         return path
     files = weights_in(path)
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "none"
-        raise CheckpointError(f"{path}: `file` must name one of its safetensors files: {names}")
+    if not files:
+        raise CheckpointError(f"{path}: no safetensors file")
+    if len(files) > 1:
+        hint = "keep one, or name one as `file` in an adapters file"
+        names = listed([file.name for file in files])
+        raise CheckpointError(f"{path}: {len(files)} safetensors files, {names}: {hint}")
     return files[0]

@@ -52,8 +52,8 @@ def _use(adapter: Adapter, choice: AdapterChoice, steps: int) -> AdapterUse:
     assert adapter.weights is not None, "an offer finds only adapters that can be used"
     first, end = choice.steps or (0, steps)
     if not first < end <= steps:
-        message = f"`steps` must be [first, end] with first < end <= {steps}, the number of steps."
-        raise invalid(message, "adapters")
+        rule = f"[first, end] with first < end <= {steps}, the number of steps"
+        raise invalid(f"`steps` of the adapter `{adapter.name}` must be {rule}.", "adapters")
     return AdapterUse(
         name=adapter.name,
         path=str(adapter.weights.path),

@@ -75,10 +75,12 @@ class Edits:
         accepted: OutputFormat | None = None,
     ) -> Parameters:
         """Decode the image and fit it to the size of the result. Raises ApiError."""
+        _check_mask_mode(payload, wanted)
         async with self._decoders.session() as session:
             image = await _open(session, payload)
             parameters = await asyncio.to_thread(resolve, wanted, _sized(model, wanted, image), accepted)
             fitted = await _fit(session, wanted, image, parameters)
+        _check_feather(wanted, fitted)
         strength = wanted.wanted_strength(is_masked=fitted.mask is not None)
         return replace(
             parameters,
@@ -98,6 +100,19 @@ def _of_variation(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     if all(fields.get(name) in (None, "") for name in STRENGTHS):
         fields = {**fields, "strength": VARIATION_STRENGTH}
     return fields
+
+
+def _check_mask_mode(payload: Payload, wanted: EditRequest) -> None:
+    """Raises ApiError 400. What asks for nothing else than the default is accepted."""
+    if wanted.mask_mode not in (None, "auto") and payload.mask is None:
+        raise invalid("`mask_mode` says how `mask` is read: send `mask` too.", "mask_mode")
+
+
+def _check_feather(wanted: EditRequest, fitted: Fitted) -> None:
+    """Raises ApiError 400. 0 asks for no edge, and there is none."""
+    if wanted.feather and fitted.mask is None and not any(wanted.margins):
+        reason = "without `mask`, `expand` or transparent pixels in `image`, everything is painted"
+        raise invalid(f"`feather` is the edge of the painted part, but {reason}.", "feather")
 
 
 async def _open(session: Session, payload: Payload) -> Opened:

@@ -24,6 +24,7 @@ MASK = "mask"
 IMAGE_URL = "image_url"  # the key of an object around a data URL
 OF_TEXTS = "metadata"
 BRACKETS = re.compile(r"([A-Za-z0-9_]+)\[([A-Za-z0-9_]*)\]")
+WHITE_SPACE = b"\t\n\f\r "
 DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
 
 
@@ -150,7 +151,8 @@ def _typed(value: Any) -> Any:
 
 
 def _file(name: str, value: object) -> BinaryIO:
-    """An image as base64 or a data URL, perhaps in an object with `image_url`. Raises ApiError 400."""
+    """An image as base64 or a data URL, perhaps in an object with `image_url`. ASCII white space between
+    characters of base64 is ignored. Raises ApiError 400."""
     if isinstance(value, dict) and value.keys() == {IMAGE_URL}:
         value = value[IMAGE_URL]
     if not isinstance(value, str):
@@ -159,6 +161,7 @@ def _file(name: str, value: object) -> BinaryIO:
         raise invalid(f"`{name}` must be base64 or a data URL: this server downloads no images.", name)
     prefix = DATA_URL.match(value[:200])
     try:
-        return io.BytesIO(base64.b64decode(value[prefix.end() if prefix else 0 :], validate=True))
+        encoded = value[prefix.end() if prefix else 0 :].encode("ascii").translate(None, WHITE_SPACE)
+        return io.BytesIO(base64.b64decode(encoded, validate=True))
     except (binascii.Error, ValueError):
         raise invalid(f"`{name}` is neither base64 nor a base64 data URL.", name) from None

@@ -56,14 +56,15 @@ class EditRequest(ImageRequest):
     mask_mode: Literal["auto", "alpha", "grey"] | None = Field(
         None,
         description="What is painted: where the mask is transparent (alpha), in proportion to its brightness "
-        "(grey), or the first if any of it is transparent, else the second (auto, the default).",
+        "(grey), or the first if any of it is transparent, else the second (auto, the default). The others "
+        "need `mask`.",
     )
     feather: int | None = Field(
         None,
         ge=0,
         le=MAX_FEATHER,
         description="Width of the soft edge around what is painted, in pixels of the result. Default "
-        f"{DEFAULT_FEATHER}.",
+        f"{DEFAULT_FEATHER}. Needs `mask`, `expand` or an image with transparent pixels.",
     )
     fit: Fit | None = Field(
         None,

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from tqdm import tqdm
 
 from engine.errors import CheckpointError
-from server.hub.repository import Repository
+from server.hub.repository import HubUnavailableError, Repository
 
 PROGRESS_SECONDS = 10.0  # between two log lines
 MAX_ERROR_CHARACTERS = 500
 TRANSFER_BAR = "Downloading bytes"  # compressed bytes, of which the total is a guess
+TRANSIENT = (408, 429)  # of the statuses below 500
 
 logger = logging.getLogger(__name__)
 
 
 def download(repository: Repository, without: Sequence[str] = (), only: Sequence[str] | None = None) -> Path:
     """Return the folder of the snapshot, `without` the files of these patterns, or with the files `only` that
-    match these. Raises CheckpointError."""
+    match these. Raises CheckpointError, or HubUnavailableError if a later attempt may succeed."""
     try:
         path = snapshot_download(
             repository.name,
@@ -33,11 +35,17 @@ def download(repository: Repository, without: Sequence[str] = (), only: Sequence
         )
     except Exception as error:  # the client raises exceptions of several libraries
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR_CHARACTERS]
-        raise CheckpointError(
-            f"{repository}: no such folder, and the download from the hub failed: {reason}"
-        ) from error
+        kind = CheckpointError if _is_refusal(error) else HubUnavailableError
+        raise kind(f"{repository}: no such folder, and the download from the hub failed: {reason}") from error
     logger.info("downloaded", extra={"fields": {"model": str(repository), "path": path}})
     return Path(path)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub refused the request itself: no such repository or revision, or no permission."""
+    response = getattr(error.__cause__ or error, "response", None)
+    status = getattr(response, "status_code", 500)
+    return isinstance(error, HFValidationError) or (400 <= status < 500 and status not in TRANSIENT)
 
 
 class ProgressLog(tqdm):  # type: ignore[misc]

@@ -4,10 +4,15 @@ import os
 import re
 from dataclasses import dataclass
 
+from engine.errors import CheckpointError
 from server.settings.config_error import ConfigError
 
 SCHEME = "hf://"
 _REPOSITORY = re.compile(r"([\w.-]{1,96}/[\w.-]{1,96})(?:@(\S+))?", re.ASCII)
+
+
+class HubUnavailableError(CheckpointError):
+    """A download failed, for a reason that may be gone when it is tried again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ def _describe_models(paths: Schema) -> None:
     paths["/v1/models"]["get"]["responses"] = ok(ModelList) | errors(401, 431)
     paths["/v1/adapters"]["get"]["responses"] = ok(AdapterList) | errors(401, 431)
     retrieve = paths["/v1/models/{model_id}"]["get"]
-    retrieve["responses"] = ok(Model) | errors(401, 404, 431)
+    retrieve["responses"] = ok(Model) | errors(401, 404, 431, 503)
     retrieve["parameters"] = [
         {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     ]

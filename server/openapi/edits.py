@@ -24,7 +24,7 @@ EVENT: Schema = {
     "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
 }
 FILE: Schema = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
-TEXT: Schema = {"type": "string", "description": "Base64, or a data URL."}
+TEXT: Schema = {"type": "string", "description": "Base64, also in lines, or a data URL."}
 IMAGE = "A PNG, JPEG, WebP or AVIF file; of several, the first is used."
 MASK = "What is painted, in the shape of the image; see `mask_mode`."
 

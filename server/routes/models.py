@@ -24,7 +24,9 @@ async def retrieve_model(
     model_id: str, service: InjectedService, caller: AuthenticatedCaller
 ) -> JSONResponse:
     """Retrieve the served model by its id or an alias, also with an adapter."""
-    adapter = service.model_of(caller).adapter_in(model_id)
+    model = service.model_of(caller)
+    if (adapter := model.adapter_in(model_id)) is not None:
+        model.offer.find(adapter, "model")
     return JSONResponse(_model(service, model_id, adapter).model_dump())
 
 

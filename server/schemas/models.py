@@ -101,10 +101,10 @@ class ModelList(BaseModel):
 class Adapter(BaseModel):
     """An adapter that requests can name.
 
-    `error` says why a broken one cannot be used. `scale` and `preset` are the defaults of requests with it;
-    without `preset`, that is the default preset of the model. What its file says is null until it is read:
-    `digest` (SHA-256), `format`, `rank`, the number of `modules` that it changes, its size in `bytes`, and
-    `target`, the transformers that it changes.
+    `error` says why a broken one cannot be used, or why a download failed that is tried again. `scale` and
+    `preset` are the defaults of requests with it; without `preset`, that is the default preset of the model.
+    What its file says is null until it is read: `digest` (SHA-256), `format`, `rank`, the number of `modules`
+    that it changes, its size in `bytes`, and `target`, the transformers that it changes.
     """
 
     name: str

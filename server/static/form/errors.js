@@ -4,7 +4,9 @@ import { $, element } from "../dom.js";
 const FIELDS = {
   prompt: "prompt", json_prompt: "json", size: "size", width: "size", height: "size", aspect_ratio: "size",
   preset: "preset", seed: "seed", n: "n", output_format: "format", Authorization: "key", adapters: "adapter",
-  image: "source-pick", mask: "mask", strength: "strength", expand: "margin-left",
+  image: "source-pick", mask: "mask", strength: "strength",
+  expand: "margin-left", "expand.left": "margin-left", "expand.top": "margin-top", "expand.right": "margin-right",
+  "expand.bottom": "margin-bottom",
 };
 
 /** Returns whether there is a visible field for `param`. */

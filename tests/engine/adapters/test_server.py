@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from engine.adapters.store import AdapterStore
+from engine.config.model_config import ModelConfig
 from engine.config.options import EngineOptions
 from engine.config.part_folders import PartFolders, loaded_folders
 from engine.errors import OptionError
@@ -125,6 +126,14 @@ def test_images_are_those_of_diffusers(server: ServerProcess, checkpoint: Checkp
     plain = reference.decode(referee, reference.sample(referee, JOB), JOB.grid)
     assert np.abs(drawn(server) - plain).max() <= 2
     assert np.abs(plain.astype(np.int16) - expected).max() > 20
+
+
+def test_the_fingerprint_is_not_that_of_the_checkpoint_alone(server: ServerProcess, folder: Path) -> None:
+    """So that a fleet does not mix workers with and without the adapter of the unconditional pass."""
+    model, imitation = folder.with_name("model"), folder.with_name("imitation.safetensors")
+    served = server.http.get("/v1/models").json()["data"][0]["fingerprint"]
+    assert served == ModelConfig.load(model, uncond_adapter=imitation).fingerprint
+    assert served != ModelConfig.load(model).fingerprint
 
 
 def test_estimates_count_adapters(server: ServerProcess) -> None:

@@ -65,15 +65,20 @@ def test_an_adapter_in_use_stays_and_others_wait_for_memory(tmp_path: Path) -> N
     assert residents(held, first, second) == ["bb"]
 
 
-def test_adapters_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
-    held, uses = store(1.5), [use(tmp_path, name) for name in ("a", "bb")]
-    held.update(uses, ())
+@pytest.mark.parametrize(("names", "bound"), [(("a", "bb"), ""), (("a", "bb", "ccc"), "at least ")])
+def test_adapters_that_do_not_fit_together_are_refused(
+    tmp_path: Path, names: tuple[str, ...], bound: str
+) -> None:
+    """Also before all are loaded."""
+    held, uses = store(1.5), [use(tmp_path, name) for name in names]
+    held.update(uses[:2], ())
     while (error := held.error(uses)) is None:
         assert select.select([held], [], [], 30)[0]
-        held.update(uses, ())
+        held.update(uses[:2], ())
     assert isinstance(error, AdaptersTooLargeError)
     limit = f"at most {held.max_bytes} (--adapter-memory-gb)"
-    assert str(error) == f"The adapters `a`, `bb` take {2 * UNIT} bytes of memory; {limit}"
+    listed = ", ".join(f"`{name}`" for name in names)
+    assert str(error) == f"The adapters {listed} take {bound}{2 * UNIT} bytes of memory; {limit}"
 
 
 def test_a_replaced_file_is_another_adapter(tmp_path: Path) -> None:

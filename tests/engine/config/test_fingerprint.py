@@ -151,6 +151,24 @@ def test_a_file_that_is_none(folder: Path) -> None:
         fingerprint(folder)
 
 
+def test_an_adapter_for_the_unconditional_pass_counts(folder: Path, tmp_path: Path) -> None:
+    plain, file = fingerprint(folder), tmp_path / "a.safetensors"
+    save_file({"norm": torch.ones(7)}, file)
+    first = fingerprint(folder, uncond_adapter=file)
+    save_file({"norm": torch.zeros(7)}, file)
+    second = fingerprint(folder, uncond_adapter=file)
+    assert len({plain, first, second}) == 3
+    with pytest.raises(CheckpointError, match=r"^--uncond-adapter: .*/absent: No such file"):
+        fingerprint(folder, uncond_adapter=tmp_path / "absent")
+    (folder / WEIGHTS).unlink()
+    assert fingerprint(folder, uncond_adapter=tmp_path / "absent") == "", "a front without weights"
+
+
+def test_the_fingerprint_of_the_same_files_stays_over_versions(folder: Path) -> None:
+    """Fleets and the metadata of images depend on it."""
+    assert fingerprint(folder) == "4c539e80f09d"
+
+
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
 def test_fifty_gigabytes_take_few_reads(folder: Path) -> None:
     size = 50_000_000_000

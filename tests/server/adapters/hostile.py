@@ -35,7 +35,7 @@ REASONS = {
     "settings-out": "ideoserve.json: a link out of the folder",
     "dangling": "dangling.safetensors: No such file or directory",
     "loop": "loop: Too many levels of symbolic links",
-    "two": "two: `file` must name one of its safetensors files: a.safetensors, b.safetensors",
+    "two": "two: 2 safetensors files, `a.safetensors`, `b.safetensors`: keep one, or ",
     "odd": "ideoserve.json: scale: Input should be less than or equal to 2",
     "same": "same and same.safetensors have the same name",
     "bad name": "bad name.safetensors: an adapter is named by 1 to 64 letters",

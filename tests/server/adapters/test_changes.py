@@ -19,7 +19,7 @@ from tests.server.access.test_api_keys import bearer, write_keys
 from tests.server.adapters.files import FAST, SLOW, write_adapter, write_broken, write_list, write_settings
 from tests.server.adapters.test_requests import listed
 from tests.server.fake_engine import CONFIG
-from tests.server.hub.fake_hub import FakeHub
+from tests.server.hub.fake_hub import DOWN, FakeHub
 from tests.server.process import ServerProcess, until
 from tests.server.routes.test_errors import check
 
@@ -110,7 +110,8 @@ def test_an_adapters_file_with_keys_and_a_repository(start: Start, tmp_path: Pat
     secret = {"name": "secret", "source": "files/a.safetensors", "keys": ["lab"]}
     source = {"source": "hf://team/styles@v1", "file": "wanted.safetensors"}
     absent = {"name": "absent", "source": "hf://team/none", "keys": ["lab"]}
-    write_list(adapters, secret, {"name": "fetched", "scale": 0.75, **source}, absent)
+    down = {"name": "down", "source": f"hf://{DOWN}", "keys": ["lab"]}
+    write_list(adapters, secret, {"name": "fetched", "scale": 0.75, **source}, absent, down)
     cache = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")}
     server = start("--adapters", str(adapters), "--api-keys-file", str(keys), **cache)
 
@@ -118,6 +119,7 @@ def test_an_adapters_file_with_keys_and_a_repository(start: Start, tmp_path: Pat
     assert {name: adapter["status"] for name, adapter in listed(server).items()} == {"fetched": "loading"}
     refused = server.create(adapters=[{"name": "fetched"}])
     check(refused, 503, "adapter_not_ready", "adapters")
+    check(server.http.get("/v1/models/fake-model:fetched"), 503, "adapter_not_ready", "model")
     assert refused.headers["retry-after"] == "5"
     for body in ({"model": "fake-model:secret"}, {"adapters": [{"name": "secret"}]}):
         response = server.create(**body)
@@ -135,14 +137,19 @@ def test_an_adapters_file_with_keys_and_a_repository(start: Start, tmp_path: Pat
 
     server.http.headers.update(bearer("lab"))
     until(lambda: listed(server)["absent"]["status"] == "broken")
+    until(lambda: listed(server)["down"]["error"])
+    assert listed(server)["down"]["status"] == "loading"
+    refused = server.create(model="fake-model:down")
+    assert "503" in check(refused, 503, "adapter_not_ready", "model")["message"]
+    assert refused.headers["retry-after"] == "60"
     adapters.write_text("{")
     until(lambda: "cannot reload adapters" in server.log)
-    assert list(listed(server)) == ["absent", "fetched", "secret"]
+    assert list(listed(server)) == ["absent", "down", "fetched", "secret"]
     write_list(adapters, secret)
     until(lambda: list(listed(server)) == ["secret"])
 
 
-ENTRY = {"name": "a", "source": "x"}
+ENTRY, OTHER = {"name": "a", "source": "x"}, {"name": "b", "source": "x"}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +160,9 @@ ENTRY = {"name": "a", "source": "x"}
         ({"adapters": [ENTRY | {"scal": 1}]}, "adapters.0.scal: Extra inputs are not permitted"),
         ({"adapters": [ENTRY, ENTRY]}, "two entries have the name 'a'"),
         ({"adapters": [ENTRY | {"name": "a/b"}]}, "adapters.0.name: "),
+        ({"adapters": [ENTRY | {"file": "a/../../o"}]}, "adapters.0.file: 'a/../../o' leads out of `source`"),
+        ({"adapters": [ENTRY | {"file": "/o"}]}, "adapters.0.file: '/o' leads out of `source`"),
+        ({"adapters": [ENTRY, OTHER | {"preset": FAST | {"mu": 11}}]}, "adapters.1.preset.mu: "),
     ],
 )
 def test_an_unusable_adapters_file_ends_the_start(tmp_path: Path, content: Any, reason: str) -> None:

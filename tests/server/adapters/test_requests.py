@@ -116,6 +116,10 @@ def test_what_is_broken_is_said(server: ServerProcess, folder: Path) -> None:
         error = check(server.create(adapters=[{"name": name}]), 404, "adapter_not_found", "adapters")
         assert reason in error["message"]
         assert server.log_lines(message="adapter cannot be used", adapter=name, level="error")
+    model = server.http.get("/v1/models/fake-model:nan")
+    assert check(model, 404, "adapter_not_found", "model")["message"] == (
+        f"The adapter `nan` cannot be used: {REASONS['nan']}."
+    )
     assert "a secret" not in json.dumps(adapters)
 
 
@@ -150,7 +154,7 @@ FIVE = {"model": "fake-model:tarot", "adapters": [{"name": name} for name in ("f
         (
             {"adapters": [{"name": "tarot", "steps": [3, 21]}]},
             *(400, "invalid_value", "adapters"),
-            "`steps` must be [first, end] with first < end <= 20, the number of steps.",
+            "`steps` of the adapter `tarot` must be [first, end] with first < end <= 20, ",
         ),
         (
             {"adapters": [{"name": "tarot", "scale": 2.5}]},

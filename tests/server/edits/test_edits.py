@@ -103,6 +103,11 @@ def test_fits(server: ServerProcess, fit: str, corner: Any) -> None:
     assert (found.getpixel((0, 0)), found.getpixel((95, 95))) == (corner, BLUE)
 
 
+def in_lines(text: str) -> str:
+    """As RFC 2045 has it."""
+    return "\r\n".join(text[start : start + 76] for start in range(0, len(text), 76)) + " \t\n"
+
+
 def test_json_bodies(server: ServerProcess) -> None:
     data, mask = (base64.b64encode(encoded(each)).decode() for each in (halves(), hole()))
     body = {"prompt": "a cat", "seed": 5, "feather": 0}
@@ -111,6 +116,7 @@ def test_json_bodies(server: ServerProcess) -> None:
         {"image": [f"data:image/png;base64,{data}"], "mask": f"data:image/png;base64,{mask}"},
         {"images": [{"image_url": f"data:image/png;base64,{data}"}], "mask": {"image_url": mask}},
         {"image_url": data, "mask": mask, "strength": "1.0", "expand": None},
+        {"image": in_lines(data), "mask": f"data:image/png;base64,{in_lines(mask)}"},
     ]
     expected = edit(server, mask=encoded(hole()), headers=PNG).content
     for each in bodies:
@@ -174,7 +180,10 @@ def test_several_images_and_animations_give_warnings(server: ServerProcess) -> N
         ({"expand": '{"left": -1}'}, "expand.left", "invalid_value"),
         ({"expand": '{"up": 1}'}, "expand.up", "invalid_value"),
         ({"expand": "left"}, "expand", "invalid_type"),
-        ({"expand[left]": "8000", "size": "64x64"}, "expand", "invalid_value"),
+        ({"expand[left]": "8000", "size": "64x64"}, "expand.left", "invalid_value"),
+        ({"expand": '{"top": 8193}'}, "expand.top", "invalid_value"),
+        ({"mask_mode": "alpha"}, "mask_mode", "invalid_value"),
+        ({"feather": "8"}, "feather", "invalid_value"),
         ({"size": "65x65"}, "size", "invalid_value"),
         ({"stream": "maybe"}, "stream", "invalid_type"),
         ({"markup": "x"}, "markup", "unknown_parameter"),
@@ -188,6 +197,12 @@ def test_several_images_and_animations_give_warnings(server: ServerProcess) -> N
 def test_bad_fields(server: ServerProcess, fields: dict[str, str], param: str, code: str) -> None:
     status = 404 if code == "model_not_found" else 400
     assert "Expand" not in refused(edit(server, **fields), param, code, status)
+
+
+def test_feather_softens_what_is_transparent_too(server: ServerProcess) -> None:
+    assert edit(server, encoded(hole()), feather="8").status_code == 200
+    assert edit(server, feather="8", expand='{"left": 64}').status_code == 200
+    assert edit(server, mask_mode="auto").status_code == 200
 
 
 def test_bad_masks(server: ServerProcess) -> None:
@@ -206,6 +221,7 @@ def test_bad_masks(server: ServerProcess) -> None:
         ({"prompt": "a"}, "image", "invalid_value"),
         ({"prompt": "a", "image": 1}, "image", "invalid_type"),
         ({"prompt": "a", "image": "%%%"}, "image", "invalid_value"),
+        ({"prompt": "a", "image": "aGVs\u00a0bG8="}, "image", "invalid_value"),
         ({"prompt": "a", "image": "data:image/png,abc"}, "image", "invalid_value"),
         ({"prompt": "a", "image": "https://example.com/a.png"}, "image", "invalid_value"),
         ({"prompt": "a", "images": [{"file_id": "x"}]}, "images", "invalid_type"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.edits.placement import Margins, place
+from server.edits.placement import Fit, Margins, place
 from server.schemas.errors import ApiError
 from server.schemas.sizes import Size
 
@@ -36,9 +36,24 @@ def test_at_scale_1_pixels_stay_whole() -> None:
     assert (placed.box[0] * 65, placed.box[2] * 65) in ((0, 64), (1, 65))
 
 
-def test_an_image_that_is_cut_off() -> None:
-    with pytest.raises(ApiError, match="Nothing of the image is visible"):
-        place(Size(10, 100), Margins(left=8000), Size(64, 64), "cover")
+@pytest.mark.parametrize(
+    ("side", "image", "fit", "most"),
+    [
+        ("left", Size(10, 100), "cover", 108),
+        ("right", Size(10, 100), "cover", 107),
+        ("top", Size(100, 10), "cover", 108),
+        ("bottom", Size(100, 10), "cover", 107),
+        ("left", Size(1, 1), "contain", 126),
+    ],
+)
+def test_an_image_that_is_cut_off(side: str, image: Size, fit: Fit, most: int) -> None:
+    """The error names the side and the most that it may have."""
+    with pytest.raises(ApiError, match=f"`expand.{side}` must be at most {most}") as caught:
+        place(image, Margins(**{side: 8000}), Size(64, 64), fit)
+    assert caught.value.param == f"expand.{side}"
+    place(image, Margins(**{side: most}), Size(64, 64), fit)
+    with pytest.raises(ApiError):
+        place(image, Margins(**{side: most + 1}), Size(64, 64), fit)
 
 
 sides = st.integers(1, 16_384)

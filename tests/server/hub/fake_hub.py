@@ -9,10 +9,12 @@ from typing import Any
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 HELD = ".safetensors"
+DOWN = "team/down"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Serves the files of `folder` as `repository`. Half of each weight file waits for `release`."""
+    """Serves the files of `folder` as `repository`. Half of each weight file waits for `release`. About the
+    repository DOWN it answers that it is out of service."""
 
     daemon_threads = True
 
@@ -58,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             prefix = f"/{hub.repository}/resolve/{revision}/"
             if path.startswith(prefix) and (file := hub.folder / path.removeprefix(prefix)).is_file():
                 return self._file(file, commit)
+        if DOWN in path:
+            return self._send(503, b"", {})
         return self._send(
             404, b"", {"X-Error-Code": "RevisionNotFound" if hub.repository in path else "RepoNotFound"}
         )

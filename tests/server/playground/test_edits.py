@@ -137,6 +137,16 @@ def test_touch_paints_on_a_turned_and_extended_image(phone: Page) -> None:
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_an_error_of_a_margin_is_shown_at_its_field(page: Page) -> None:
+    choose_image(page, encoded(halves()))
+    page.get_by_text("Extend the image").click()
+    page.evaluate("""async () => {
+        const { showError } = await import("/static/form/errors.js");
+        showError("expand.top", "too large");
+    }""")
+    expect(page.get_by_label("Above")).to_have_accessible_error_message("too large")
+
+
 def test_the_history_and_the_file_remember_an_edit(page: Page, tmp_path: Path) -> None:
     choose_image(page, encoded(halves(128, 128)))
     page.get_by_label("Strength").fill("0.5")

@@ -113,6 +113,25 @@ def test_by_keyboard_alone(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("Stopped.")
 
 
+def test_sizes_are_labelled_with_their_own_ratio(page: Page) -> None:
+    """The limits of the second model make other shapes of some."""
+    published = {"min_size": 256, "max_size": 2048, "multiple_of": 16, "max_aspect_ratio": 6}
+    narrow = {"min_size": 64, "max_size": 128, "multiple_of": 16, "max_aspect_ratio": 1.5}
+    models = [
+        {"limits": published, "default_size": "1024x1024"},
+        {"limits": narrow, "default_size": "128x128"},
+    ]
+    listed = """async (models) => {
+        const { sizes } = await import("/static/form/sizes.js");
+        return models.map((model) => sizes(model).map(([, label]) => label).join(", "));
+    }"""
+    assert page.evaluate(listed, models) == [
+        "1024x1024, 1184x880 (4:3), 880x1184 (3:4), 1360x768 (16:9), 768x1360 (9:16), 1248x832 (3:2), "
+        "832x1248 (2:3), 2048x2048 (large)",
+        "128x128, 128x112, 112x128, 128x96 (4:3), 96x128 (3:4)",
+    ]
+
+
 def test_on_a_phone(phone: Page) -> None:
     phone.get_by_role("textbox", name="Prompt").fill("a very-long-word-" * 20)
     generate(phone)
