@@ -39,7 +39,7 @@ class AdapterPasses:
         self._conditional_dit, self._unconditional_dit = conditional, unconditional
         self._held = held
         self._imitation = imitation
-        self._plain_modulation = lru_cache(MODULATIONS)(_modulate)
+        self._shared_modulation = lru_cache(MODULATIONS)(self._modulate_alike)
 
     def find(self, uses: Sequence[AdapterUse]) -> Adapters:
         """The adapters that a request uses, which are in memory."""
@@ -76,10 +76,17 @@ class AdapterPasses:
     def _modulation(
         self, dit: DiT, times: Tensor, adapters: Adapters, applied: Callable[[Adapters, int], Applied]
     ) -> Modulation:
-        """Cached if no adapter changes it."""
+        """Shared by the requests whose adapters do not change it."""
         starts = tuple(times[:-1].tolist())
-        updates = BatchUpdates.of([_of_modulation(applied(adapters, step)) for step in range(len(starts))])
-        return _modulate(dit, starts, updates) if updates else self._plain_modulation(dit, starts)
+        imitation = _of_modulation(applied((), 0))
+        changes = [_of_modulation(applied(adapters, step)) for step in range(len(starts))]
+        if all(len(each) == len(imitation) for each in changes):
+            return self._shared_modulation(dit, starts, bool(imitation))
+        return _modulate(dit, starts, BatchUpdates.of(changes))
+
+    def _modulate_alike(self, dit: DiT, starts: tuple[float, ...], imitates: bool) -> Modulation:
+        imitation = _of_modulation(self._unconditional((), 0)) if imitates else ()
+        return _modulate(dit, starts, BatchUpdates.of([imitation] * len(starts)))
 
 
 def _active(adapters: Adapters, step: int) -> Iterator[tuple[Adapter, float]]:
@@ -94,5 +101,5 @@ def _of_modulation(applied: Applied) -> Applied:
 
 
 @torch.inference_mode()
-def _modulate(dit: DiT, starts: tuple[float, ...], updates: BatchUpdates | None = None) -> Modulation:
+def _modulate(dit: DiT, starts: tuple[float, ...], updates: BatchUpdates | None) -> Modulation:
     return dit.modulate(torch.tensor(starts, device=dit.device), updates)

@@ -145,8 +145,11 @@ def test_the_conditional_transformer_imitates_the_unconditional_one(
     both.unconditional_transformer = copy.deepcopy(referee.transformer)
     both.unconditional_transformer.set_adapters(["comfyui"], [1.0])
     use = held.use(runner, style)
-    latents = finish(imitating, begin(imitating, checkpoint, JOB, use)).latents
-    assert relative(latents, expected(both, JOB, [{"peft": 1.0}] * 3)) < 1e-4
+    styled = begin(imitating, checkpoint, JOB, use)
+    first, second = (begin(imitating, checkpoint, JOB).state.conditioned for _ in range(2))
+    assert first.conditional is second.conditional is not styled.state.conditioned.conditional
+    assert first.unconditional is second.unconditional is styled.state.conditioned.unconditional
+    assert relative(finish(imitating, styled).latents, expected(both, JOB, [{"peft": 1.0}] * 3)) < 1e-4
 
 
 def test_a_transformer_that_runs_both_passes_is_adapted_in_both(

@@ -112,6 +112,14 @@ def test_an_image_alone_is_within_5_percent_of_the_counted_bytes(
     assert planned == pytest.approx(models.weight_bytes + max(units), rel=0.05)
 
 
+def test_a_step_of_a_schedule_takes_a_modulation_of_each_transformer(published: Published) -> None:
+    plan = published("bf16")
+    dit = counted.models(plan.config.folders, torch.bfloat16, PrecisionOptions()).dit
+    modulation = dit.modulate(torch.zeros(36, device="meta"))
+    more = plan.alone(512, 512, 300, steps=48) - plan.alone(512, 512, 300, steps=12)
+    assert more == pytest.approx(2 * (modulation.blocks.nbytes + modulation.final.nbytes), rel=0.05)
+
+
 @pytest.mark.parametrize("itemsize", DTYPES)
 def test_each_unit_of_work_is_planned_by_itself(published: Published, itemsize: int) -> None:
     plan = replace(published("bf16"), itemsize=itemsize)
