@@ -28,7 +28,8 @@ class QueueSettings(BaseModel):
     )
     queue_credentials_file: Path | None = Field(
         None,
-        description="File that authenticates to NATS: a .creds file, or one line USER:PASSWORD",
+        description="File that authenticates to NATS: a .creds file, or one line with USER:PASSWORD, a token "
+        "without a colon, or the nkey seed of a user",
     )
     queue_tls_ca_file: Path | None = Field(
         None, description="PEM certificates that verify the NATS servers; if unset, those of the system"

@@ -1,6 +1,7 @@
 """How to reach the NATS servers: addresses, credentials and TLS."""
 
 import contextlib
+import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,11 @@ from server.settings.config_error import ConfigError
 from server.settings.queue_settings import EMBEDDED, QueueSettings, servers
 from server.settings.secrets import read_secret
 
-CREDENTIALS = "-----BEGIN NATS USER JWT-----"
+CREDENTIALS = b"-----BEGIN NATS USER JWT-----"
+NKEY = r"SU[A-Z2-7]{56}"  # the seed of a user
+COMPLETE = re.compile(
+    CREDENTIALS + rb"\n\S+\n.*\n-+BEGIN USER NKEY SEED-+\n" + NKEY.encode() + rb"\n", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,27 @@ def _credentials(file: Path | None) -> dict[str, Any]:
     secret = read_secret("--queue-credentials-file", file, None)
     if file is None or secret is None:
         return {}
+    if CREDENTIALS in (content := file.read_bytes()):
+        return _creds_file(file, content)
     text = secret.get_secret_value()
-    if text.startswith(CREDENTIALS):
-        return {"user_credentials": str(file)}
     user, separator, password = text.partition(":")
-    if not separator or not user or "\n" in text:
-        raise ConfigError("--queue-credentials-file: neither a .creds file nor one line USER:PASSWORD")
-    return {"user": user, "password": password}
+    if "\n" in text or not user:
+        raise ConfigError(
+            "--queue-credentials-file: neither a .creds file nor one line with USER:PASSWORD, a token or an "
+            "nkey seed"
+        )
+    if separator:
+        return {"user": user, "password": password}
+    return {"nkeys_seed_str": text} if re.fullmatch(NKEY, text) else {"token": text}
+
+
+def _creds_file(file: Path, content: bytes) -> dict[str, Any]:
+    """The client reads it again at each connection, because the JWT may be replaced before it expires."""
+    if not COMPLETE.search(content):
+        raise ConfigError(
+            "--queue-credentials-file: the .creds file lacks a JWT or an nkey seed, or has lines with CRLF"
+        )
+    return {"user_credentials": str(file)}
 
 
 def _tls(settings: QueueSettings) -> dict[str, Any]:

@@ -111,8 +111,9 @@ def test_credentials_are_checked(start_nats: StartNats, tmp_path: Path) -> None:
     assert "refuses the credentials" in refusal(server)
     flags = ("--queue-credentials-file", str(file))
     assert "the file cannot be read" in refusal(server, *flags)
-    file.write_text("secret")
-    assert "neither a .creds file nor one line USER:PASSWORD" in refusal(server, *flags)
+    for neither in ("good:secret\nweak:secret", ":secret"):
+        file.write_text(neither)
+        assert "neither a .creds file nor one line with USER:PASSWORD" in refusal(server, *flags)
     file.write_text("good:not the secret\n")
     assert "refuses the credentials" in refusal(server, *flags)
     file.write_text("weak:secret\n")
