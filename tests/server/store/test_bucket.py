@@ -110,7 +110,7 @@ def test_google_cloud_storage_signs(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(account))
     query = presigned("gs://images/made", f"https://storage.googleapis.com/images/made/{NAME}")
     assert query["X-Goog-Algorithm"] == ["GOOG4-RSA-SHA256"]
-    assert query["X-Goog-Expires"] == ["3600"]
+    assert query["X-Goog-Expires"][0] in ("3599", "3600")
 
 
 def test_azure_signs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,4 +134,4 @@ def test_times_are_those_of_the_fleet_but_a_signature_is_of_this_host(bucket: Bu
     kept, _ = fake_s3.objects[f"made/{NAME}"]
     assert kept["cache-control"] == "private, max-age=5400, immutable"
     query = parse_qs(urlsplit(asyncio.run(behind.url(NAME, int(time.time()) + 3600))).query)
-    assert query["X-Amz-Expires"] == ["3600"]
+    assert query["X-Amz-Expires"][0] in ("3599", "3600")  # a second may pass
