@@ -117,8 +117,8 @@ def test_accept_selects_the_response_format(
 
 def test_jpeg_compression_changes_the_size(server: ServerProcess) -> None:
     def size(quality: int) -> int:
-        headers = {"Accept": "image/jpeg"}
-        return len(server.create(headers, output_compression=quality, size="256x256").content)
+        body = {"prompt": "noise: x", "size": "256x256", "output_compression": quality}
+        return len(server.create({"Accept": "image/jpeg"}, **body).content)
 
     assert size(5) < size(100)
 
