@@ -15,7 +15,7 @@ from models.training import dit, pool, progress, text
 from models.training.optimiser import Optimiser
 from models.training.pool import BUCKETS, Bucket
 
-STEPS = 7400
+STEPS = 11_000
 LEARNING_RATE = 2e-3
 HOLD = 0.48  # fraction of the steps before the learning rate falls
 NARROW = 0.25  # fraction of the steps that see only small images

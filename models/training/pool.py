@@ -31,18 +31,18 @@ class Bucket:
     shards: int
 
 
-WITH_WORDS = {"single": 0.75, "word": 0.25}
+WITH_WORDS = {"single": 0.6, "word": 0.4}
 BUCKETS = (
-    Bucket("tiny", "plain", {"single": 1.0}, ((64, 64),), 30, 48, 4),
-    Bucket("small", "plain", WITH_WORDS, ((96, 96),), 30, 32, 12),
-    Bucket("small caption", "structured", WITH_WORDS, ((96, 96),), 72, 18, 8),
-    Bucket("short", "plain", text.MIXED, ((128, 128),), 30, 22, 20),
-    Bucket("caption", "structured", text.BOXED, ((128, 128),), 72, 15, 10),
-    Bucket("pair caption", "structured", text.PAIRS, ((128, 128),), 104, 12, 8),
-    Bucket("oblong", "plain", WITH_WORDS, ((128, 96), (96, 128)), 30, 26, 2),
-    Bucket("oblong caption", "structured", WITH_WORDS, ((128, 96), (96, 128)), 72, 16, 2),
+    Bucket("tiny", "plain", {"single": 1.0}, ((64, 64),), 32, 48, 4),
+    Bucket("small", "plain", WITH_WORDS, ((96, 96),), 32, 32, 12),
+    Bucket("small caption", "structured", WITH_WORDS, ((96, 96),), 74, 18, 8),
+    Bucket("short", "plain", text.MIXED, ((128, 128),), 32, 22, 20),
+    Bucket("caption", "structured", text.BOXED, ((128, 128),), 74, 15, 10),
+    Bucket("pair caption", "structured", text.PAIRS, ((128, 128),), 106, 12, 8),
+    Bucket("oblong", "plain", WITH_WORDS, ((128, 96), (96, 128)), 32, 26, 2),
+    Bucket("oblong caption", "structured", WITH_WORDS, ((128, 96), (96, 128)), 74, 16, 2),
 )
-LETTERS = 0.6  # fraction of letters: there are more of them than shapes, and they are harder
+LETTERS = 0.7  # fraction of letters: there are more of them than shapes, and they are harder
 
 
 def patchify(latents: Tensor) -> Tensor:

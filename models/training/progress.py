@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 # stage -> minutes of the stages after it, on two idle cores
-MINUTES_AFTER = {"text": 94, "vae": 94, "pool": 88, "dit": 0}
+MINUTES_AFTER = {"text": 86, "vae": 86, "pool": 80, "dit": 0}
 
 
 class Progress:

@@ -1,8 +1,8 @@
 """The text model and its pre-training, which makes it understand captions before the DiTs are trained.
 
-Linear maps from the taps at the last three tokens have to predict the elements' shapes or letters, their
-colours and places, their relation, and the background. The DiTs then start from features that represent all
-of these linearly.
+Linear maps from the taps at the last five tokens have to predict the shape or letter, the colour and the
+place of each part, by one map for all parts, and the background. The DiTs then start from features that
+represent all of these linearly.
 """
 
 import random
@@ -21,7 +21,7 @@ from models.training.language import tokenizer
 from models.training.language.captions import structured
 from models.training.language.sentences import plain
 from models.training.pairs import random_boxed_pair, random_pair
-from models.training.questions import ALL, QUESTIONS, answers
+from models.training.questions import MOST_PARTS, PART, WHOLE, answers
 from models.training.scenes import Scene, random_boxed, random_single
 from models.training.speed import compiled
 from models.training.words import random_boxed_word, random_word
@@ -52,8 +52,8 @@ LEARNING_RATE = 2e-3
 SAVE_EVERY = 250
 Contents = dict[str, float]
 # content of a scene -> its share
-MIXED: Contents = {"single": 0.4, "pair": 0.35, "word": 0.25}
-BOXED: Contents = {"single": 0.7, "word": 0.3}
+MIXED: Contents = {"single": 0.35, "pair": 0.3, "word": 0.35}
+BOXED: Contents = {"single": 0.6, "word": 0.4}
 PAIRS: Contents = {"pair": 1.0}
 
 
@@ -69,9 +69,9 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket("plain", MIXED, 30, 64, (0.65, 0.45)),
-    Bucket("structured", BOXED, 72, 40, (0.25, 0.30)),
-    Bucket("structured", PAIRS, 104, 28, (0.10, 0.25)),
+    Bucket("plain", MIXED, 32, 64, (0.65, 0.45)),
+    Bucket("structured", BOXED, 74, 40, (0.25, 0.30)),
+    Bucket("structured", PAIRS, 106, 28, (0.10, 0.25)),
 )
 
 
@@ -191,16 +191,17 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(FEATURES, sum(each.values())) for each in QUESTIONS)
+        self.part = nn.Linear(FEATURES, sum(PART.values()))
+        self.whole = nn.Linear(FEATURES, sum(WHOLE.values()))
 
     def forward(self, features: Tensor, lengths: Tensor) -> list[Tensor]:
         """Logits (B, answers) for each question, from the tokens after the prompt."""
-        logits: list[Tensor] = []
-        for index, (head, questions) in enumerate(zip(self.heads, QUESTIONS, strict=True)):
-            token = features[torch.arange(len(lengths)), lengths - len(QUESTIONS) + index]
-            taken = F.rms_norm(token, (FEATURES,), eps=1e-6)
-            logits += head(taken).split(list(questions.values()), dim=-1)
-        return logits
+        last = lengths[:, None] - 1 - MOST_PARTS + torch.arange(MOST_PARTS + 1)
+        tokens = features[torch.arange(len(lengths))[:, None], last]
+        taken = F.rms_norm(tokens, (FEATURES,), eps=1e-6)
+        of_parts = self.part(taken[:, :-1]).split(list(PART.values()), dim=-1)
+        of_whole = self.whole(taken[:, -1]).split(list(WHOLE.values()), dim=-1)
+        return [*(scores[:, part] for part in range(MOST_PARTS) for scores in of_parts), *of_whole]
 
 
 def reading_loss(logits: list[Tensor], wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,6 +214,12 @@ def reading_loss(logits: list[Tensor], wanted: Tensor) -> tuple[Tensor, Tensor]:
         losses.append(total / known.sum().clamp(min=1))
         right.append((scores.argmax(1) == target)[known].float().mean())
     return torch.stack(losses).sum(), torch.stack(right)
+
+
+def figures(right: Tensor) -> dict[str, float]:
+    """The mean accuracy of each kind of question over the parts."""
+    of_parts = right[: -len(WHOLE)].view(MOST_PARTS, len(PART)).nanmean(0).tolist()
+    return dict(zip((*PART, *WHOLE), (*of_parts, *right[-len(WHOLE) :].tolist()), strict=True))
 
 
 def random_batch(
@@ -263,7 +270,7 @@ def fit(work: Path, shown: bool = True) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
-        bar.step(loss=loss.item(), **dict(zip(ALL, right.tolist(), strict=True)))
+        bar.step(loss=loss.item(), **figures(right))
         if (step + 1) % SAVE_EVERY == 0:
             state = {"model": both.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             progress.save(partial, state)

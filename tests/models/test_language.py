@@ -13,7 +13,7 @@ from models.training.drawing import draw_scene
 from models.training.language import clauses, frames, relations, sentences, tables, tokenizer, wording
 from models.training.language.vocabulary import BACKGROUND_WORDS, COLOUR_WORDS, ENDINGS, OPENINGS, STRANGE
 from models.training.language.wording import described
-from models.training.questions import ALL, QUESTIONS, answers
+from models.training.questions import ALL, ANYWHERE, NAMES, answers
 from models.training.reading_two import read_two, read_word, shows_both
 from models.training.scenes import COLOURS, LETTERS, Element, Scene
 from tests.models.parsing import INVERSE, Said, said_of_shapes, said_of_text
@@ -260,14 +260,22 @@ def test_two_elements_and_words_cover_whole_tiles() -> None:
             assert 0 <= top <= 128 - element.side
 
 
-def test_the_other_element_is_answered_by_the_second_token() -> None:
+def answered(scene: Scene) -> dict[str, int]:
+    return dict(zip(ALL, answers(scene), strict=True))
+
+
+def test_each_part_is_answered_by_its_own_token() -> None:
     red, blue = Element("shape", "circle", "red"), Element("letter", LETTERS[0], "blue")
-    right = dict(zip(ALL, answers(Scene(128, 128, "white", red, blue, "left")), strict=True))
-    assert set(QUESTIONS[1]) > {"relation", "other name", "other colour"}
-    assert right["relation"] == 1
-    assert right["colour"] == list(COLOURS).index("red")
-    assert right["other colour"] == list(COLOURS).index("blue")
-    assert right["letter 1"] == -1
-    word = Element("word", "AB", "red")
-    spelled = dict(zip(ALL, answers(Scene(128, 128, "white", word)), strict=True))
-    assert [spelled[f"letter {n}"] for n in (1, 2, 3, 4)] == [0, 1, 26, 26]
+    right = answered(Scene(128, 128, "white", red, blue, "left"))
+    assert [NAMES[right[f"name {part}"]] for part in (1, 2, 3, 4)] == ["circle", LETTERS[0], "", ""]
+    assert [list(COLOURS)[right[f"colour {part}"]] for part in (1, 2)] == ["red", "blue"]
+    assert [ANYWHERE[right[f"place {part}"]] for part in (1, 2)] == ["left half", "right half"]
+    assert right["colour 3"] == right["place 3"] == right["cx 1"] == -1
+
+
+def test_each_letter_of_a_word_is_answered_by_its_own_token() -> None:
+    right = answered(Scene(128, 128, "white", Element("word", "ABC", "red", bbox=(0, 0, 250, 750))))
+    assert [NAMES[right[f"name {part}"]] for part in (1, 2, 3, 4)] == ["A", "B", "C", ""]
+    assert [ANYWHERE[right[f"place {part}"]] for part in (1, 2, 3)] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert [right[f"cx {part}"] for part in (1, 2, 3, 4)] == [2, 6, 10, -1]
+    assert {right[f"colour {part}"] for part in (1, 2, 3)} == {list(COLOURS).index("red")}

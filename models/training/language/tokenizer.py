@@ -1,4 +1,4 @@
-"""The tokenizer of the demo model: whole words without case, with Qwen's chat template.
+"""The tokenizer of the demo model: whole words without case, with Qwen's chat template (without thinking).
 
 Every word of the training captions is one token, and so is every integer from 0 to 1000, so that a `bbox`
 takes four number tokens. Other words are spelled: a token for each byte, the first of them a different one.
@@ -30,6 +30,8 @@ SPECIAL = (
     "<|vision_end|>",
     "<|image_pad|>",
     "<|video_pad|>",
+    "<think>",
+    "</think>",
 )
 CHAT_TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' }}"
@@ -37,7 +39,7 @@ CHAT_TEMPLATE = (
     "{%- else %}{%- for part in message.content %}"
     "{%- if 'text' in part %}{{- part.text }}{%- endif %}{%- endfor %}"
     "{%- endif %}{{- '<|im_end|>\\n' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
 )
 # separates words, numbers and punctuation
 SPLIT = r"#[0-9A-Fa-f]{6}|\p{L}+|\p{N}{1,4}|[^\s\p{L}\p{N}#]+|#"
@@ -113,7 +115,7 @@ def opened(folder: Path) -> PreTrainedTokenizerFast:
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> list[list[int]]:
     """Token ids of prompts inside the chat template, as in the server."""
-    head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+    head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     encoded = tokenizer([head + prompt + tail for prompt in prompts], add_special_tokens=False)
     ids: list[list[int]] = encoded["input_ids"]
     return ids
