@@ -79,7 +79,7 @@ class QueueEngine:
             self.broker,
             self._fleet,
             self._backlog,
-            Answers(self.broker, settings.idempotency_seconds, settings.idempotency_bytes),
+            Answers.of(self.broker, settings),
             Claims(self.broker, self._fleet),
             Seats(self.broker, self._fleet),
         )

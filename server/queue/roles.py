@@ -12,6 +12,7 @@ from server.settings.settings import Settings
 
 if TYPE_CHECKING:
     from server.queue.connection.access import Access
+    from server.queue.connection.broker import Broker
     from server.queue.queue_engine import QueueEngine
 
 
@@ -23,10 +24,16 @@ def queue_access(settings: Settings) -> Iterator["Access | None"]:
         return
     try:
         from server.queue.connection import access, check
+        from server.queue.front.answers import Answers
     except ModuleNotFoundError as error:
         raise ConfigError(f"--queue needs the extra queue: {error.name} is not installed") from None
     with access.opened(settings) as opened:
-        check.check_access(opened)
+
+        async def declare(broker: "Broker") -> None:
+            if settings.role != "worker":
+                await Answers.of(broker, settings).start()
+
+        check.check_access(opened, declare)
         yield opened
 
 

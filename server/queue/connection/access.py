@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nats.aio.client import Client
+from nats.errors import Error
 from nats.js.errors import APIError, ServiceUnavailableError
 
 from server.queue.connection.embedded import EmbeddedServer, embedded_server
@@ -20,6 +22,15 @@ NKEY = r"SU[A-Z2-7]{56}"  # the seed of a user
 COMPLETE = re.compile(
     CREDENTIALS + rb"\n\S+\n.*\n-+BEGIN USER NKEY SEED-+\n" + NKEY.encode() + rb"\n", re.DOTALL
 )
+
+
+class EncryptedClient(Client):
+    """Sends nothing without TLS. `Client` sends credentials as text to a server that does not require it."""
+
+    def _connect_command(self) -> bytes:
+        if not self._server_info.get("tls_required"):
+            raise Error("it does not require TLS, which the settings ask for")
+        return super()._connect_command()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,10 @@ class Access:
     @classmethod
     def embedded(cls, server: EmbeddedServer) -> "Access":
         return cls((server.url,), {"user": "ideoserve", "password": server.password})
+
+    def client(self) -> Client:
+        """A new one, not connected."""
+        return EncryptedClient() if "tls" in self.options else Client()
 
     def __str__(self) -> str:
         return ",".join(self.servers)

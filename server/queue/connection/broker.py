@@ -40,7 +40,7 @@ class Broker:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._client = Client()
+        self._client = access.client()
         self.jetstream: JetStreamContext = self._client.jetstream(timeout=PUBLISH_SECONDS)
         self._up = asyncio.Event()
         self._ended = asyncio.Event()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 
 from server.queue.connection.access import Access
@@ -9,13 +10,14 @@ from server.queue.connection.broker import Broker
 from server.settings.config_error import ConfigError
 
 CHECK_SECONDS = 20.0
+Declare = Callable[[Broker], Awaitable[None]]
 
 
-def check_access(access: Access) -> None:
-    """Connect, declare streams, and disconnect. Raises ConfigError, in one line."""
+def check_access(access: Access, declare: Declare | None = None) -> None:
+    """Connect, declare streams and what `declare` adds, and disconnect. Raises ConfigError, in one line."""
     checked: Future[None] = Future()
     # In a thread that may be left behind: after a failed TLS handshake the client waits for ever.
-    threading.Thread(target=_run, args=(access, checked), daemon=True).start()
+    threading.Thread(target=_run, args=(access, declare, checked), daemon=True).start()
     try:
         checked.result(CHECK_SECONDS)
     except TimeoutError:
@@ -25,14 +27,18 @@ def check_access(access: Access) -> None:
         ) from None
 
 
-def _run(access: Access, checked: "Future[None]") -> None:
+def _run(access: Access, declare: Declare | None, checked: "Future[None]") -> None:
     try:
-        checked.set_result(asyncio.run(_check(access)))
+        checked.set_result(asyncio.run(_check(access, declare)))
     except Exception as error:
         checked.set_exception(error)
 
 
-async def _check(access: Access) -> None:
+async def _check(access: Access, declare: Declare | None) -> None:
     broker = Broker(access)
     await broker.connect()
-    await broker.close()
+    try:
+        if declare is not None:
+            await declare(broker)
+    finally:
+        await broker.close()

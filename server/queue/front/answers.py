@@ -14,6 +14,7 @@ from server.queue.wire import Message, decode, encode
 from server.schemas.errors import RefusedError
 from server.schemas.issue import Issue
 from server.settings.config_error import ConfigError
+from server.settings.http_settings import HttpSettings
 
 PART_BYTES = 512 << 10
 logger = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ class Answers:
         self._broker = broker
         self._bucket_config = Bucket("answers", seconds, max_bytes or 1)
         self._max_bytes = max_bytes
+
+    @classmethod
+    def of(cls, broker: Broker, settings: HttpSettings) -> "Answers":
+        return cls(broker, settings.idempotency_seconds, settings.idempotency_bytes)
 
     async def start(self) -> None:
         """Call it once the broker is connected. Raises ConfigError."""

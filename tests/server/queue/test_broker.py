@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -331,3 +333,36 @@ def test_a_model_id_of_any_length_is_a_consumer(nats_server: NatsServer, length:
         await broker.close()
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("is_by_address", [True, False])
+def test_nothing_is_sent_to_a_server_without_tls(tmp_path: Path, is_by_address: bool) -> None:
+    """If the settings ask for TLS: with the address, or with a certificate."""
+    received = bytearray()
+    file = tmp_path / "ca.pem"
+    file.write_bytes(self_signed("localhost"))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b'INFO {"server_id":"a","max_payload":1048576,"headers":true}\r\n')
+            while data := connection.recv(1024):
+                received.extend(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        queue = ("--queue", f"tls://{address}" if is_by_address else f"nats://{address}")
+        flags = () if is_by_address else ("--queue-tls-ca-file", str(file))
+        with pytest.raises(ConfigError, match="cannot be reached: it does not require TLS"):
+            check_access(Access.of(read_settings(["--model", "m", *queue, *flags])))
+        thread.join(HANG)
+    assert received == b""
+
+
+def test_too_little_storage_ends_the_start_with_one_line(start_nats: StartNats, tmp_path: Path) -> None:
+    server = start_nats(f'jetstream {{ store_dir: "{tmp_path}", max_file: 100M }}\n')
+    done = start("--queue", server.url, "--role", "front")
+    line = "ideoserve: --idempotency-bytes: 268435456: insufficient storage"
+    assert (done.returncode, done.stderr[: len(line)], done.stderr.count("\n")) == (2, line, 1)
