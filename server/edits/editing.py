@@ -1,7 +1,6 @@
 """From the upload of an edit to the parameters of its images."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -90,11 +89,14 @@ class Edits:
 
 
 def read(payload: Payload, model: type[T], is_variation: bool) -> T:
-    """The fields of an edit. A variation has defaults of its own. Raises ApiError 400."""
-    return model.read(_of_variation(payload.fields) if is_variation else payload.fields)
+    """The fields of an edit. Those of a variation get its own defaults, so that with one `Idempotency-Key` it
+    is not taken for an edit. Raises ApiError 400."""
+    if is_variation:
+        payload.fields = _of_variation(payload.fields)
+    return model.read(payload.fields)
 
 
-def _of_variation(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _of_variation(fields: dict[str, Any]) -> dict[str, Any]:
     if not any(fields.get(name) for name in PROMPTS):
         fields = {**fields, "prompt": VARIATION_PROMPT, "magic_prompt": fields.get("magic_prompt") or "off"}
     if all(fields.get(name) in (None, "") for name in STRENGTHS):

@@ -23,7 +23,7 @@ IMAGES = ("image", "images", "image_url")
 MASK = "mask"
 IMAGE_URL = "image_url"  # the key of an object around a data URL
 OF_TEXTS = "metadata"
-BRACKETS = re.compile(r"([A-Za-z0-9_]+)\[([A-Za-z0-9_]*)\]")
+BRACKETS = re.compile(r"([A-Za-z0-9_]+)\[([A-Za-z0-9_]*)\](?:\[([A-Za-z0-9_]+)\])?")
 WHITE_SPACE = b"\t\n\f\r "
 DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
 
@@ -81,8 +81,8 @@ def of_form(parts: Iterable[Part], model: type[BaseModel]) -> Payload:
         bracketed = BRACKETS.fullmatch(part.name)
         name = bracketed[1] if bracketed else part.name
         if name in (*IMAGES, MASK):
-            file = part.file or _file(name, _text(part))
-            payload.add_image(name, file)
+            if name != MASK or not _is_empty(part):
+                payload.add_image(name, part.file or _file(name, _text(part)))
         elif part.file is not None:
             raise invalid("Unexpected file.", name, "unknown_parameter")
         else:
@@ -90,19 +90,43 @@ def of_form(parts: Iterable[Part], model: type[BaseModel]) -> Payload:
     return Payload(_typed_fields(payload.fields, model), payload.images, payload.mask)
 
 
+def _is_empty(part: Part) -> bool:
+    """As browsers send a file that was not chosen."""
+    if part.file is None:
+        return not part.text
+    size = part.file.seek(0, io.SEEK_END)
+    part.file.seek(0)
+    return size == 0
+
+
 def _add_field(fields: dict[str, Any], part: Part, bracketed: "re.Match[str] | None") -> None:
-    """`a[]` is an entry of a list, `a[b]` of an object."""
+    """`a[]` is an entry of a list, `a[b]` of an object, `a[][b]` and `a[0][b]` of an object in a list."""
     text = _text(part)
     if bracketed is None:
         if part.name in fields:
             raise _repeated(part.name)
         fields[part.name] = text
+    elif bracketed[3]:
+        _add_to_object(_container(fields, bracketed[1], list), part.name, bracketed[2], bracketed[3], text)
     elif not bracketed[2]:
         _container(fields, bracketed[1], list).append(text)
     elif bracketed[2] in _container(fields, bracketed[1], dict):
         raise _repeated(part.name)
     else:
         fields[bracketed[1]][bracketed[2]] = text
+
+
+def _add_to_object(entries: list[Any], name: str, index: str, key: str, text: str) -> None:
+    """Without an index, a key that the last object has begins the next one. Raises ApiError 400."""
+    is_next = not entries or key in entries[-1] if index == "" else index == str(len(entries))
+    if is_next:
+        entries.append({})
+    place = index or str(len(entries) - 1)
+    if not place.isdigit() or int(place) >= len(entries) or not isinstance(entries[int(place)], dict):
+        raise invalid(f"`{name}` is not the next object of the list.", name)
+    if key in entries[int(place)]:
+        raise _repeated(name)
+    entries[int(place)][key] = text
 
 
 def _container(fields: dict[str, Any], name: str, kind: type) -> Any:

@@ -30,7 +30,8 @@ EVENT_ID = re.compile("[0-9]{1,18}")
 def is_wanted_as_job(request: Request, service: Service) -> bool:
     """`Prefer: respond-async`, which a server without jobs ignores, as RFC 7240 allows."""
     preferences = ",".join(request.headers.getlist("prefer")).lower().split(",")
-    return service.jobs is not None and "respond-async" in map(str.strip, preferences)
+    names = (preference.partition(";")[0].strip() for preference in preferences)
+    return service.jobs is not None and "respond-async" in names
 
 
 @router.post("/v1/jobs", operation_id="create_job")

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from server.edits.multipart import Part
+from server.edits.payload import of_form
+from server.schemas.images import ImageRequest
 from tests.server import sse
 from tests.server.edits.client import EDITS, edit, made, refused, source_of
 from tests.server.edits.pictures import BLUE, RED, encoded, halves, hole, noise
@@ -74,6 +77,24 @@ def test_outpainting(server: ServerProcess) -> None:
     assert (found.getpixel((0, 0)), found.getpixel((127, 95))) == (MADE, MADE)
     bracketed = {"expand[left]": "64", "expand[bottom]": "32"}
     assert edit(server, encoded(image), headers=PNG, **bracketed).content == response.content
+
+
+def test_a_mask_that_was_not_chosen_is_absent(server: ServerProcess) -> None:
+    """Browsers send it without content."""
+    for body in ({"files": {"mask": ("", b"")}}, {"data": {"mask": ""}}):
+        files = {"image": ("a.png", encoded(halves())), **body.get("files", {})}
+        data = {"prompt": "a cat", **body.get("data", {})}
+        assert server.http.post(EDITS, files=files, data=data).status_code == 200
+        assert source_of(server)["painted"] is None
+
+
+def test_objects_in_lists_may_have_brackets() -> None:
+    """As OpenAI's client for Python sends `extra_body`."""
+    by_order = [("adapters[][name]", "a"), ("adapters[][scale]", "2"), ("adapters[][name]", "b")]
+    by_index = [("adapters[0][name]", "a"), ("adapters[1][name]", "b"), ("adapters[0][scale]", "2")]
+    for fields in (by_order, by_index):
+        payload = of_form([Part(name, bytearray(text.encode())) for name, text in fields], ImageRequest)
+        assert payload.fields == {"adapters": [{"name": "a", "scale": 2}, {"name": "b"}]}
 
 
 @pytest.mark.parametrize(
@@ -248,8 +269,9 @@ def test_retries_with_other_boundaries_share_a_generation(server: ServerProcess)
     first, second = edit(server, headers=headers), edit(server, headers=headers)
     assert first.json()["id"] == second.json()["id"]
     assert server.state()["finished"] == before + 1
-    other = edit(server, encoded(halves(80, 64)), headers=headers)
-    refused(other, "Idempotency-Key", "idempotency_key_reused", 422)
+    variation = edit(server, headers=headers, path="/v1/images/variations")
+    for other in (edit(server, encoded(halves(80, 64)), headers=headers), variation):
+        refused(other, "Idempotency-Key", "idempotency_key_reused", 422)
 
 
 def test_the_result_has_no_metadata_of_the_upload(server: ServerProcess) -> None:

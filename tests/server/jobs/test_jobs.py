@@ -45,7 +45,7 @@ def test_a_large_image_is_stored_in_parts(jobs: JobClient) -> None:
 
 
 def test_an_image_request_that_prefers_so_becomes_a_job(jobs: JobClient) -> None:
-    for preference in ("respond-async", "wait=10, Respond-Async"):
+    for preference in ("respond-async", "wait=10, Respond-Async", "respond-async; a=b"):
         response = jobs.server.create({"Prefer": preference}, metadata={"a": "b"})
         assert response.status_code == 202
         assert response.headers["preference-applied"] == "respond-async"
