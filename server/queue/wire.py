@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 import msgspec
+import nats.errors
 
 from engine.cost import DeviceSpeed
 from engine.errors import (
@@ -46,6 +47,10 @@ class VersionError(Exception):
             f"a message has version {version}, this server reads {VERSION}: run one version of the server"
         )
         self.reply = reply
+
+
+# Why something cannot be had from the broker, or not be read.
+FAILURES = (nats.errors.Error, OSError, TimeoutError, msgspec.MsgspecError, VersionError)
 
 
 class _Head(msgspec.Struct, frozen=True):

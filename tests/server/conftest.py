@@ -1,11 +1,10 @@
 """Servers for tests: one shared where nothing is changed, or one of one's own."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, starting
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +18,5 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture
 def start() -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers that end with the test."""
-    started: list[ServerProcess] = []
-
-    def start(*flags: str, **options: Any) -> ServerProcess:
-        started.append(ServerProcess(*flags, **options))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.close()
+    with starting() as start:
+        yield start

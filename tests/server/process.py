@@ -17,7 +17,7 @@ import httpx
 
 from tests.server.forked_program import HANG, IS_MEASURED, REPOSITORY, Program, start_module
 
-__all__ = ["HANG", "REPOSITORY", "ServerProcess", "small", "until"]
+__all__ = ["HANG", "REPOSITORY", "ServerProcess", "small", "starting", "until"]
 # One for all clients, since loading certificates takes time.
 TLS = ssl.create_default_context()
 
@@ -152,3 +152,19 @@ def until(condition: Callable[[], bool]) -> None:
 def small(**body: Any) -> dict[str, Any]:
     prompt = {} if "prompt" in body or "json_prompt" in body else {"prompt": "a cat"}
     return {"size": "64x64", **prompt, **body}
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that end with the block."""
+    started: list[ServerProcess] = []
+
+    def start(*flags: str, **options: Any) -> ServerProcess:
+        started.append(ServerProcess(*flags, **options))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.close()

@@ -15,13 +15,12 @@ from server.queue import names
 from server.queue.connection.broker import Broker
 from server.queue.fleet import Fleet
 from server.queue.front.submission import Submission
-from server.queue.wire import VersionError, Work, decode
+from server.queue.wire import FAILURES, VersionError, Work, decode
 
 # A request is looked for after so many beats without a sign of it.
 AUDIT_BEATS = 4
 # Requests that are looked for in a beat, unless one was lost.
 AUDITED = 20
-FAILURES = (nats.errors.Error, OSError, TimeoutError, msgspec.MsgspecError, VersionError)
 
 
 class Audit:

@@ -6,9 +6,6 @@ import logging
 import time
 from dataclasses import dataclass
 
-import msgspec
-import nats.errors
-
 from engine.errors import DeadlineExceededError
 from server.access.admission import concurrency_refusal
 from server.access.api_keys import Caller
@@ -21,14 +18,13 @@ from server.queue.front.backlog import FleetBacklog
 from server.queue.front.claims import Claim, Claims
 from server.queue.front.seats import Seats
 from server.queue.tasks import Tasks
-from server.queue.wire import VersionError
+from server.queue.wire import FAILURES
 from server.schemas.errors import from_engine, queue_unavailable
 
 # How often a request looks whether another one with its key has been answered.
 LOOK_SECONDS = 0.1
 RETRY_SECONDS = 0.5
 CLOSE_SECONDS = 2.0
-FAILURES = (nats.errors.Error, OSError, TimeoutError, msgspec.MsgspecError, VersionError)
 logger = logging.getLogger(__name__)
 
 

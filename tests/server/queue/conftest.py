@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, starting
 from tests.server.queue.fleet import Fleet, Pair, ready
 from tests.server.queue.nats_server import NatsServer
 
@@ -50,19 +50,12 @@ def fleet(request: pytest.FixtureRequest, start: Callable[..., ServerProcess]) -
 @pytest.fixture(scope="session")
 def pair(nats_server: NatsServer) -> Iterator[Pair]:
     """Shared: leave no request, and stop no process."""
-    started: list[ServerProcess] = []
-
-    def start(*flags: str, **options: str) -> ServerProcess:
-        started.append(ServerProcess(*flags, **options))
-        return started[-1]
-
-    fleet = Fleet(start, nats_server, "pair")
-    worker = fleet.process("worker", "--max-batch-size", "1", FAKE_MAX_SIZE="1024")
-    front = fleet.process("front", FAKE_MAX_SIZE="1024")
-    ready(worker, front)
-    yield Pair(fleet, worker, front)
-    for process in started:
-        process.close()
+    with starting() as start:
+        fleet = Fleet(start, nats_server, "pair")
+        worker = fleet.process("worker", "--max-batch-size", "1", FAKE_MAX_SIZE="1024")
+        front = fleet.process("front", FAKE_MAX_SIZE="1024")
+        ready(worker, front)
+        yield Pair(fleet, worker, front)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from server.queue.connection.access import Access
 from server.queue.connection.broker import Broker
 from server.queue.front.answers import Answers
 from server.settings.config_error import ConfigError
-from tests.server.process import ServerProcess, small, until
+from tests.server.process import ServerProcess, small, starting, until
 from tests.server.queue.fleet import Fleet, ready, submit
 from tests.server.queue.nats_server import NatsServer
 
@@ -26,15 +26,8 @@ KEY = {"Authorization": "Bearer secret"}
 @pytest.fixture(scope="module")
 def fleet(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Shared by the tests of this file, each of which leaves no request behind."""
-    started: list[ServerProcess] = []
-
-    def start(*flags: str, **options: str) -> ServerProcess:
-        started.append(ServerProcess(*flags, **options))
-        return started[-1]
-
-    yield Fleet(start, nats_server, "sharing", "1")
-    for process in started:
-        process.close()
+    with starting() as start:
+        yield Fleet(start, nats_server, "sharing", "1")
 
 
 @pytest.fixture(scope="module")

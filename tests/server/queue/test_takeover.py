@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from server.queue import names
-from tests.server.process import ServerProcess, small, until
+from tests.server.process import ServerProcess, small, starting, until
 from tests.server.queue.fleet import Fleet, ready, submit
 from tests.server.queue.nats_server import NatsServer
 from tests.server.queue.test_sharing import stored
@@ -41,18 +41,11 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def processes(nats_server: NatsServer) -> Iterator[Servers]:
-    started: list[ServerProcess] = []
-
-    def start(*flags: str, **options: str) -> ServerProcess:
-        started.append(ServerProcess(*flags, **options))
-        return started[-1]
-
-    fleet = Fleet(start, nats_server, "takeover")
-    servers = Servers(fleet.worker(), fleet.front(), fleet.front())
-    ready(*started)
-    yield servers
-    for process in started:
-        process.close()
+    with starting() as start:
+        fleet = Fleet(start, nats_server, "takeover")
+        servers = Servers(fleet.worker(), fleet.front(), fleet.front())
+        ready(servers.worker, servers.first, servers.second)
+        yield servers
 
 
 @pytest.fixture
@@ -72,13 +65,19 @@ def send(
 Send = Callable[[ServerProcess], "Future[httpx.Response]"]
 
 
-def test_it_answers_as_the_other_did(servers: Servers, send: Send, nats_server: NatsServer) -> None:
-    worker, (finished, _) = servers.worker, servers.counts()
+def taken_over(servers: Servers, send: Send) -> tuple["Future[httpx.Response]", "Future[httpx.Response]"]:
+    """The responses to one request, which the worker runs for the second front: the first one is stopped."""
     held = send(servers.first)
-    worker.wait(running=1)
+    servers.worker.wait(running=1)
     servers.stop_first()
     other = send(servers.second)
-    worker.wait(running=1)
+    servers.worker.wait(running=1)
+    return held, other
+
+
+def test_it_answers_as_the_other_did(servers: Servers, send: Send, nats_server: NatsServer) -> None:
+    worker, (finished, _) = servers.worker, servers.counts()
+    held, other = taken_over(servers, send)
     worker.release()
     answer = other.result()
     assert answer.status_code == 200
@@ -91,11 +90,7 @@ def test_it_answers_as_the_other_did(servers: Servers, send: Send, nats_server: 
 
 def test_it_waits_for_the_other(servers: Servers, send: Send) -> None:
     worker, (finished, _) = servers.worker, servers.counts()
-    held = send(servers.first)
-    worker.wait(running=1)
-    servers.stop_first()
-    other = send(servers.second)
-    worker.wait(running=1)
+    held, other = taken_over(servers, send)
     servers.go_on()
     worker.release()
     assert held.result().json() == other.result().json()
